@@ -1,0 +1,73 @@
+# Every target sets up what it needs; nothing outside this folder is written, but for the caches named beside a target.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := gomodel tests
+
+.PHONY: demo run test check static format build bench bench-vllm test-vllm test-clients test-browser fuzz lint-deploy soak clean
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gomodel needs Python 3.11 or newer; set PYTHON=python3.x"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q python3-venv; } \
+		|| { echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,check]'
+	@touch $@
+
+demo: $(VENV)/.installed  ## serve in front of a simulated vLLM
+	@$(BIN)/python -m gomodel --demo
+
+run: $(VENV)/.installed  ## serve what .env describes
+	@$(BIN)/python -m gomodel
+
+test: $(VENV)/.installed  ## the test suite
+	$(BIN)/python -m pytest
+
+static: $(VENV)/.installed  ## format, lint and types
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+
+check: static test  ## everything CI runs
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+build: $(VENV)/.installed  ## ./bin/gomodel
+	@mkdir -p bin
+	@printf '#!/bin/sh\nexec "%s/$(BIN)/python" -m gomodel "$$@"\n' "$(CURDIR)" > bin/gomodel
+	@chmod +x bin/gomodel
+
+bench: $(VENV)/.installed  ## cost beside nginx and its peers; BENCH="--quick --only json,sse" passes options
+	$(BIN)/python -m bench $(BENCH)
+
+test-vllm: $(VENV)/.installed  ## against a real vLLM on the CPU; builds it once in ~/.cache/gomodel (GOMODEL_VLLM_DIR uses another), 3.5 GB
+	$(BIN)/python -m integration.vllm_setup
+	$(BIN)/python -m pytest integration $(VLLM)
+
+bench-vllm: $(VENV)/.installed  ## vllm bench serve against that server, direct and through gomodel
+	$(BIN)/python -m integration.vllm_setup
+	$(BIN)/python -m integration.bench $(VLLM)
+
+test-clients: $(VENV)/.installed  ## the real client packages, Python and Node, in .venv-clients
+	$(BIN)/python -m clients $(CLIENTS)
+
+test-browser: $(VENV)/.installed  ## the status page in headless Chromium (Debian: apt-get install chromium)
+	$(BIN)/pip install --quiet --disable-pip-version-check playwright
+	$(BIN)/python -m pytest browser
+
+fuzz: $(VENV)/.installed  ## atheris on each parser, SECONDS each (default 60)
+	$(BIN)/pip install --quiet --disable-pip-version-check atheris
+	for target in selector multipart targets headers frames; do \
+		$(BIN)/python -m fuzz $$target -max_total_time=$(or $(SECONDS),60) -max_len=4096 -artifact_prefix=/tmp/ || exit 1; done
+
+lint-deploy:  ## docker/ against its tools' linters and schemas, in .venv-deploy
+	docker/lint.sh
+
+soak: $(VENV)/.installed  ## the keep-alive race and the damage tests at full length
+	GOMODEL_SOAK=10000 $(BIN)/python -m pytest tests/test_keepalive_race.py tests/test_response_damage.py
+
+clean:
+	rm -rf $(VENV) .venv-* bin build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench-results

@@ -1,0 +1,220 @@
+"""The environment as one frozen Config, or the list of everything that is wrong with it.
+
+Decides the names, defaults and ranges of all variables, which instances they describe, and what deserves a warning.
+Opens only the files that `*_FILE` and `TLS_*_FILE` name. Knows nothing of processes, sockets and logging: warnings
+are handed over in the Config. No problem and no warning ever holds a secret's value.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from . import dotenv_file
+from . import quantities as q
+from .environment import Reader, readable_file
+from .instances import INSTANCE_VARIABLE, Listener, instances
+from .settings import BreakerConfig, Config, ConfigError, InstanceConfig, Retry, Secret, Timeouts
+
+__all__ = [
+    "VARIABLES",
+    "BreakerConfig",
+    "Config",
+    "ConfigError",
+    "InstanceConfig",
+    "Retry",
+    "Secret",
+    "Timeouts",
+    "from_environ",
+    "load",
+]
+
+
+def _metrics_path(text: str) -> str:
+    path = q.route_path(text)
+    # /v1 and /v2 belong to vLLM as a whole: a route it adds tomorrow must not be hidden behind the metrics.
+    if path.split("/")[1:2] in ([], ["health"], ["v1"], ["v2"], ["inference"], ["p"]):
+        raise ValueError(f"{text!r} belongs to another route; use a path of its own such as /metrics")
+    return path
+
+
+def _workers(text: str) -> int:
+    return os.cpu_count() or 1 if text.lower() == "auto" else q.integer(1, 1024)(text)
+
+
+# Variable -> parser and default as an operator would write it; "" has no default and gives None.
+VARIABLES: dict[str, tuple[Callable[[str], Any], str]] = {
+    "CONFIGURED_PROVIDER_MODELS_MODE": (q.choice("fallback", "allowlist"), "fallback"),
+    "HOST": (q.listen_host, "0.0.0.0"),
+    "PORT": (q.integer(0, 65535), "8080"),
+    "GOMODEL_UNIX_SOCKET": (q.socket_path, ""),
+    "TLS_CERT_FILE": (readable_file, ""),
+    "TLS_KEY_FILE": (readable_file, ""),
+    "BASE_PATH": (q.route_path, "/"),
+    "BODY_SIZE_LIMIT": (q.size_bytes, "100M"),
+    "ENABLE_PASSTHROUGH_ROUTES": (q.boolean, "true"),
+    "ALLOW_PASSTHROUGH_V1_ALIAS": (q.boolean, "true"),
+    "ENABLED_PASSTHROUGH_PROVIDERS": (q.lower_set, "vllm"),
+    "PASSTHROUGH_ADMIN_ROUTES": (q.boolean, "false"),
+    "HTTP_CONNECT_TIMEOUT": (q.timeout_s, "5s"),
+    "HTTP_RESPONSE_HEADER_TIMEOUT": (q.timeout_s, "600s"),
+    "HTTP_STREAM_IDLE_TIMEOUT": (q.timeout_s, "300s"),
+    "HTTP_REQUEST_IDLE_TIMEOUT": (q.timeout_s, "60s"),
+    "HTTP_WRITE_IDLE_TIMEOUT": (q.timeout_s, "120s"),
+    "HTTP_TIMEOUT": (q.optional_timeout_s, ""),
+    "HTTP_UPSTREAM_KEEPALIVE": (q.duration_s, "4s"),
+    "RETRY_MAX_RETRIES": (q.integer(0, 100), "2"),
+    "RETRY_INITIAL_BACKOFF": (q.duration_s, "100ms"),
+    "RETRY_MAX_BACKOFF": (q.duration_s, "2s"),
+    "RETRY_BACKOFF_FACTOR": (q.number(1, 1000), "2"),
+    "RETRY_JITTER_FACTOR": (q.number(0, 1), "0.1"),
+    "CIRCUIT_BREAKER_FAILURE_THRESHOLD": (q.integer(1), "5"),
+    "CIRCUIT_BREAKER_SUCCESS_THRESHOLD": (q.integer(1), "1"),
+    "CIRCUIT_BREAKER_TIMEOUT": (q.timeout_s, "10s"),
+    "CACHE_REFRESH_INTERVAL": (q.timeout_s, "60s"),
+    "STRIP_REQUEST_HEADERS": (q.header_names, ""),
+    "METRICS_ENABLED": (q.boolean, "true"),
+    "METRICS_ENDPOINT": (_metrics_path, "/metrics"),
+    "METRICS_PUBLIC": (q.boolean, "false"),
+    "LOG_LEVEL": (q.choice("debug", "info", "warning", "error", aliases={"warn": "warning"}), "info"),
+    "LOG_FORMAT": (q.choice("auto", "text", "json"), "auto"),
+    "GOMODEL_WORKERS": (_workers, "1"),
+    "GOMODEL_DRAIN_TIMEOUT": (q.duration_s, "600s"),
+}
+_KNOWN = (*VARIABLES, "GOMODEL_MASTER_KEY", "GOMODEL_MASTER_KEY_FILE")
+# What Kubernetes injects for a Service called gomodel; nobody wrote it by hand.
+_SERVICE_LINK = re.compile(r".*_SERVICE_(?:HOST|PORT(?:_.*)?)|.*_PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_.*)?")
+# What other gateways call these fields; vLLM itself has no variable of such a name.
+_MISNAMED_FIELD = re.compile(r"(VLLM_(?:.+_)?)(?:(BASEURL|BASE_URI|BASE_URLS|API_BASE|API_URL)|APIKEY|API_KEYS)")
+
+
+def _plain(reader: Reader, name: str) -> Any:
+    """The value of one of VARIABLES, its default when unset; the default, too, after a problem was noted."""
+    parse, default = VARIABLES[name]
+    value = reader.parsed(name, parse)
+    return parse(default) if value is None and default else value
+
+
+def from_environ(environ: Mapping[str, str]) -> Config:
+    """The configuration that `environ` describes; contract section 1. Raises ConfigError with all problems at once."""
+    reader = Reader(environ)
+    master_key = reader.secret("GOMODEL_MASTER_KEY")
+    v = {name: _plain(reader, name) for name in VARIABLES}
+    port = None if v["GOMODEL_UNIX_SOCKET"] and not reader.given("PORT") else v["PORT"]
+    # A PORT that was refused is no port to compare addresses with; its default would accuse the wrong variable.
+    listened_port = None if any(problem.startswith("PORT:") for problem in reader.problems) else port
+    config = Config(
+        instances=instances(reader, Listener(v["HOST"], listened_port, v["GOMODEL_UNIX_SOCKET"])),
+        models_mode=v["CONFIGURED_PROVIDER_MODELS_MODE"],
+        host=v["HOST"],
+        port=port,
+        unix_socket=v["GOMODEL_UNIX_SOCKET"],
+        master_key=master_key,
+        base_path=v["BASE_PATH"],
+        body_limit_bytes=v["BODY_SIZE_LIMIT"],
+        passthrough=v["ENABLE_PASSTHROUGH_ROUTES"],
+        passthrough_v1_alias=v["ALLOW_PASSTHROUGH_V1_ALIAS"],
+        passthrough_types=v["ENABLED_PASSTHROUGH_PROVIDERS"],
+        passthrough_admin=v["PASSTHROUGH_ADMIN_ROUTES"],
+        timeouts=Timeouts(
+            connect_s=v["HTTP_CONNECT_TIMEOUT"],
+            response_header_s=v["HTTP_RESPONSE_HEADER_TIMEOUT"],
+            stream_idle_s=v["HTTP_STREAM_IDLE_TIMEOUT"],
+            request_idle_s=v["HTTP_REQUEST_IDLE_TIMEOUT"],
+            write_idle_s=v["HTTP_WRITE_IDLE_TIMEOUT"],
+            total_s=v["HTTP_TIMEOUT"],
+            upstream_keepalive_s=v["HTTP_UPSTREAM_KEEPALIVE"],
+        ),
+        retry=Retry(
+            max_retries=v["RETRY_MAX_RETRIES"],
+            initial_backoff_s=v["RETRY_INITIAL_BACKOFF"],
+            max_backoff_s=v["RETRY_MAX_BACKOFF"],
+            backoff_factor=v["RETRY_BACKOFF_FACTOR"],
+            jitter_factor=v["RETRY_JITTER_FACTOR"],
+        ),
+        breaker=BreakerConfig(
+            failure_threshold=v["CIRCUIT_BREAKER_FAILURE_THRESHOLD"],
+            success_threshold=v["CIRCUIT_BREAKER_SUCCESS_THRESHOLD"],
+            timeout_s=v["CIRCUIT_BREAKER_TIMEOUT"],
+        ),
+        models_refresh_s=v["CACHE_REFRESH_INTERVAL"],
+        strip_request_headers=v["STRIP_REQUEST_HEADERS"] or frozenset(),
+        metrics_enabled=v["METRICS_ENABLED"],
+        metrics_path=v["METRICS_ENDPOINT"],
+        metrics_public=v["METRICS_PUBLIC"],
+        log_level=v["LOG_LEVEL"],
+        log_format=v["LOG_FORMAT"],
+        workers=v["GOMODEL_WORKERS"],
+        drain_s=v["GOMODEL_DRAIN_TIMEOUT"],
+        tls_cert_file=v["TLS_CERT_FILE"],
+        tls_key_file=v["TLS_KEY_FILE"],
+        warnings=(),
+    )
+    _cross_check(reader, config)
+    _warn_of_near_misses(reader)
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return replace(config, warnings=tuple(reader.warnings))
+
+
+def load(environ: Mapping[str, str], dotenv_path: Path | None = Path(".env")) -> Config:
+    """The configuration of `environ` over the file at `dotenv_path` (None: no file; missing: an empty one).
+
+    A variable that `environ` has wins even when it is empty, so an empty one switches a line of the file off. Raises
+    ConfigError with the problems of the file first.
+    """
+    if dotenv_path is None:
+        return from_environ(environ)
+    file = dotenv_file.read(dotenv_path, environ)
+    problems: tuple[str, ...] = ()
+    try:
+        config = from_environ({**file.values, **environ})
+    except ConfigError as error:
+        # The file's own report of an unresolved reference has the line; a second one would say less.
+        problems = tuple(problem for problem in error.problems if problem.partition(":")[0] not in file.unresolved)
+    if file.problems or problems:
+        raise ConfigError(file.problems + problems)
+    return config
+
+
+def _cross_check(reader: Reader, config: Config) -> None:
+    """What no variable can be blamed for alone."""
+    for name, other in (("TLS_CERT_FILE", "TLS_KEY_FILE"), ("TLS_KEY_FILE", "TLS_CERT_FILE")):
+        if reader.given(name) and not reader.given(other):
+            reader.problem(name, f"is set but {other} is not; TLS needs both")
+    warn = reader.warnings.append
+    if config.master_key is None:
+        warn("GOMODEL_MASTER_KEY is not set: every route is open to whoever reaches the listener")
+    if config.port is None and reader.given("HOST"):
+        warn("HOST has no effect: with GOMODEL_UNIX_SOCKET, TCP is listened on only when PORT is set")
+    if config.passthrough and "vllm" not in config.passthrough_types:
+        warn("ENABLED_PASSTHROUGH_PROVIDERS does not name vllm: every /p/ route answers 404")
+    if config.retry.initial_backoff_s > config.retry.max_backoff_s:
+        warn("RETRY_INITIAL_BACKOFF is longer than RETRY_MAX_BACKOFF, which limits every wait")
+    if config.timeouts.upstream_keepalive_s >= 5:
+        warn("HTTP_UPSTREAM_KEEPALIVE is not below the 5s after which vLLM's server closes idle connections")
+
+
+def _warn_of_near_misses(reader: Reader) -> None:
+    for name in sorted(reader.environ):
+        if not reader.given(name) or name in _KNOWN or INSTANCE_VARIABLE.fullmatch(name):
+            continue
+        if meant := _meant(name, reader.environ[name]):
+            reader.warnings.append(f"{ascii(name)[1:-1]} is not a variable of gomodel; the nearest is {meant}")
+
+
+def _meant(name: str, value: str) -> str | None:
+    """The variable that somebody who set `name` most likely meant, None when it looks like somebody else's."""
+    if _SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and "://" in value):
+        return None
+    if misnamed := _MISNAMED_FIELD.fullmatch(name):
+        return f"{misnamed[1]}{'BASE_URL' if misnamed[2] else 'API_KEY'}"
+    upper = name.upper()
+    for guess in (upper, upper.removeprefix("GOMODEL_"), f"GOMODEL_{upper}"):
+        if guess in _KNOWN or INSTANCE_VARIABLE.fullmatch(guess):
+            return guess
+    ours = name.startswith(("GOMODEL_", "CIRCUIT_BREAKER_"))
+    return next(iter(difflib.get_close_matches(name, _KNOWN, 1, 0.0 if ours else 0.9)), None)

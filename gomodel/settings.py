@@ -1,0 +1,114 @@
+"""What a configuration is once it is known to be good: frozen values, with units in their names.
+
+Decides nothing. Knows nothing of variables, files or where a value came from.
+"""
+
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+class Secret:
+    """A key that shows itself to `reveal` alone, never to a log, a traceback or a repr."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        # On bytes, because compare_digest refuses text outside ASCII; surrogatepass keeps any two texts apart.
+        mine, theirs = (secret._value.encode(errors="surrogatepass") for secret in (self, other))
+        return hmac.compare_digest(mine, theirs)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceConfig:
+    """One vLLM server. `base_url` has no trailing slash; with `unix_socket` its host is a placeholder."""
+
+    name: str
+    base_url: str
+    unix_socket: str | None
+    api_key: Secret | None
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """One limit per phase; `total_s` is off by default because it cuts long generations."""
+
+    connect_s: float
+    response_header_s: float
+    stream_idle_s: float
+    request_idle_s: float
+    write_idle_s: float
+    total_s: float | None
+    upstream_keepalive_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    max_retries: int
+    initial_backoff_s: float
+    max_backoff_s: float
+    backoff_factor: float
+    jitter_factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerConfig:
+    failure_threshold: int
+    success_threshold: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything gomodel is told. `port` is None when only the unix socket is listened on."""
+
+    instances: tuple[InstanceConfig, ...]
+    models_mode: Literal["fallback", "allowlist"]
+    host: str
+    port: int | None
+    unix_socket: str | None
+    master_key: Secret | None
+    base_path: str
+    body_limit_bytes: int
+    passthrough: bool
+    passthrough_v1_alias: bool
+    passthrough_types: frozenset[str]
+    passthrough_admin: bool
+    timeouts: Timeouts
+    retry: Retry
+    breaker: BreakerConfig
+    models_refresh_s: float
+    strip_request_headers: frozenset[str]
+    metrics_enabled: bool
+    metrics_path: str
+    metrics_public: bool
+    log_level: str
+    log_format: Literal["auto", "text", "json"]
+    workers: int
+    drain_s: float
+    tls_cert_file: str | None
+    tls_key_file: str | None
+    warnings: tuple[str, ...]
+
+
+class ConfigError(Exception):
+    """All that is wrong with a configuration, one line each; the message is those lines."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))

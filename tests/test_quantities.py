@@ -1,0 +1,549 @@
+"""Each spelling of a quantity, accepted and refused, as a vector."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gomodel import quantities as q
+
+ACCEPTED: list[tuple[Callable[[str], Any], str, Any]] = [
+    *[(q.boolean, text, True) for text in ("true", "1", "yes", "on", "TRUE", "True", "YES", "On", "oN")],
+    *[(q.boolean, text, False) for text in ("false", "0", "no", "off", "FALSE", "False", "NO", "Off")],
+    (q.duration_s, "600", 600.0),
+    (q.duration_s, "0", 0.0),
+    (q.duration_s, "0s", 0.0),
+    (q.duration_s, "007", 7.0),
+    (q.duration_s, "2.5", 2.5),
+    (q.duration_s, "500ms", 0.5),
+    (q.duration_s, "100ms", 0.1),
+    (q.duration_s, "700ms", 0.7),
+    (q.duration_s, "1ms", 0.001),
+    (q.duration_s, "0.5ms", 0.0005),
+    (q.duration_s, "30s", 30.0),
+    (q.duration_s, "1.5s", 1.5),
+    (q.duration_s, "10m", 600.0),
+    (q.duration_s, "1h", 3600.0),
+    (q.duration_s, "1h30m", 5400.0),
+    (q.duration_s, "1h30s", 3630.0),
+    (q.duration_s, "1h30m15s", 5415.0),
+    (q.duration_s, "1h2m3s4ms", 3723.004),
+    (q.duration_s, "1.5h", 5400.0),
+    (q.duration_s, "90m", 5400.0),
+    (q.duration_s, "1m500ms", 60.5),
+    (q.duration_s, "876000h", 876000 * 3600.0),
+    (q.timeout_s, "1ms", 0.001),
+    (q.timeout_s, "30s", 30.0),
+    (q.optional_timeout_s, "0", None),
+    (q.optional_timeout_s, "0s", None),
+    (q.optional_timeout_s, "none", None),
+    (q.optional_timeout_s, "None", None),
+    (q.optional_timeout_s, "10m", 600.0),
+    (q.size_bytes, "1", 1),
+    (q.size_bytes, "1048576", 1048576),
+    (q.size_bytes, "500K", 512000),
+    (q.size_bytes, "10M", 10 * 1024**2),
+    (q.size_bytes, "1G", 1024**3),
+    (q.size_bytes, "10m", 10 * 1024**2),
+    (q.size_bytes, "10MB", 10 * 1024**2),
+    (q.size_bytes, "10mb", 10 * 1024**2),
+    (q.size_bytes, "10MiB", 10 * 1024**2),
+    (q.size_bytes, "7B", 7),
+    (q.size_bytes, "64KiB", 65536),
+    (q.integer(0, 65535), "0", 0),
+    (q.integer(0, 65535), "65535", 65535),
+    (q.integer(0, 65535), "08080", 8080),
+    (q.integer(1), "1", 1),
+    (q.integer(1), "2147483647", 2147483647),
+    (q.number(0, 1), "0", 0.0),
+    (q.number(0, 1), "1", 1.0),
+    (q.number(0, 1), "0.1", 0.1),
+    (q.number(0, 1), "1.0", 1.0),
+    (q.number(1, 1000), "1.5", 1.5),
+    (q.choice("text", "json"), "JSON", "json"),
+    (q.choice("warning", aliases={"warn": "warning"}), "Warn", "warning"),
+    (q.comma_list, "a", ("a",)),
+    (q.comma_list, "a,b", ("a", "b")),
+    (q.comma_list, " a , b ,", ("a", "b")),
+    (q.comma_list, ",,b,,a,", ("b", "a")),
+    (q.comma_list, "b,a,b", ("b", "a")),
+    (q.comma_list, "org/model:v1,Org/Model:v1", ("org/model:v1", "Org/Model:v1")),
+    (q.comma_list, "my model", ("my model",)),
+    (q.lower_set, "VLLM, openai,vllm", frozenset({"vllm", "openai"})),
+    (q.header_names, "X-Vllm-Priority,x-session-id", frozenset({"x-vllm-priority", "x-session-id"})),
+    (q.header_names, "X_Under.score!", frozenset({"x_under.score!"})),
+    (q.bearer_token, "sk-123", "sk-123"),
+    (q.bearer_token, "a+/=~!\"'\\$#", "a+/=~!\"'\\$#"),
+    (q.listen_host, "0.0.0.0", "0.0.0.0"),
+    (q.listen_host, "127.0.0.1", "127.0.0.1"),
+    (q.listen_host, "::", "::"),
+    (q.listen_host, "[::]", "::"),
+    (q.listen_host, "::1", "::1"),
+    (q.listen_host, "[::1]", "::1"),
+    (q.listen_host, "fe80::1%eth0", "fe80::1%eth0"),
+    (q.listen_host, "localhost", "localhost"),
+    (q.listen_host, "gpu_1.lan", "gpu_1.lan"),
+    (q.listen_host, "3com.example", "3com.example"),
+    (q.socket_path, "/run/gomodel.sock", "/run/gomodel.sock"),
+    (q.socket_path, "/" + "a" * 106, "/" + "a" * 106),
+    (q.socket_path, "/run/with space.sock", "/run/with space.sock"),
+    (q.route_path, "/", ""),
+    (q.route_path, "/g", "/g"),
+    (q.route_path, "/g/", "/g"),
+    (q.route_path, "/a/b.c/d-e_f~g", "/a/b.c/d-e_f~g"),
+    (q.route_path, "/a@b:c;d=e,f", "/a@b:c;d=e,f"),
+    (q.route_path, "/...", "/..."),
+    (q.route_path, "/.well-known", "/.well-known"),
+]
+
+REFUSED: list[tuple[Callable[[str], Any], str, str]] = [
+    *[
+        (q.boolean, text, "true, 1, yes, on or false, 0, no, off")
+        for text in ("", " ", "2", "-1", "tru", "y", "n", "t", "enabled", "none", "true ", "ja", "01", "１")
+    ],
+    *[
+        (q.duration_s, text, "is not a duration; use seconds (600) or 500ms, 30s, 10m, 1h30m")
+        for text in (
+            *(
+                "",
+                " ",
+                "s",
+                "ms",
+                "h",
+                "10 s",
+                "10S",
+                "10M",
+                "10H",
+                "500MS",
+                "10d",
+                "10us",
+                "10sec",
+                "10min",
+                "+5",
+                "1e3",
+            ),
+            *(
+                "1h30",
+                "30m1h",
+                "1s1h",
+                "5s5s",
+                "1h1h",
+                "inf",
+                "nan",
+                "none",
+                ".5",
+                "5.",
+                "1.2.3",
+                "1_000",
+                "1,5",
+                "0x10",
+            ),
+            *("١٠", "５s", "10s\n", "9" * 16, "9" * 5000, "1h 30m", "P1D"),
+        )
+    ],
+    *[(q.duration_s, text, "is negative") for text in ("-1", "-5s", "-0", "-")],
+    *[(q.duration_s, text, "is longer than 100 years") for text in ("876001h", "999999999999", "999999999999999h")],
+    *[(q.timeout_s, text, "would time out at once") for text in ("0", "0s", "0ms", "0h0m")],
+    (q.timeout_s, "x", "is not a duration"),
+    (q.timeout_s, "-1s", "is negative"),
+    *[(q.optional_timeout_s, text, "is not a duration") for text in ("off", "never", "infinite", "")],
+    (q.optional_timeout_s, "-1", "is negative"),
+    *[
+        (q.size_bytes, text, "is not a size; use bytes or 500K, 10M, 1G")
+        for text in (
+            "",
+            "M",
+            "10 M",
+            "1.5G",
+            "-1",
+            "+1",
+            "10T",
+            "10P",
+            "1e6",
+            "10Ki",
+            "10iB",
+            "0x10",
+            "1_000",
+            "１０M",
+            "9" * 16,
+        )
+    ],
+    *[(q.size_bytes, text, "would refuse every body") for text in ("0", "0M", "00K")],
+    *[
+        (q.integer(0, 65535), text, "use an integer, from 0 to 65535")
+        for text in (
+            "65536",
+            "-1",
+            "+1",
+            "",
+            " 1",
+            "1.0",
+            "1e3",
+            "0x1",
+            "1_0",
+            "８",
+            "http",
+            "tcp://10.0.0.1:8080",
+            "9" * 5000,
+        )
+    ],
+    *[(q.integer(1), text, "use an integer, 1 or more") for text in ("0", "-1", "2147483648", "two")],
+    *[
+        (q.number(0, 1), text, "use a number from 0 to 1")
+        for text in ("1.1", "-0.1", "2", "nan", "inf", "1e-1", ".5", "1.", "0,5", "", "½")
+    ],
+    *[(q.number(1, 1000), text, "use a number from 1 to 1000") for text in ("0.99", "0", "1001", "-2")],
+    *[
+        (q.choice("debug", "warning", aliases={"warn": "warning"}), text, "use debug, warning, warn")
+        for text in ("", "trace", "warning ", "10")
+    ],
+    *[(q.comma_list, text, "names nothing") for text in ("", ",", " , ,", "\t")],
+    *[(q.comma_list, text, "holds a control character") for text in ("a\x00", "a,b\nc", "a\x7fb")],
+    *[
+        (q.header_names, text, "is not a header name")
+        for text in ("X Foo", "X:Foo", "X-Foo:", "a,(b)", "ä", "X-Foo;X-Bar", "X/Y", '"X"')
+    ],
+    *[(q.header_names, text, "delimits the body") for text in ("Content-Length", "x-foo, TRANSFER-ENCODING")],
+    (q.header_names, ",", "names nothing"),
+    *[
+        (q.bearer_token, text, "holds whitespace, a control character or a character outside ASCII")
+        for text in ("", " ", "a b", " a", "a ", "a\n", "a\t", "\x00", "a\x7f", "clé", "ключ", "a\udc80", "a\u00a0b")
+    ],
+    *[
+        (q.listen_host, text, "is not a host")
+        for text in (
+            *(
+                "",
+                " ",
+                "*",
+                "0.0.0.0:8080",
+                "http://0.0.0.0",
+                "localhost:80",
+                "[localhost]",
+                "[127.0.0.1]",
+                "[::1",
+                "::1]",
+            ),
+            *(
+                "256.0.0.1",
+                "1.2.3",
+                "0",
+                "010.0.0.1",
+                "1.2.3.4.5",
+                ":::",
+                "a b",
+                "a..b",
+                ".a",
+                "ä.example",
+                "a/b",
+                "[::1]:80",
+            ),
+        )
+    ],
+    *[
+        (q.socket_path, text, "is not a socket path")
+        for text in (
+            "",
+            "/",
+            "run/x.sock",
+            "./x.sock",
+            "/run/",
+            "unix:/x",
+            "@abstract",
+            "/a\x00b",
+            "/a\n",
+            "/" + "a" * 107,
+            "/" + "ä" * 54,
+        )
+    ],
+    *[(q.route_path, text, "does not start with /") for text in ("", "g", "g/", "http://h/g", "?", "\\g")],
+    *[(q.route_path, text, "has an empty path segment") for text in ("//", "//g", "/a//b", "/g//")],
+    *[(q.route_path, text, "has a dot segment") for text in ("/.", "/..", "/a/../b", "/a/./b", "/a/..", "/a/../")],
+    *[(q.route_path, text, "holds a percent sign") for text in ("/%41", "/%2e%2e", "/a%", "/a%2Fb")],
+    *[
+        (q.route_path, text, "does not belong there")
+        for text in ("/a b", "/a?b", "/a#b", "/a\\b", "/ä", "/{x}", '/"', "/<x>", "/a\n", "/a\x00")
+    ],
+]
+
+
+def vector_id(value: object) -> str:
+    if callable(value):
+        return getattr(value, "__qualname__", "parser").split(".")[0]
+    return ascii(value)[:30]
+
+
+@pytest.mark.parametrize(("parse", "text", "expected"), ACCEPTED, ids=vector_id)
+def test_an_accepted_spelling_has_this_value(parse: Callable[[str], Any], text: str, expected: object) -> None:
+    value = parse(text)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(("parse", "text", "message"), REFUSED, ids=vector_id)
+def test_any_other_spelling_is_refused_with_this_message(parse: Callable[[str], Any], text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse(text)
+
+
+@pytest.mark.parametrize(("parse", "text", "message"), REFUSED, ids=vector_id)
+def test_a_message_is_one_printable_line_of_bounded_length(
+    parse: Callable[[str], Any], text: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        parse(text)
+    line = str(caught.value)
+    assert line.isprintable()
+    assert len(line) < 250
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+URLS_ACCEPTED = [
+    ("http://localhost:8000/v1", "http://localhost:8000/v1"),
+    ("http://localhost:8000/v1/", "http://localhost:8000/v1"),
+    ("https://gpu.example/v1", "https://gpu.example/v1"),
+    ("http://gpu", "http://gpu"),
+    ("http://gpu/", "http://gpu"),
+    ("HTTP://GPU.Example:8000/V1", "http://gpu.example:8000/V1"),
+    ("HttpS://gpu/v1", "https://gpu/v1"),
+    ("http://gpu:/v1", "http://gpu/v1"),
+    ("http://gpu:1/v1", "http://gpu:1/v1"),
+    ("http://gpu:65535/v1", "http://gpu:65535/v1"),
+    ("http://gpu:08000/v1", "http://gpu:8000/v1"),
+    ("http://gpu:80/v1", "http://gpu:80/v1"),
+    ("http://10.0.0.7:8000/v1", "http://10.0.0.7:8000/v1"),
+    ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
+    ("http://[2001:DB8::1]/v1", "http://[2001:db8::1]/v1"),
+    ("http://[::ffff:10.0.0.1]/v1", "http://[::ffff:10.0.0.1]/v1"),
+    ("http://vllm_a:8000/v1", "http://vllm_a:8000/v1"),
+    ("http://vllm.default.svc.cluster.local.:8000/v1", "http://vllm.default.svc.cluster.local.:8000/v1"),
+    ("http://xn--bcher-kva.example/v1", "http://xn--bcher-kva.example/v1"),
+    ("http://gpu/team-a/v1", "http://gpu/team-a/v1"),
+    ("http://gpu/a%20b/%C3%A4/v1", "http://gpu/a%20b/%C3%A4/v1"),
+    ("http://gpu/a%2fb/v1", "http://gpu/a%2fb/v1"),
+    ("http://gpu/a@b:c;d=e/v1", "http://gpu/a@b:c;d=e/v1"),
+    ("http://gpu/.../v1", "http://gpu/.../v1"),
+]
+UNIX_URLS_ACCEPTED = [
+    ("unix:///run/vllm.sock:/v1", "http://localhost/v1", "/run/vllm.sock"),
+    ("unix:///run/vllm.sock:/v1/", "http://localhost/v1", "/run/vllm.sock"),
+    ("UNIX:///run/vllm.sock:/v1", "http://localhost/v1", "/run/vllm.sock"),
+    ("unix:///run/vllm.sock:/team/v1", "http://localhost/team/v1", "/run/vllm.sock"),
+    ("unix:///run/vllm.sock", "http://localhost", "/run/vllm.sock"),
+    ("unix:///run/vllm.sock:", "http://localhost", "/run/vllm.sock"),
+    ("unix:///run/vllm.sock:/", "http://localhost", "/run/vllm.sock"),
+    ("unix:///run/a:b.sock:/v1", "http://localhost/v1", "/run/a:b.sock"),
+    ("unix:///run/a:b.sock", "http://localhost", "/run/a:b.sock"),
+    ("unix:///run/a@b.sock:/v1", "http://localhost/v1", "/run/a@b.sock"),
+]
+URLS_REFUSED = [
+    *[
+        (text, "is not an http, https or unix URL")
+        for text in (
+            *(
+                "localhost:8000/v1",
+                "gpu",
+                "/v1",
+                "//gpu/v1",
+                "ftp://gpu/v1",
+                "ws://gpu/v1",
+                "file:///v1",
+                "http:/gpu/v1",
+            ),
+            *("http:gpu", "://gpu/v1", "http//gpu", "unix:/run/vllm.sock", "http+unix://x/v1", "httpss://gpu"),
+        )
+    ],
+    *[
+        (text, "holds whitespace, a control character or a character outside ASCII")
+        for text in (
+            "",
+            "http://g pu/v1",
+            "http://gpu/v1\n",
+            "http://gpu/\tv1",
+            "http://bücher/v1",
+            "http://gpu/v\x001",
+            "http://gpu\x7f/",
+        )
+    ],
+    *[(text, "has no host") for text in ("http://", "https:///v1", "http://:8000/v1", "http://:/v1")],
+    *[
+        (text, "holds a user or password")
+        for text in (
+            "http://u:pw@gpu/v1",
+            "http://u@gpu/v1",
+            "http://@gpu/v1",
+            "http://:pw@gpu:8000/v1",
+            "https://a@b@gpu/",
+            "http://u:p@[::1]/v1",
+        )
+    ],
+    *[
+        (text, "has a query or fragment")
+        for text in (
+            "http://gpu/v1?a=b",
+            "http://gpu/v1?",
+            "http://gpu/v1#x",
+            "http://gpu/v1#",
+            "http://gpu?x",
+            "unix:///a?b:/v1",
+        )
+    ],
+    *[
+        (text, "has a port outside 1 to 65535")
+        for text in ("http://gpu:0/v1", "http://gpu:65536/v1", "http://gpu:999999999999/v1", "http://gpu:00000/v1")
+    ],
+    *[
+        (text, "has a port that is no number, or an IPv6 address without brackets")
+        for text in (
+            "http://gpu:http/v1",
+            "http://gpu:-1/v1",
+            "http://gpu:8000x/v1",
+            "http://::1/v1",
+            "http://2001:db8::1:8000/v1",
+            "http://[::1/v1",
+            "http://::1]/v1",
+            "http://[::1]x/v1",
+        )
+    ],
+    *[
+        (text, "has a host that is neither a name nor an address")
+        for text in (
+            *(
+                "http://[gpu]/v1",
+                "http://[]/v1",
+                "http://[10.0.0.1]/v1",
+                "http://[fe80::1%25eth0]/v1",
+                "http://256.0.0.1/v1",
+            ),
+            *(
+                "http://1.2.3/v1",
+                "http://0/v1",
+                "http://gpu..lan/v1",
+                "http://.gpu/v1",
+                "http://./v1",
+                "http://g!pu/v1",
+            ),
+            *(
+                "http://%67pu/v1",
+                "http://*/v1",
+                "http://gpu\\v1",
+                "http://gpu\\evil/v1",
+                "http://<gpu>/v1",
+                "http://{gpu}/v1",
+            ),
+        )
+    ],
+    *[
+        (text, "has an empty path segment")
+        for text in ("http://gpu//v1", "http://gpu/a//v1", "http://gpu/v1//", "unix:///a.sock://v1")
+    ],
+    *[
+        (text, "has a dot segment")
+        for text in (
+            "http://gpu/../v1",
+            "http://gpu/./v1",
+            "http://gpu/a/%2e%2E/v1",
+            "http://gpu/v1/..",
+            "http://gpu/%2e",
+            "http://gpu/.%2e/v1",
+        )
+    ],
+    *[
+        (text, "does not belong there unencoded")
+        for text in (
+            "http://gpu/a\\b/v1",
+            'http://gpu/"/v1',
+            "http://gpu/{x}/v1",
+            "http://gpu/%zz/v1",
+            "http://gpu/%4",
+            "http://gpu/a|b",
+            "http://gpu/^",
+        )
+    ],
+    *[
+        (text, "has no absolute socket path")
+        for text in (
+            "unix://",
+            "unix:///",
+            "unix://run/vllm.sock:/v1",
+            "unix://:/v1",
+            "unix:///run/:/v1",
+            "unix:///" + "a" * 107 + ":/v1",
+        )
+    ],
+]
+
+
+@pytest.mark.parametrize(("text", "base_url"), URLS_ACCEPTED, ids=vector_id)
+def test_a_tcp_upstream_url_becomes_this_base_url(text: str, base_url: str) -> None:
+    assert q.upstream_url(text) == q.UpstreamUrl(base_url, None)
+
+
+@pytest.mark.parametrize(("text", "base_url", "unix_socket"), UNIX_URLS_ACCEPTED, ids=vector_id)
+def test_a_unix_upstream_url_becomes_a_socket_and_a_placeholder_base_url(
+    text: str, base_url: str, unix_socket: str
+) -> None:
+    assert q.upstream_url(text) == q.UpstreamUrl(base_url, unix_socket)
+
+
+@pytest.mark.parametrize(("text", "message"), URLS_REFUSED, ids=vector_id)
+def test_any_other_upstream_url_is_refused_with_this_message(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        q.upstream_url(text)
+
+
+@pytest.mark.parametrize(
+    "template", ["http://{}@gpu/v1", "unix://{}@gpu/v1", "http://gpu/{}//v1", "{}", "http://g!{}/v1"]
+)
+def test_a_refused_upstream_url_is_never_quoted(template: str) -> None:
+    with pytest.raises(ValueError, match="use http://host:8000/v1") as caught:
+        q.upstream_url(template.format("user:hunter2"))
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["hunter2 ", "\nhunter2", "hunter2é"])
+def test_a_refused_key_is_never_quoted(text: str) -> None:
+    with pytest.raises(ValueError, match="bearer token") as caught:
+        q.bearer_token(text)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("${A}", True), ("http://${HOST}/v1", True), ("${}", True), ("${A:-b}", True), ("${A:?x}", True), ("a${b}c", True),
+    ("", False), ("$A", False), ("{A}", False), ("${", False), ("${A", False), ("$ {A}", False), ("A}${", False),
+])  # fmt: skip
+def test_a_reference_is_a_dollar_and_a_pair_of_braces(text: str, expected: bool) -> None:
+    assert q.has_reference(text) is expected
+
+
+PARSERS = sorted({parse for parse, _, _ in [*ACCEPTED, *REFUSED]} | {q.upstream_url}, key=vector_id)
+
+
+@given(st.text())
+def test_no_text_makes_a_parser_fail_in_any_other_way_than_a_printable_valueerror(text: str) -> None:
+    for parse in PARSERS:
+        message = ""
+        try:
+            parse(text)
+        except ValueError as error:
+            message = str(error)
+        assert message.isprintable()
+
+
+@given(st.integers(0, 100), st.integers(0, 59), st.integers(0, 59), st.integers(0, 999))
+def test_a_duration_is_the_sum_of_its_parts(hours: int, minutes: int, seconds: int, millis: int) -> None:
+    expected = (hours * 3_600_000 + minutes * 60_000 + seconds * 1000 + millis) / 1000
+    assert q.duration_s(f"{hours}h{minutes}m{seconds}s{millis}ms") == expected
+
+
+@given(st.from_regex(r"(http|https)://[a-z0-9.:\[\]]{1,12}(/[a-z0-9%.]{0,6}){0,3}", fullmatch=True))
+def test_an_accepted_upstream_url_reads_the_same_the_second_time(text: str) -> None:
+    try:
+        url = q.upstream_url(text)
+    except ValueError:
+        return
+    assert not url.base_url.endswith("/")
+    assert q.upstream_url(url.base_url) == url
