@@ -1,0 +1,221 @@
+"""Every failure gomodel can report, as one tree, and the JSON a client reads.
+
+Decides status, type, code and whether an attempt was certainly never seen by the instance. Knows nothing of
+aiohttp, sockets or logging. Messages are written here or by the raiser; the text of another exception never
+becomes part of one, since it may hold an address, a header or a key.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+
+
+class GatewayError(Exception):
+    """A failure gomodel answers itself. `headers` are extra response headers; contract section 3."""
+
+    status = 500
+    type = "api_error"
+    code = "internal_error"
+    param: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers = dict(headers or {})
+        if code is not None:
+            self.code = code
+        if status is not None:
+            self.status = status
+
+
+class InternalError(GatewayError):
+    """A bug in gomodel; the log has the traceback, the client the request id."""
+
+    def __init__(self) -> None:
+        super().__init__("Internal error in the gateway. The request id identifies it in the gateway's log.")
+
+
+class ClientError(GatewayError):
+    """The request is at fault; nothing went to an instance."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class Unauthorized(ClientError):
+    """Missing and wrong key read the same, so that neither tells which it was (contract section 2)."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Missing or invalid API key. Send 'Authorization: Bearer <key>' or 'x-api-key: <key>'.",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+class BadRequest(ClientError):
+    """The HTTP message itself is malformed or could be read in two ways (RFC 9112); the connection is closed."""
+
+    code = "bad_request"
+
+
+class BadTarget(ClientError):
+    """A request target that could leave the provider's base or that servers read differently."""
+
+    code = "invalid_path"
+
+
+class InvalidBody(ClientError):
+    """A body in which the selector cannot be found because it is not what it claims to be."""
+
+    code = "invalid_body"
+
+
+class ModelRequired(ClientError):
+    """`model` is missing, empty or not a string."""
+
+    code = "model_required"
+    param = "model"
+
+
+class ModelNotFound(ClientError):
+    """No instance has this name and none lists this model."""
+
+    status = 404
+    code = "model_not_found"
+    param = "model"
+
+
+class NotFound(ClientError):
+    """No such route, provider or object."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(ClientError):
+    """`allow` goes into the Allow header (RFC 9110 15.5.6)."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message, headers={"Allow": allow})
+
+
+class Forbidden(ClientError):
+    """An administrative route of vLLM that the operator did not open."""
+
+    status = 403
+    type = "permission_error"
+    code = "admin_route_closed"
+
+
+class BodyTooLarge(ClientError):
+    """The body is over BODY_SIZE_LIMIT."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class RequestTimeout(ClientError):
+    """The upload stalled for HTTP_REQUEST_IDLE_TIMEOUT."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class UpstreamError(GatewayError):
+    """The instance is at fault. `code` is an RFC 9209 proxy error type."""
+
+    status = 502
+    type = "upstream_error"
+    code = "connection_terminated"
+
+
+class ConnectError(UpstreamError):
+    """No connection came about, so certainly nothing was sent: the one kind that is always safe to retry."""
+
+    code = "connection_refused"
+
+
+class StaleConnection(UpstreamError):
+    """A reused connection died before any response byte: the keep-alive race, not the instance's failure."""
+
+
+class InstanceDraining(UpstreamError):
+    """The instance is shutting down and said so before it did anything with the request."""
+
+    status = 503
+    code = "instance_draining"
+
+
+class UpstreamTimeout(UpstreamError):
+    """The instance was silent for too long."""
+
+    status = 504
+    code = "http_response_timeout"
+
+
+class Overloaded(GatewayError):
+    """Refused on purpose, with a time to come back (breaker open, draining, too many connections)."""
+
+    status = 503
+    type = "overloaded_error"
+    code = "overloaded"
+
+    def __init__(self, message: str, *, code: str, retry_after_s: float) -> None:
+        super().__init__(message, code=code, headers={"Retry-After": str(max(1, math.ceil(retry_after_s)))})
+
+
+class Aborted(GatewayError):
+    """An operator ended the request; `X-Should-Retry` keeps the clients' SDKs from sending it again at once."""
+
+    status = 503
+    type = "overloaded_error"
+    code = "aborted_by_operator"
+
+    def __init__(self) -> None:
+        super().__init__("An operator of the gateway ended this request.", headers={"X-Should-Retry": "false"})
+
+
+class CircuitOpen(Overloaded):
+    """The breaker of the instance is open; `retry_after_s` says when it will let a probe through."""
+
+    type = "upstream_error"
+
+
+# Anthropic has its own vocabulary for `type`, by status; anything else is api_error (docs: API errors).
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def openai_body(error: GatewayError) -> bytes:
+    """The OpenAI shape; contract section 3."""
+    inner = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return json.dumps({"error": inner}).encode()
+
+
+def anthropic_body(error: GatewayError) -> bytes:
+    """The Anthropic shape, for requests to /v1/messages*; contract section 3."""
+    kind = _ANTHROPIC_TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
+    return json.dumps({"type": "error", "error": {"type": kind, "message": error.message}}).encode()

@@ -1,0 +1,109 @@
+"""The one frame of a WebSocket that gomodel may touch: the event in which a realtime client names its model.
+
+vLLM reads the model of `/v1/realtime` from the first `session.update` event, not from the URL, so a selector there has
+its instance cut off like one in a body (contract section 5). Pure; every other frame passes bit for bit. Frames of the
+client are masked (RFC 6455 5.3); the shortened one keeps its key.
+"""
+
+import json
+
+from .errors import ClientError
+from .selector import find, prefix_length
+
+_TEXT, _FIN, _RESERVED, _OPCODE = 0x1, 0x80, 0x70, 0x0F
+_MASKED, _LENGTH = 0x80, 0x7F
+# A session.update is small; a longer first message is audio, and nothing will be found behind it.
+LIMIT_BYTES = 1 << 16
+
+
+class SessionUpdate:
+    """Fed what the client sends; returns what goes on. `done` when the rest needs no look."""
+
+    __slots__ = ("_held", "_instance", "done")
+
+    def __init__(self, instance: str) -> None:
+        """`instance`: the name whose prefix is cut."""
+        self._instance = instance
+        self._held = b""
+        self.done = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Whole frames as they complete, the one with the model shortened."""
+        held = self._held + data
+        start = 0
+        out = []
+        while not self.done:
+            size = _frame_bytes(held, start)
+            if size is not None and size > LIMIT_BYTES:
+                self.done = True
+                break
+            if size is None or start + size > len(held):
+                break
+            out.append(self._look(held[start : start + size]))
+            start += size
+        if self.done:
+            out.append(held[start:])
+        self._held = b"" if self.done else held[start:]
+        return b"".join(out)
+
+    def _look(self, frame: bytes) -> bytes:
+        first = frame[0]
+        if first & _OPCODE >= 0x8:
+            return frame  # ping, pong, close
+        if first & (_FIN | _RESERVED | _OPCODE) != _FIN | _TEXT or not frame[1] & _MASKED:
+            # Binary, in fragments or compressed: not what a realtime client starts with, and not ours to open.
+            self.done = True
+            return frame
+        start = _payload_start(frame)
+        key = frame[start - 4 : start]
+        text = _mask(frame[start:], key)
+        if b"session.update" not in text and b"\\" not in text:
+            return frame  # audio, as a rule; parsing it would cost more than passing it
+        try:
+            event = json.loads(text)
+            selector = find(text)
+        except (ValueError, RecursionError, ClientError):
+            return frame
+        if not isinstance(event, dict) or event.get("type") != "session.update":
+            return frame
+        self.done = True
+        if selector is None or not selector.value.startswith(self._instance + "/"):
+            return frame
+        cut = prefix_length(text[selector.start : selector.end])
+        text = text[: selector.start] + text[selector.start + cut :]
+        return bytes([first]) + _masked_length(len(text)) + key + _mask(text, key)
+
+
+def _frame_bytes(data: bytes, start: int) -> int | None:
+    """The size of the frame at `start`, head included; None while its head is incomplete."""
+    if len(data) - start < 2:
+        return None
+    second = data[start + 1]
+    length = second & _LENGTH
+    extra = 8 if length == 127 else 2 if length == 126 else 0
+    if len(data) - start < 2 + extra:
+        return None
+    if extra:
+        length = int.from_bytes(data[start + 2 : start + 2 + extra], "big")
+    return 2 + extra + (4 if second & _MASKED else 0) + length
+
+
+def _payload_start(frame: bytes) -> int:
+    length = frame[1] & _LENGTH
+    return 2 + (8 if length == 127 else 2 if length == 126 else 0) + 4
+
+
+def _masked_length(length: int) -> bytes:
+    if length < 126:
+        return bytes([_MASKED | length])
+    if length < 1 << 16:
+        return bytes([_MASKED | 126]) + length.to_bytes(2, "big")
+    return bytes([_MASKED | 127]) + length.to_bytes(8, "big")
+
+
+def _mask(data: bytes, key: bytes) -> bytes:
+    """XOR with the repeated key (RFC 6455 5.3), as one big integer."""
+    if not data:
+        return b""
+    pad = (key * (len(data) // 4 + 1))[: len(data)]
+    return (int.from_bytes(data, "big") ^ int.from_bytes(pad, "big")).to_bytes(len(data), "big")

@@ -1,0 +1,239 @@
+"""Which header fields cross the gateway, each way, as raw bytes.
+
+Decides what is dropped, kept and added (RFC 9110 7.6.1, contract section 7) and writes both heads. Fields that
+cross keep their order, case, duplicates and every byte of their value. Knows nothing of bodies, routes or sockets.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+
+from .errors import BadRequest
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+# RFC 9110 7.6.1; they describe one connection and end here although Connection may not name them.
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# The client's credentials are for the gateway; Host, Expect and the request id are written anew.
+NEVER_UPSTREAM = frozenset({b"host", b"authorization", b"x-api-key", b"api-key", b"cookie", b"expect", b"x-request-id"})
+# RFC 9110 5.6.2; a Connection option naming one of these would change where the message goes or how it is framed.
+PROTECTED_OPTIONS = frozenset({b"content-length", b"transfer-encoding", b"host"})
+
+# A reg-name, IPv4 or bracketed IP literal and an optional port (RFC 3986 3.2.2); no userinfo, which Host cannot have.
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_LENGTH_DIGITS = 20
+
+_PLAIN, _DROP, _LENGTH, _CONNECTION, _CODING, _HOST_FIELD, _BEARER, _KEY, _ID, _EXPECT, _TYPE, _ENCODING, _TRACE = (
+    range(13)
+)
+_REQUEST_FIELDS: dict[bytes, int] = (
+    dict.fromkeys(HOP_BY_HOP | NEVER_UPSTREAM, _DROP)
+    | {b"content-length": _LENGTH, b"connection": _CONNECTION, b"transfer-encoding": _CODING, b"host": _HOST_FIELD}
+    | {b"authorization": _BEARER, b"x-api-key": _KEY, b"x-request-id": _ID, b"expect": _EXPECT, b"content-type": _TYPE}
+    | {b"traceparent": _TRACE}
+)
+
+
+class RequestFields:
+    """The facts of one request's fields, and those that go upstream; one pass over the raw pairs."""
+
+    __slots__ = (
+        "authorization",
+        "chunked",
+        "codings",
+        "content_length",
+        "content_type",
+        "expect",
+        "forwarded",
+        "host",
+        "keys",
+        "options",
+        "request_id",
+        "trace",
+    )
+
+    def __init__(self, raw_headers: RawHeaders, strip: frozenset[bytes]) -> None:
+        """`strip` is lower case: the operator's STRIP_REQUEST_HEADERS."""
+        self.content_length: int | None = None
+        self.content_type = b""
+        self.chunked = False
+        self.codings: list[bytes] = []
+        self.expect = b""
+        self.authorization: list[bytes] = []
+        self.keys: list[bytes] = []
+        self.request_id: bytes | None = None
+        self.host: bytes | None = None
+        self.options: list[bytes] = []
+        self.trace = b""
+        forwarded: list[tuple[bytes, bytes]] = []
+        kinds = _REQUEST_FIELDS
+        for pair in raw_headers:
+            name = pair[0].lower()
+            kind = kinds.get(name, _PLAIN)
+            if kind == _PLAIN:
+                if name not in strip:
+                    forwarded.append(pair)
+            elif kind == _LENGTH:
+                # int() refuses thousands of digits, zeros too; `check` refuses what 64 bits do not need.
+                self.content_length = int(pair[1]) if len(pair[1]) <= _LENGTH_DIGITS else -1
+                forwarded.append(pair)
+            elif kind == _TYPE:
+                self.content_type = pair[1]
+                forwarded.append(pair)
+            elif kind == _HOST_FIELD:
+                self.host = pair[1]
+            elif kind == _BEARER:
+                self.authorization.append(pair[1])
+            elif kind == _KEY:
+                self.keys.append(pair[1])
+            elif kind == _CODING:
+                self.codings.append(pair[1])
+                self.chunked = True
+            elif kind == _CONNECTION:
+                self.options.append(pair[1])
+            elif kind == _ID:
+                self.request_id = pair[1] if _REQUEST_ID.fullmatch(pair[1]) else None
+            elif kind == _EXPECT:
+                self.expect = pair[1]
+            elif kind == _TRACE:
+                self.trace = pair[1]
+                if name not in strip:
+                    forwarded.append(pair)
+        self.forwarded = forwarded
+
+    def check(self, http_10: bool) -> None:
+        """Refuse what aiohttp accepts and another server may read differently.
+
+        Raises BadRequest: a transfer coding but `chunked` (RFC 9112 6.1), any in HTTP/1.0, a Content-Length of more
+        than 20 digits, an invalid Host (RFC 9112 3.2), a Connection option that names a framing or routing field.
+        """
+        if self.content_length == -1:
+            raise BadRequest("Invalid Content-Length header.")
+        if self.codings and (http_10 or len(self.codings) > 1 or self.codings[0].lower() != b"chunked"):
+            raise BadRequest("Unsupported Transfer-Encoding; send 'chunked' alone, with HTTP/1.1.")
+        if self.host is not None and not _HOST.fullmatch(self.host):
+            raise BadRequest("Invalid Host header.")
+        if self.options:
+            named = connection_options(self.options)
+            if named & PROTECTED_OPTIONS:
+                raise BadRequest("The Connection header names a field that frames or routes the request.")
+            self.forwarded = [pair for pair in self.forwarded if pair[0].lower() not in named]
+
+
+def connection_options(values: Iterable[bytes]) -> set[bytes]:
+    """The lower-case options of all Connection lines (RFC 9110 7.6.1)."""
+    return {option.strip(b" \t").lower() for value in values for option in value.split(b",")} - {b""}
+
+
+def request_head(
+    method: str,
+    path: str,
+    fields: RequestFields,
+    own: bytes,
+    request_id: bytes,
+    removed_bytes: int,
+) -> bytes:
+    """The head that goes upstream.
+
+    `own` is the instance's ready-made `Host` and `Authorization` lines, `removed_bytes` what the selector's
+    prefix took off the body: Content-Length is corrected by it, where it stands.
+    """
+    parts = [f"{method} {path} HTTP/1.1\r\n".encode("latin-1"), own]
+    for name, value in fields.forwarded:
+        if removed_bytes and name.lower() == b"content-length":
+            value = b"%d" % (int(value) - removed_bytes)  # noqa: PLW2901
+        parts.append(b"%b: %b\r\n" % (name, value))
+    if fields.chunked:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    parts.append(b"X-Request-Id: %b\r\n\r\n" % request_id)
+    return b"".join(parts)
+
+
+_RESPONSE_FIELDS: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP | {b"x-request-id", b"x-gomodel-provider"}, _DROP) | {
+    b"content-length": _LENGTH,
+    b"connection": _CONNECTION,
+    b"transfer-encoding": _CODING,
+    b"content-type": _TYPE,
+    b"content-encoding": _ENCODING,
+    b"date": _ID,
+    b"cache-control": _KEY,
+    b"x-accel-buffering": _EXPECT,
+}
+
+
+class ResponseFields:
+    """The facts of one upstream response's fields, and those that go to the client; one pass over the raw pairs."""
+
+    __slots__ = ("accel", "cache", "codings", "dated", "encoded", "event_stream", "lengths", "lines")
+
+    def __init__(self, raw_headers: RawHeaders) -> None:
+        self.lengths: list[bytes] = []
+        self.codings: list[bytes] = []
+        self.event_stream = False
+        self.encoded = False
+        self.dated = False
+        self.cache = False
+        self.accel = False
+        options: list[bytes] = []
+        lines: list[bytes] = []
+        kinds = _RESPONSE_FIELDS
+        for name, value in raw_headers:
+            kind = kinds.get(name.lower(), _PLAIN)
+            if not kind and name[-1] == 0x20:
+                # The parser lets spaces stand after the names it knows and heeds them; they end here (RFC 9112 5.1).
+                name = name.rstrip(b" ")  # noqa: PLW2901
+                kind = kinds.get(name.lower(), _PLAIN)
+            if kind:
+                if kind == _LENGTH:
+                    self.lengths.append(value)
+                elif kind == _TYPE:
+                    self.event_stream = value[:17].lower() == b"text/event-stream"
+                elif kind == _ID:
+                    self.dated = True
+                elif kind == _KEY:
+                    self.cache = True
+                elif kind == _EXPECT:
+                    self.accel = True
+                elif kind == _ENCODING:
+                    self.encoded = True
+                else:
+                    if kind == _CONNECTION:
+                        options.append(value)
+                    elif kind == _CODING:
+                        self.codings.append(value)
+                    continue
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if options:
+            named = tuple(option + b":" for option in connection_options(options) - PROTECTED_OPTIONS)
+            lines = [line for line in lines if not line.lower().startswith(named)]
+        self.lines = lines
+
+
+def _status_lines() -> dict[int, bytes]:
+    return {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+
+
+_STATUS_LINES = _status_lines()
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_REASON = re.compile(r"[\t\x20-\x7e]*")
+
+
+def status_line(status: int, reason: str | None = None) -> bytes:
+    """The status line; a reason that may not be written (RFC 9112 4) becomes the standard one."""
+    if reason is None or reason == _REASONS.get(status) or not _REASON.fullmatch(reason):
+        return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason.encode())

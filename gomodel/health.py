@@ -1,0 +1,91 @@
+"""What is known of one instance's health: up, down, draining, or nothing yet.
+
+Decides which failures count at once and how much slowness is forgiven. Knows nothing of who asks the instance or of
+what a request is; the breaker beside it counts other failures, those of instances that do answer.
+"""
+
+import enum
+import logging
+from collections.abc import Callable
+from time import monotonic
+
+_logger = logging.getLogger("gomodel")
+
+# A saturated vLLM misses a deadline of two seconds now and then while it generates at full speed.
+MISSES = 3
+FORGIVEN = frozenset({"connection_terminated", "connection_timeout", "http_response_timeout"})
+# Said by an instance that shuts down: refuses whatever is new although its /health still answers 200.
+DRAINING = "draining"
+# Longer than a vLLM takes to go once it refuses requests.
+DRAIN_DOUBT_S = 30.0
+
+
+class State(enum.Enum):
+    """What operators read on /health/ready."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    DOWN = "down"
+    DRAINING = "draining"
+
+
+class Health:
+    """One instance's state; requests report failures and, only while `settled` is false, successes."""
+
+    __slots__ = ("_misses", "_name", "code", "failed_at", "failures", "on_fall", "settled", "since", "state")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._misses = 0
+        self.state = State.UNKNOWN
+        self.since = monotonic()
+        self.settled = False  # up and nothing in doubt: a success says nothing new
+        self.failures = 0  # how many counted; an attempt that began before the last one says nothing of now
+        self.code = ""  # of the last failure, an RFC 9209 word or one of vLLM's own life cycle
+        self.failed_at = 0.0
+        self.on_fall: Callable[[], None] | None = None
+
+    def ok(self, failures: int) -> None:
+        """The instance answered a request that began when `failures` had been counted.
+
+        One that began earlier does not count: streams end well on an instance that takes nothing new any more.
+        """
+        if failures == self.failures:
+            self._rise()
+
+    def alive(self, failures: int) -> None:
+        """The same for a probe, which does not see a drain; but what answers much later is not going away."""
+        if self.state is not State.DRAINING or monotonic() - self.failed_at > DRAIN_DOUBT_S:
+            self.ok(failures)
+
+    def failed(self, code: str) -> None:
+        """An instance took no request, or no probe, for the reason `code`."""
+        self.code = code
+        self.failed_at = monotonic()
+        self.settled = False
+        if code in FORGIVEN:
+            self._misses += 1
+            if self._misses < MISSES:
+                return
+        self.failures += 1
+        self._enter(State.DRAINING if code == DRAINING else State.DOWN)
+
+    def _rise(self) -> None:
+        self._misses = 0
+        self.settled = True
+        self._enter(State.UP)
+
+    def _enter(self, state: State) -> None:
+        if state is self.state:
+            return
+        before, self.state = self.state, state
+        self.since = monotonic()
+        if state is State.UP:
+            _logger.info("Instance %s is up", self._name)
+            return
+        if state is State.DRAINING:
+            _logger.warning("Instance %s is shutting down", self._name)
+        else:
+            _logger.warning("Instance %s is down: %s", self._name, self.code)
+        if before is not State.DOWN and self.on_fall is not None:
+            self.on_fall()

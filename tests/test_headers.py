@@ -1,0 +1,206 @@
+"""Which fields cross, each way, by the rules alone: raw pairs in, raw lines out."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gomodel.errors import BadRequest
+from gomodel.headers import RequestFields, ResponseFields, connection_options, request_head
+
+NO_STRIP: frozenset[bytes] = frozenset()
+OWN = b"Host: vllm:8000\r\nAuthorization: Bearer k\r\n"
+# Every name whose value some rule looks at, and others; in all cases a name may be written in.
+NAMES = [
+    *("Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "TE", "Trailer"),
+    *("Transfer-Encoding", "Upgrade", "HTTP2-Settings", "Host", "Authorization", "X-Api-Key", "Api-Key", "Cookie"),
+    *("Expect", "X-Request-Id", "Content-Length", "Content-Type", "Traceparent", "Accept", "User-Agent", "Via"),
+    *("X-Custom", "Date", "Server", "Set-Cookie", "Cache-Control", "Content-Encoding", "X-Accel-Buffering"),
+]
+ENDS_HERE_IN_REQUESTS = {name.lower() for name in NAMES[:17]}
+
+
+def fields(*pairs: tuple[bytes, bytes], strip: frozenset[bytes] = NO_STRIP) -> RequestFields:
+    return RequestFields(pairs, strip)
+
+
+def upstream_lines(made: RequestFields, removed: int = 0) -> list[bytes]:
+    """The head's field lines."""
+    head = request_head("POST", "/v1/x?y=%2F", made, OWN, b"id-1", removed)
+    start, *lines = head.split(b"\r\n")
+    assert start == b"POST /v1/x?y=%2F HTTP/1.1"
+    assert lines[-2:] == [b"", b""]
+    return lines[:-2]
+
+
+def crossing(*pairs: tuple[bytes, bytes], strip: frozenset[bytes] = NO_STRIP, removed: int = 0) -> list[bytes]:
+    """The lines of a request that cross, without those the gateway writes itself."""
+    lines = upstream_lines(fields(*pairs, strip=strip), removed)
+    assert lines[:2] == [b"Host: vllm:8000", b"Authorization: Bearer k"]
+    assert lines[-1] == b"X-Request-Id: id-1"
+    return lines[2:-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("case", [str.lower, str.upper, str.title, str])
+def test_a_request_field_crosses_or_ends_here_in_any_case_even_when_empty(name, case):
+    raw = case(name).encode()
+    for value in (b"1", b""):
+        if name == "Content-Length" and not value:
+            continue  # refused by the parser
+        got = crossing((raw, value))
+        if name == "Transfer-Encoding":
+            assert got == [b"Transfer-Encoding: chunked"]
+        elif name.lower() in ENDS_HERE_IN_REQUESTS:
+            assert got == []
+        else:
+            assert got == [raw + b": " + value]
+
+
+FIELD = st.tuples(
+    st.sampled_from([b"X-A", b"x-a", b"Set-Cookie", b"Via", b"Warning"]),
+    st.binary(max_size=20).map(lambda value: value.translate(None, b"\0\r\n")),
+)
+
+
+@given(st.lists(FIELD, max_size=12))
+def test_what_crosses_keeps_order_duplicates_and_every_byte_both_ways(pairs):
+    assert crossing(*pairs) == [name + b": " + value for name, value in pairs]
+    assert ResponseFields(pairs).lines == [name + b": " + value + b"\r\n" for name, value in pairs]
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        ([b"close"], {b"close"}),
+        ([b"Keep-Alive, X-A"], {b"keep-alive", b"x-a"}),
+        ([b" x-a\t, ,,\tX-B "], {b"x-a", b"x-b"}),
+        ([b"x-a", b"x-b, x-c"], {b"x-a", b"x-b", b"x-c"}),
+        ([b"", b" , "], set()),
+        ([b"x-a;q=1"], {b"x-a;q=1"}),
+    ],
+)
+def test_connection_options_are_of_all_lines_without_case_or_space(values, options):
+    assert connection_options(values) == options
+
+
+def test_what_connection_names_in_a_request_ends_here():
+    made = fields(
+        (b"X-A", b"1"), (b"Connection", b"x-a, close"), (b"x-b", b"2"), (b"X-AB", b"3"), (b"connection", b"X-B")
+    )
+    made.check(http_10=False)
+    assert upstream_lines(made)[2:-1] == [b"X-AB: 3"]
+
+
+@pytest.mark.parametrize("option", [b"Content-Length", b"TRANSFER-ENCODING", b"host", b"close, host"])
+def test_a_request_whose_connection_names_framing_or_routing_is_refused(option):
+    with pytest.raises(BadRequest):
+        fields((b"Connection", option)).check(http_10=False)
+
+
+@pytest.mark.parametrize(
+    ("codings", "http_10", "good"),
+    [
+        ([b"chunked"], False, True),
+        ([b"Chunked"], False, True),
+        ([b"chunked"], True, False),
+        ([b"gzip, chunked"], False, False),
+        ([b"chunked, chunked"], False, False),
+        ([b"chunked", b"chunked"], False, False),
+        ([b"gzip"], False, False),
+        ([b""], False, False),
+    ],
+)
+def test_the_only_coding_of_a_request_is_chunked_and_not_in_http_1_0(codings, http_10, good):
+    made = fields(*((b"Transfer-Encoding", coding) for coding in codings))
+    if good:
+        made.check(http_10)
+        assert made.chunked
+    else:
+        with pytest.raises(BadRequest):
+            made.check(http_10)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"",
+        b"a",
+        b"a.b-c_d:80",
+        b"a:",
+        b"127.0.0.1:8080",
+        b"[::1]",
+        b"[2001:db8::1]:443",
+        b"xn--bcher-kva.example",
+        b"%41",
+    ],
+)
+def test_a_host_is_a_name_or_an_address_and_a_port(host):
+    fields((b"Host", host)).check(http_10=False)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"a b",
+        b"a/c",
+        b"u@a",
+        b"a:b",
+        b"a:123456",
+        b"[::1",
+        b"::1",
+        b"a,b/c",
+        b"a\xff",
+        b"a?b",
+        b"a#b",
+        b"a\\b",
+        b"[a]b",
+        b"<a>",
+    ],
+)
+def test_any_other_host_is_refused(host):
+    with pytest.raises(BadRequest):
+        fields((b"Host", host)).check(http_10=False)
+
+
+@pytest.mark.parametrize("given_id", [b"a", b"A-Z_0.9", b"x" * 128])
+def test_a_clients_request_id_is_taken(given_id):
+    assert fields((b"x-REQUEST-id", given_id)).request_id == given_id
+
+
+@pytest.mark.parametrize("given_id", [b"", b"x" * 129, b"a b", b"a\n", b"a,b", b"\xff", b"a/b", "\u00e9".encode()])
+def test_a_request_id_that_could_not_be_copied_anywhere_is_not(given_id):
+    assert fields((b"X-Request-Id", given_id)).request_id is None
+
+
+def test_the_operators_list_takes_fields_away():
+    pairs = [(b"X-Vllm-Priority", b"1"), (b"x-data-PARALLEL-rank", b"2"), (b"X-Kept", b"3"), (b"Traceparent", b"00-1")]
+    strip = frozenset({b"x-vllm-priority", b"x-data-parallel-rank", b"traceparent"})
+    assert crossing(*pairs, strip=strip) == [b"X-Kept: 3"]
+
+
+def test_content_length_is_corrected_where_it_stands_and_only_it():
+    pairs = [(b"A", b"10"), (b"content-LENGTH", b"10"), (b"X-Content-Length", b"10")]
+    assert crossing(*pairs) == [b"A: 10", b"content-LENGTH: 10", b"X-Content-Length: 10"]
+    assert crossing(*pairs, removed=4) == [b"A: 10", b"content-LENGTH: 6", b"X-Content-Length: 10"]
+
+
+def test_a_chunked_request_stays_chunked_and_gets_no_length():
+    made = fields((b"Transfer-Encoding", b"Chunked"), (b"A", b"1"))
+    assert made.content_length is None
+    assert upstream_lines(made, removed=4)[2:] == [b"A: 1", b"Transfer-Encoding: chunked", b"X-Request-Id: id-1"]
+
+
+def test_the_facts_of_a_request_are_kept_for_the_gateway():
+    made = fields(
+        (b"Authorization", b"Bearer a"),
+        (b"authorization", b"Basic b"),
+        (b"X-API-KEY", b"c"),
+        (b"Expect", b"100-continue"),
+        (b"Content-Type", b"application/json"),
+        (b"Content-Length", b"007"),
+        (b"traceparent", b"00-1"),
+        (b"Host", b"h"),
+    )
+    assert (made.authorization, made.keys) == ([b"Bearer a", b"Basic b"], [b"c"])
+    assert (made.expect, made.content_type, made.content_length) == (b"100-continue", b"application/json", 7)
+    assert (made.trace, made.host, made.chunked) == (b"00-1", b"h", False)

@@ -1,0 +1,143 @@
+"""What failures and answers make of an instance's health."""
+
+import logging
+
+import pytest
+
+from gomodel.health import DRAIN_DOUBT_S, DRAINING, MISSES, Health, State
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health("vllm-test")
+
+
+@pytest.fixture
+def up(health: Health) -> Health:
+    health.alive(health.failures)
+    return health
+
+
+def test_nothing_is_known_at_first(health):
+    assert (health.state, health.settled, health.code) == (State.UNKNOWN, False, "")
+
+
+def test_a_probe_that_is_answered_makes_it_up(health):
+    health.alive(health.failures)
+    assert (health.state, health.settled) == (State.UP, True)
+
+
+def test_a_request_that_is_answered_makes_it_up(health):
+    health.ok(health.failures)
+    assert (health.state, health.settled) == (State.UP, True)
+
+
+@pytest.mark.parametrize(
+    "code", ["connection_refused", "dns_error", "tls_certificate_error", "engine_dead", "destination_unavailable"]
+)
+def test_a_failure_that_leaves_no_doubt_counts_at_once(up, code):
+    up.failed(code)
+    assert (up.state, up.settled, up.code) == (State.DOWN, False, code)
+
+
+@pytest.mark.parametrize("code", ["connection_timeout", "http_response_timeout", "connection_terminated"])
+def test_slowness_is_forgiven_until_it_lasts(up, code):
+    for _ in range(MISSES - 1):
+        up.failed(code)
+        assert (up.state, up.settled) == (State.UP, False)
+    up.failed(code)
+    assert up.state is State.DOWN
+
+
+def test_an_answer_between_slow_ones_starts_the_count_anew(up):
+    for _ in range(MISSES * 2):
+        up.failed("http_response_timeout")
+        assert up.state is State.UP
+        up.ok(up.failures)
+    assert up.settled
+
+
+def test_an_answer_to_what_began_before_the_last_failure_says_nothing(up):
+    began = up.failures
+    up.failed("connection_refused")
+    up.ok(began)
+    up.alive(began)
+    assert up.state is State.DOWN
+    up.ok(up.failures)
+    assert up.state is State.UP
+
+
+def test_the_last_error_is_kept_after_recovery(up):
+    up.failed("connection_refused")
+    up.alive(up.failures)
+    assert (up.state, up.code) == (State.UP, "connection_refused")
+
+
+class TestDrain:
+    @pytest.fixture
+    def draining(self, up: Health) -> Health:
+        up.failed(DRAINING)
+        return up
+
+    def test_begins_at_once(self, draining):
+        assert (draining.state, draining.settled) == (State.DRAINING, False)
+
+    def test_does_not_end_with_a_probe_that_is_answered(self, draining):
+        draining.alive(draining.failures)
+        assert draining.state is State.DRAINING
+
+    def test_ends_with_a_probe_that_is_answered_long_after_anything_was_refused(self, draining):
+        draining.failed_at -= DRAIN_DOUBT_S + 1
+        draining.alive(draining.failures)
+        assert draining.state is State.UP
+
+    def test_does_not_end_with_a_stream_that_began_before_it(self, draining):
+        draining.ok(draining.failures - 1)
+        assert draining.state is State.DRAINING
+
+    def test_ends_with_a_request_that_was_answered(self, draining):
+        draining.ok(draining.failures)
+        assert draining.state is State.UP
+
+    def test_ends_when_the_server_is_gone_and_back(self, draining):
+        draining.failed("connection_refused")
+        assert draining.state is State.DOWN
+        draining.alive(draining.failures)
+        assert draining.state is State.UP
+
+    def test_ends_when_the_server_is_gone_without_a_refusal(self, draining):
+        for _ in range(MISSES):
+            draining.failed("http_response_timeout")
+        assert draining.state is State.DOWN
+
+
+def test_each_change_is_logged_once(up, caplog):
+    caplog.set_level(logging.INFO, logger="gomodel")
+    for _ in range(3):
+        up.failed("connection_refused")
+    for _ in range(3):
+        up.alive(up.failures)
+    up.failed(DRAINING)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "Instance vllm-test is down: connection_refused"),
+        ("INFO", "Instance vllm-test is up"),
+        ("WARNING", "Instance vllm-test is shutting down"),
+    ]
+
+
+def test_whoever_waits_is_told_of_a_fall_once(up):
+    falls = []
+    up.on_fall = lambda: falls.append(up.state)
+    up.failed("http_response_timeout")
+    assert falls == []
+    up.failed("connection_refused")
+    up.failed("connection_refused")
+    assert falls == [State.DOWN]
+
+
+def test_the_time_of_a_state_is_that_of_the_change(up):
+    up.failed("connection_refused")
+    since = up.since
+    up.failed("connection_refused")
+    assert up.since == since
+    assert up.failed_at >= since

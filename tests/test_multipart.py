@@ -1,0 +1,306 @@
+"""The selector of a form body: which part is the field, where its value stands, and how little is held meanwhile."""
+
+import random
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gomodel.errors import GatewayError, InvalidBody, ModelRequired
+from gomodel.multipart import (
+    HEADERS_LIMIT_BYTES,
+    VALUE_LIMIT_BYTES,
+    MultipartScan,
+    boundary,
+    prefix_length,
+)
+from gomodel.selector import Selector
+
+modest = settings(derandomize=True, deadline=None, database=None, max_examples=400)
+
+Outcome = Selector | type[GatewayError] | None
+
+BOUNDARY = b"----b0undary"
+
+
+def scanned(pieces: list[bytes], boundary: bytes = BOUNDARY) -> Outcome:
+    scan = MultipartScan(boundary)
+    try:
+        for piece in pieces:
+            if found := scan.feed(piece):
+                scan.finish()
+                return found
+        scan.finish()
+    except (InvalidBody, ModelRequired) as error:
+        return type(error)
+    return None
+
+
+def every_way(body: bytes, boundary: bytes = BOUNDARY) -> Outcome:
+    """Whole, byte by byte, and in two pieces cut anywhere, which must all agree."""
+    outcome = scanned([body], boundary)
+    assert scanned([body[at : at + 1] for at in range(len(body))], boundary) == outcome
+    for at in range(0, len(body), 1 + len(body) // 500):
+        assert scanned([body[:at], b"", body[at:]], boundary) == outcome
+    return outcome
+
+
+def part(headers: bytes, content: bytes, padding: bytes = b"", boundary: bytes = BOUNDARY) -> bytes:
+    return b"--" + boundary + padding + b"\r\n" + headers + b"\r\n\r\n" + content + b"\r\n"
+
+
+def field(content: bytes, disposition: bytes = b'form-data; name="model"') -> bytes:
+    return part(b"Content-Disposition: " + disposition, content)
+
+
+FILE = part(
+    b'Content-Disposition: form-data; name="file"; filename="a.wav"\r\nContent-Type: audio/wav',
+    b"RIFF\r\n--\r\n----b0undar\r\n------b0undar\r\n\r\n\x00\xff------b0undary\r\n------b0undary-\n",
+)
+LANGUAGE = field(b"de", b'form-data; name="language"')
+END = b"--" + BOUNDARY + b"--"
+MODEL = field(b"vllm/m")
+
+FOUND = {
+    "alone": MODEL + END,
+    "first": MODEL + FILE + END,
+    "last": FILE + LANGUAGE + MODEL + END + b"\r\n",
+    "the first of two": MODEL + field(b"other") + END,
+    "another follows at once": MODEL + FILE,
+    "preamble": b"This is a message in MIME format.\r\n\r\n" + MODEL + END,
+    "preamble of line breaks": b"\r\n\r\n" + MODEL + END,
+    "preamble like a delimiter": b"------b0undaryX\r\n------b0undary-\r\n" + MODEL + END,
+    "epilogue": MODEL + END + b"\r\nepilogue",
+    "padding": part(b"Content-Disposition: form-data; name=model", b"vllm/m", b" \t" * 100) + END,
+    "part without headers": part(b"", b"x").replace(b"\r\n\r\n\r\n", b"\r\n\r\n") + MODEL + END,
+    "part without content": b"--" + BOUNDARY + b"\r\nX: y\r\n\r\n" + MODEL + END,
+    "parts without anything": b"--" + BOUNDARY + b"\r\n\r\n" + MODEL + END,
+    "token": field(b"vllm/m", b"form-data; name=model") + END,
+    "any case": part(b'cOnTeNt-dIsPoSiTiOn:form-data;NAME="model"', b"vllm/m") + END,
+    "spaces": part(b'Content-Disposition : \t form-data ;\t name = "model" ', b"vllm/m") + END,
+    "folded": part(b'Content-Disposition: form-data;\r\n\t name="model"', b"vllm/m") + END,
+    "quoted pairs": field(b"vllm/m", rb'form-data; name="mo\del"') + END,
+    "other parameters": field(b"vllm/m", b'form-data; x="; name=y"; name="model"; y=z') + END,
+    "other headers": part(b'A: b\r\nContent-Disposition: form-data; name="model"\r\nC: d', b"vllm/m") + END,
+    "the last of two headers": part(
+        b'Content-Disposition: form-data; name="file"\r\nContent-Disposition: form-data; name="model"', b"vllm/m"
+    )
+    + END,
+    "extended name ignored": field(b"vllm/m", b"form-data; name=\"model\"; name*=utf-8''file") + END,
+    "extended file name ignored": field(b"vllm/m", b"form-data; name=\"model\"; filename*=utf-8''m") + END,
+    "a file named model before": field(b"x", b'form-data; name="model"; filename="x"') + MODEL + END,
+    "headers at their limit": part(b"X: " + b"x" * (HEADERS_LIMIT_BYTES - 5), b"") + MODEL + END,
+}
+
+NONE = {
+    "no part": END,
+    "other parts": FILE + LANGUAGE + END + b"\r\n",
+    "another name": field(b"m", b'form-data; name="models"') + END,
+    "name in another case": field(b"m", b'form-data; name="Model"') + END,
+    "file": field(b"m", b'form-data; name="model"; filename="m.txt"') + END,
+    "file with an empty name": field(b"m", b'form-data; FileName=""; name="model"') + END,
+    "only an extended name": field(b"m", b"form-data; name*=utf-8''model") + END,
+    "inside a quoted string": field(b"m", b'form-data; x="; name=model"') + END,
+    "no name": field(b"m", b"form-data") + END,
+    "no headers": part(b"", b"model") + END,
+    "header of another name": part(b'X-Content-Disposition: form-data; name="model"', b"m") + END,
+    "in the epilogue": END + b"\r\n" + MODEL + END,
+    "in a file": part(b'Content-Disposition: form-data; name="file"; filename="x"', MODEL.replace(b"--", b"-")) + END,
+}
+
+REFUSED = {
+    "nothing": (b"", InvalidBody),
+    "not multipart": (b"model=vllm/m", InvalidBody),
+    "another boundary": (MODEL.replace(b"b0undary", b"boundary"), InvalidBody),
+    "bare line feeds": ((MODEL + END).replace(b"\r\n", b"\n"), InvalidBody),
+    "bare carriage returns": ((MODEL + END).replace(b"\r\n", b"\r"), InvalidBody),
+    "delimiter in the middle of a line": (b"x" + MODEL, InvalidBody),
+    "too much padding": (b"--" + BOUNDARY + b" " * 256 + b"\r\n", InvalidBody),
+    "cut in a file": (FILE[:-20], InvalidBody),
+    "cut in the headers": (MODEL[:30], InvalidBody),
+    "cut in the value": (MODEL[:-4], InvalidBody),
+    "cut before the delimiter": (MODEL, InvalidBody),
+    "cut in the delimiter": (MODEL + END[:-2], InvalidBody),
+    "closing delimiter cut": (LANGUAGE + END[:-1], InvalidBody),
+    "empty": (field(b"") + END, ModelRequired),
+    "empty, without its own line break": (MODEL[: MODEL.index(b"vllm")] + END, ModelRequired),
+    "not UTF-8": (field(b"vllm/\xff") + END, InvalidBody),
+    "too long": (field(b"m" * (VALUE_LIMIT_BYTES + 1)) + END, InvalidBody),
+    "far too long": (field(b"m" * 2 * VALUE_LIMIT_BYTES), InvalidBody),
+    "headers too long": (part(b"X: " + b"x" * (HEADERS_LIMIT_BYTES - 4), b"") + MODEL + END, InvalidBody),
+    "headers without end": (b"--" + BOUNDARY + b"\r\n" + b"x" * 2 * HEADERS_LIMIT_BYTES, InvalidBody),
+}
+
+
+@pytest.mark.parametrize("body", FOUND.values(), ids=FOUND.keys())
+def test_the_field_is_found_with_its_offsets(body: bytes) -> None:
+    start = body.index(b"vllm/m")
+    assert every_way(body) == Selector("vllm/m", start, start + 6)
+
+
+@pytest.mark.parametrize("body", NONE.values(), ids=NONE.keys())
+def test_a_form_without_the_field_is_no_error(body: bytes) -> None:
+    assert every_way(body) is None
+
+
+@pytest.mark.parametrize(("body", "refusal"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_broken_form_is_refused(body: bytes, refusal: type[GatewayError]) -> None:
+    assert every_way(body) is refusal
+
+
+@pytest.mark.parametrize(
+    "value", ["vllm/é€\U0001f600", " m ", "a\r\nb", "\r\n", "\r\n--", "m" * VALUE_LIMIT_BYTES, '"m"', r"a\u002fb/c"]
+)
+def test_a_value_is_taken_as_it_stands(value: str) -> None:
+    raw = value.encode()
+    body = FILE + field(raw) + END
+    start = len(FILE) + len(field(b"")) - 2
+    assert every_way(body) == Selector(value, start, start + len(raw))
+    assert raw[: prefix_length(raw)].decode() == value[: value.find("/") + 1]
+
+
+def test_the_field_is_found_when_its_delimiter_line_ends() -> None:
+    scan = MultipartScan(BOUNDARY)
+    assert scan.feed(MODEL + END[:-2]) is None
+    assert scan.feed(b"-") is None
+    assert scan.feed(b"-") is not None
+
+
+def test_what_follows_the_field_goes_unread() -> None:
+    scan = MultipartScan(BOUNDARY)
+    assert scan.feed(MODEL + LANGUAGE) is not None
+    assert scan.feed(field(b"other") + b"garbage") is None
+    scan.finish()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "expected"),
+    [
+        ("multipart/form-data; boundary=abc", b"abc"),
+        (b"multipart/form-data; boundary=abc", b"abc"),
+        ('multipart/form-data; boundary="abc"', b"abc"),
+        ('Multipart/Form-Data;charset=utf-8 ; BOUNDARY="a b"; x=y', b"a b"),
+        (r'multipart/form-data; boundary="a\b"', b"ab"),
+        (
+            "multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW",
+            b"----WebKitFormBoundary7MA4YWxkTrZu0gW",
+        ),
+        ("multipart/form-data; boundary='()+_,-./:=?'", b"'()+_,-./:=?'"),
+        ('multipart/form-data; x="; boundary=no"; boundary=yes', b"yes"),
+        ("multipart/form-data; boundary=a;", b"a"),
+        ("multipart/form-data; boundary=" + "a" * 70, b"a" * 70),
+        ("multipart/form-data; boundary=" + "a" * 71, None),
+        ("multipart/form-data", None),
+        ("multipart/form-data; boundary", None),
+        ("multipart/form-data; boundary=", None),
+        ('multipart/form-data; boundary=""', None),
+        ('multipart/form-data; boundary="a ', None),
+        ('multipart/form-data; boundary="a "', None),
+        ('multipart/form-data; boundary="a\r\nb"', None),
+        ("multipart/form-data; boundary=a b", None),
+        ("multipart/form-data; boundary=a; boundary=b", None),
+        ("multipart/form-data; boundary=é", None),
+        ("multipart/form-data; boundary=\udcff", None),
+        (b"multipart/form-data; boundary=\xff", None),
+        ("multipart/form-data; boundary*=utf-8''a", None),
+        ("boundary=a", None),
+        ("", None),
+    ],
+)
+def test_a_boundary_is_read_from_the_content_type(content_type: str | bytes, expected: bytes | None) -> None:
+    if expected is None:
+        with pytest.raises(InvalidBody):
+            boundary(content_type)
+    else:
+        assert boundary(content_type) == expected
+
+
+@pytest.mark.parametrize(
+    "piece", [b"x" * 65536, b"\r\n--" * 16384, b"\r\n------b0undaryX" * 4096], ids=["x", "--", "b"]
+)
+def test_a_file_of_any_size_is_not_held(piece: bytes) -> None:
+    scan = MultipartScan(BOUNDARY)
+    scan.feed(FILE[:-2])
+    tracemalloc.start()
+    try:
+        for _ in range(64):
+            scan.feed(piece)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(piece)
+    assert held < 4096
+    assert scan.feed(b"\r\n" + MODEL + END) == Selector("vllm/m", *offsets(len(FILE) - 2 + 64 * len(piece) + 2))
+
+
+def offsets(of_the_field: int) -> tuple[int, int]:
+    start = of_the_field + MODEL.index(b"vllm/m")
+    return start, start + 6
+
+
+BCHARS = "0123456789abcXYZ'()+_,-./:=? "
+BOUNDARIES = st.text(BCHARS, min_size=1, max_size=70).filter(lambda text: not text.endswith(" ")).map(str.encode)
+SCRAPS = st.sampled_from(
+    [b"\r\n", b"\r", b"\n", b"--", b"-", b"x", b"\x00\xff", b'name="model"', b"\r\n\r\n", b"/", b"BOUNDARY"]
+)
+CONTENTS = st.lists(SCRAPS, max_size=8).map(b"".join) | st.binary(max_size=30)
+NAMES = st.sampled_from(["model", "file", "Model", "model ", 'mo"del', "mo\\del", "", "; name=model", "é"])
+
+
+@st.composite
+def forms(draw: st.DrawFn) -> tuple[bytes, bytes, Outcome]:
+    """A boundary, a well-formed body, and what must be said of it."""
+    mark = draw(BOUNDARIES)
+    line = b"\r\n--" + mark
+    body = draw(CONTENTS).replace(line, b"")
+    body = body + b"\r\n" if body else body
+    outcome: Outcome = None
+    for _ in range(draw(st.integers(0, 4))):
+        name, is_file = draw(NAMES), draw(st.booleans())
+        quoted = name.replace("\\", "\\\\").replace('"', '\\"').encode()
+        content = draw(CONTENTS).replace(b"BOUNDARY", mark)
+        while line in b"\r\n" + content:
+            content = (b"\r\n" + content).replace(line, b"")
+        body += b"--" + mark + draw(st.sampled_from([b"", b" ", b"\t "])) + b"\r\n"
+        body += b'Content-Disposition: form-data; name="' + quoted + b'"' + b'; filename="f"' * is_file + b"\r\n\r\n"
+        if outcome is None and name == "model" and not is_file:
+            outcome = expected(content, len(body))
+        body += content + b"\r\n"
+    return mark, body + b"--" + mark + b"--", outcome
+
+
+def expected(content: bytes, start: int) -> Outcome:
+    if not content:
+        return ModelRequired
+    try:
+        return Selector(content.decode(), start, start + len(content))
+    except UnicodeDecodeError:
+        return InvalidBody
+
+
+def cut(body: bytes, dice: random.Random) -> list[bytes]:
+    marks = sorted(dice.choices(range(len(body) + 1), k=dice.choice((0, 1, 2, 5, len(body)))))
+    return [body[low:high] for low, high in zip([0, *marks], [*marks, len(body)], strict=True)]
+
+
+@modest
+@given(form=forms(), seed=st.integers(0, 2**32))
+def test_any_form_in_any_pieces_gives_its_field(form: tuple[bytes, bytes, Outcome], seed: int) -> None:
+    mark, body, outcome = form
+    assert scanned([body], mark) == outcome
+    assert scanned(cut(body, random.Random(seed)), mark) == outcome
+    assert scanned(cut(body + b"\r\nepilogue", random.Random(seed)), mark) == outcome
+
+
+@settings(modest, max_examples=800)
+@given(
+    body=st.binary(max_size=60)
+    | st.lists(
+        SCRAPS | st.sampled_from([b"\r\n--B", b"--B", b"Content-Disposition:form-data;name=model", b" ", b"m" * 4090]),
+        max_size=25,
+    ).map(b"".join),
+    seed=st.integers(0, 2**32),
+)
+def test_any_bytes_in_any_pieces_give_one_outcome(body: bytes, seed: int) -> None:
+    assert scanned(cut(body, random.Random(seed)), b"B") == scanned([body], b"B")
