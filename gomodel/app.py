@@ -1,0 +1,161 @@
+"""Routes to handlers, in reading order; composes the chain once.
+
+Decides what each kind of route does with a request. Knows nothing of sockets, signals or processes.
+"""
+
+from collections.abc import Awaitable, Collection
+from urllib.parse import parse_qs, quote, unquote
+
+from .affinity import Affinity
+from .body import RequestBody
+from .config import Config
+from .errors import ModelRequired, NotFound, Overloaded
+from .forward import Forwarder, Outgoing
+from .frames import SessionUpdate
+from .inference import Inference
+from .message import Handler, Reply, Request
+from .middleware import allowed, compose, errors, master_key, recording, sanity
+from .models import ModelLists
+from .operations import Operations
+from .providers import Choice, Instance, Providers
+from .routes import Kind, Router
+from .status_page import status_page
+from .telemetry import Telemetry
+from .websocket import UPGRADE, Tunnel, require_websocket, wants_websocket
+
+_UNLIMITED = 1 << 62
+# Served to the end of a drain: whoever waits for it wants to know what it waits for.
+_OPERATORS = frozenset({Kind.HEALTH, Kind.READY, Kind.METRICS, Kind.ADMIN_REQUESTS, Kind.STATUS_PAGE})
+
+
+class App:
+    """Everything one configuration makes; a reload builds another and lets this one's requests end."""
+
+    def __init__(self, config: Config, telemetry: Telemetry, previous: "App | None" = None) -> None:
+        """`previous` is the app that this one replaces at a reload; what is known of unchanged instances stays."""
+        self.config = config
+        self.draining = False  # not ready any more
+        self.refusing = False  # draining for so long that what comes now gets 503
+        self.providers: Providers = Providers(config, previous.providers if previous is not None else None)
+        self.models: ModelLists = ModelLists(self.providers, config, previous.models if previous is not None else None)
+        self._forwarder = Forwarder(self.providers, telemetry, config.retry)
+        self._inference = Inference(
+            self.providers, self.models, self._forwarder, Affinity(self.providers), config.body_limit_bytes
+        )
+        self._operations: Operations = Operations(
+            telemetry,
+            self.providers,
+            self.models,
+            lambda: self.draining,
+            previous._operations if previous is not None else None,
+        )
+        router = Router(
+            base_path=config.base_path or "/",
+            passthrough=config.passthrough,
+            passthrough_v1_alias=config.passthrough_v1_alias,
+            passthrough_admin=config.passthrough_admin,
+            metrics_path=config.metrics_path if config.metrics_enabled else None,
+            metrics_public=config.metrics_public,
+        )
+        self._handlers: dict[Kind, Handler] = {
+            Kind.INFERENCE: self._inference.handle,
+            Kind.RESPONSES: self._inference.stored_response,
+            Kind.PASSTHROUGH: self.passthrough,
+            Kind.REALTIME: self.realtime,
+            Kind.MODELS: self.model_list,
+            Kind.MODEL: self.model,
+            Kind.HEALTH: self.health,
+            Kind.STATUS_PAGE: status_page(config.metrics_path if config.metrics_enabled else None),
+            **self._operations.handlers,
+        }
+        strip = frozenset(name.encode() for name in config.strip_request_headers)
+        self.serve = compose(
+            self._dispatch,
+            [
+                recording(telemetry, router, self.providers, strip),
+                errors,
+                sanity,
+                master_key(config.master_key),
+                allowed,
+            ],
+        )
+
+    def _dispatch(self, request: Request) -> Awaitable[Reply | None]:
+        if self.refusing and request.route.kind not in _OPERATORS:
+            raise Overloaded("The gateway is shutting down.", code="draining", retry_after_s=5)
+        handler = self._handlers.get(request.route.kind)
+        if handler is None:
+            raise NotFound("No such route.")
+        return handler(request)
+
+    async def passthrough(self, request: Request) -> None:
+        """To the instance in the path, whatever it is (contract section 6)."""
+        provider = request.route.provider
+        instance: Instance | None = self.providers.by_type(provider, self.config.passthrough_types)
+        if instance is None:
+            names = ", ".join(self.providers.instances)
+            raise NotFound(f"No passthrough provider {provider!r}; there is: {names}.")
+        choice = Choice([instance], "", bound=True)
+        if wants_websocket(request):
+            await self._forwarder.forward(Outgoing(request, choice, b"", relay=Tunnel, upgrade=UPGRADE))
+            return
+        body = RequestBody(request, _UNLIMITED)
+        held = body.held()
+        rest = None if body.exhausted else body
+        replayable = request.route.replayable or request.method in ("GET", "HEAD", "OPTIONS")
+        await self._forwarder.forward(Outgoing(request, choice, held, rest, replayable=replayable))
+
+    async def realtime(self, request: Request) -> None:
+        """The WebSocket /v1/realtime, by the `model` of its query (contract section 5)."""
+        require_websocket(request)
+        path, _, query = request.route.tail.partition("?")
+        selectors = parse_qs(query).get("model", [])
+        only = self.providers.only
+        if selectors:
+            choice = await self._inference.choose(selectors[0])
+        elif only is not None:
+            choice = Choice([only], "", bound=False)
+        else:
+            raise ModelRequired("Name the model in the query: /v1/realtime?model=<instance>/<model>.")
+        request.record.model = choice.model
+        if choice.bound:
+            query = "&".join(_without_prefix(part, choice.model) for part in query.split("&"))
+        outgoing = Outgoing(request, choice, b"", relay=_realtime_tunnel, upgrade=UPGRADE)
+        outgoing.tail = f"{path}?{query}" if query else path
+        await self._forwarder.forward(outgoing)
+
+    async def model_list(self, request: Request) -> Reply:
+        """GET /v1/models."""
+        return Reply(200, await self.models.merged())
+
+    async def model(self, request: Request) -> Reply:
+        """GET /v1/models/{id}."""
+        return Reply(200, await self.models.one(request.route.id))
+
+    async def health(self, request: Request) -> Reply:
+        """Alive; says nothing of instances."""
+        return Reply(200, b'{"status":"ok"}')
+
+    def start(self) -> None:
+        """Begin what goes on in the background."""
+        self._operations.start()
+
+    def stop(self) -> None:
+        """End what goes on in the background; another app serves from now on."""
+        self._operations.stop()
+
+    async def close(self, shared: Collection[Instance] = ()) -> None:
+        """Give back what it holds, but for the instances in `shared`, which another app goes on with."""
+        await self._operations.close()
+        await self.models.close()
+        await self.providers.close(shared)
+
+
+def _without_prefix(part: str, model: str) -> str:
+    """A query's `model=<instance>/<model>` without the instance; other parts as they are."""
+    name, _, value = part.partition("=")
+    return f"{name}={quote(model, safe='/')}" if unquote(name) == "model" and value else part
+
+
+def _realtime_tunnel(request: Request, instance: Instance) -> Tunnel:
+    return Tunnel(request, instance, SessionUpdate(instance.name))

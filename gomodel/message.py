@@ -1,0 +1,105 @@
+"""A request on its way through the chain, and an answer that gomodel makes itself.
+
+Decides how such an answer is written. Knows nothing of connections but that a request came over one.
+"""
+
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from aiohttp.http import RawRequestMessage
+from aiohttp.streams import StreamReader
+
+from .errors import BadRequest
+from .headers import RequestFields, status_line
+from .record import Record
+
+if TYPE_CHECKING:
+    from .downstream import Downstream
+
+
+class Reply:
+    """An answer gomodel makes itself; `headers` besides Content-Length, Date and Connection."""
+
+    __slots__ = ("body", "close", "headers", "status")
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        *,
+        content_type: str = "application/json",
+        close: bool = False,
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.headers = {"Content-Type": content_type, **(headers or {})} if body else dict(headers or {})
+        self.close = close
+
+    def encode(self, *, head_only: bool, keep_alive: bool) -> bytes:
+        """Head and body for one write."""
+        lines = [status_line(self.status)]
+        for name, value in self.headers.items():
+            lines.append(f"{name}: {value}\r\n".encode("latin-1"))
+        if self.status != 204:  # RFC 9110 8.6
+            lines.append(b"Content-Length: %d\r\n" % len(self.body))
+        lines.append(date_line())
+        if not keep_alive:
+            lines.append(b"Connection: close\r\n")
+        lines.append(b"\r\n")
+        if not head_only:
+            lines.append(self.body)
+        return b"".join(lines)
+
+
+class Request:
+    """One request on its way through the chain."""
+
+    __slots__ = (
+        "error",
+        "fields",
+        "http_10",
+        "keep_alive",
+        "message",
+        "method",
+        "payload",
+        "protocol",
+        "record",
+        "route",
+        "started",
+        "target",
+    )
+
+    def __init__(self, protocol: "Downstream", message: RawRequestMessage, payload: StreamReader) -> None:
+        self.protocol = protocol
+        self.message = message
+        self.payload = payload
+        self.method: str = message.method
+        self.target: str = message.path
+        self.http_10 = message.version < _HTTP_11
+        # aiohttp's parser takes the last trailer of a chunked body for the first field of the next request.
+        self.keep_alive = not (message.should_close or self.http_10 or message.chunked)
+        self.error: BadRequest | None = None  # the message could not be parsed
+        self.started = False  # a response head has been written
+        # Filled in by the chain.
+        self.record: Record
+        self.fields: RequestFields
+        self.route: Any = None
+
+
+Handler = Callable[[Request], Awaitable[Reply | None]]
+_HTTP_11 = (1, 1)
+
+
+_date: tuple[int, bytes] = (0, b"")
+
+
+def date_line() -> bytes:
+    """The Date field (RFC 9110 6.6.1), made once a second."""
+    global _date  # noqa: PLW0603 - one cached line for the process
+    now = int(time())
+    if _date[0] != now:
+        _date = (now, b"Date: " + formatdate(now, usegmt=True).encode() + b"\r\n")
+    return _date[1]

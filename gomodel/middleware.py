@@ -1,0 +1,172 @@
+"""The chain every request passes, outermost first: record -> errors -> sanity -> master key -> handler.
+
+Each layer is called as `await layer(request, handler)`, aiohttp's own signature, and is composed once at start; one
+that only refuses is a plain function that returns the inner awaitable, which saves a coroutine. A layer stands outside
+those whose outcome it must see: the record sees every status, errors turn what the inner ones raise into the one error
+shape, and nobody without the key learns whether a route exists.
+"""
+
+import asyncio
+import hmac
+import itertools
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from functools import partial
+from time import monotonic
+
+from .config import Secret
+from .errors import (
+    Aborted,
+    BadRequest,
+    ClientError,
+    GatewayError,
+    InternalError,
+    MethodNotAllowed,
+    Unauthorized,
+    UpstreamTimeout,
+    anthropic_body,
+    openai_body,
+)
+from .headers import RequestFields
+from .message import Handler, Reply, Request
+from .providers import Providers
+from .record import TOTAL, Record
+from .routes import Router
+from .telemetry import Telemetry
+
+_logger = logging.getLogger("gomodel")
+
+Middleware = Callable[[Request, Handler], Awaitable[Reply | None]]
+
+# nginx's word for a client that left before its answer; nobody reads it but logs and metrics.
+CLIENT_LEFT = 499
+
+
+def compose(handler: Handler, layers: list[Middleware]) -> Handler:
+    """The handler wrapped in `layers`, the first one outermost."""
+    for layer in reversed(layers):
+        handler = partial(layer, handler=handler)  # type: ignore[call-arg]
+    return handler
+
+
+def recording(telemetry: Telemetry, router: Router, providers: Providers, strip: frozenset[bytes]) -> Middleware:
+    """Know the request: its fields, route and id; count it and log it when it ends, however it ends."""
+    running = telemetry.running.records
+    # Unique across processes and restarts without asking the kernel for randomness on every request.
+    start, counter = secrets.token_hex(6), itertools.count(1)
+
+    async def record(request: Request, handler: Handler) -> Reply | None:
+        protocol = request.protocol
+        request.fields = fields = RequestFields(request.message.raw_headers, strip)
+        request.route = route = router.resolve(request.target)
+        request.record = entry = Record(request.method, protocol.client, monotonic())
+        entry.id = fields.request_id.decode() if fields.request_id is not None else f"{start}-{next(counter):x}"
+        entry.route = route.template
+        entry.trace = fields.trace.decode("latin-1")
+        entry.task = protocol._task_handler
+        running.add(entry)
+        try:
+            reply = await handler(request)
+            if reply is not None:
+                entry.status = reply.status
+                entry.bytes_out = len(reply.body)
+                reply.headers["X-Request-Id"] = entry.id
+            return reply
+        except asyncio.CancelledError:
+            entry.blame("client" if protocol.transport is None else "gomodel", "disconnected")
+            entry.status = entry.status or CLIENT_LEFT
+            raise
+        finally:
+            running.discard(entry)
+            telemetry.finish(entry, providers.label(entry.instance, entry.model), monotonic())
+
+    return record
+
+
+async def errors(request: Request, handler: Handler) -> Reply | None:
+    """The one place where a failure becomes a response; what is no GatewayError is a bug and says nothing of itself."""
+    try:
+        return await handler(request)
+    except GatewayError as exc:
+        error = exc
+    except asyncio.CancelledError:
+        task = request.record.task
+        if not request.record.aborted or task is None:
+            raise
+        task.uncancel()
+        error = Aborted() if request.record.reason != TOTAL else UpstreamTimeout("The request took over HTTP_TIMEOUT.")
+    except Exception:
+        _logger.exception("Request %s failed inside the gateway", request.record.id)
+        error = InternalError()
+    if request.started:
+        # A head is out: whatever happened, a second status line would be part of the body.
+        request.record.blame("gomodel", error.code)
+        request.keep_alive = False
+        request.protocol.truncate(close_delimited=True)
+        return None
+    request.record.reason = request.record.reason or error.code
+    body = anthropic_body(error) if request.route.anthropic else openai_body(error)
+    headers = dict(error.headers)
+    if request.record.instance:
+        headers["X-GoModel-Provider"] = request.record.instance
+    return Reply(error.status, body, headers, close=isinstance(error, BadRequest))
+
+
+def sanity(request: Request, handler: Handler) -> Awaitable[Reply | None]:
+    """Refuse messages that aiohttp accepts and another server may read differently (RFC 9112)."""
+    if request.error is not None:
+        raise request.error
+    version = request.message.version
+    if version not in ((1, 1), (1, 0)):
+        raise BadRequest("Send HTTP/1.1.", status=505, code="http_version_not_supported")
+    request.fields.check(request.http_10)
+    return handler(request)
+
+
+def master_key(key: Secret | None) -> Middleware:
+    """Let in who presents the key; missing, wrong and doubled keys read the same (contract section 2)."""
+    expected = key.reveal().encode() if key is not None else None
+
+    def authenticate(request: Request, handler: Handler) -> Awaitable[Reply | None]:
+        if expected is not None and not request.route.open and not presents(request.fields, expected):
+            raise Unauthorized
+        return handler(request)
+
+    return authenticate
+
+
+def presents(fields: RequestFields, expected: bytes) -> bool:
+    """Whether the one Authorization or the one x-api-key holds the key; compared in constant time, as bytes."""
+    if len(fields.authorization) > 1 or len(fields.keys) > 1:
+        return False
+    if fields.authorization:
+        scheme, _, token = fields.authorization[0].partition(b" ")
+        if scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), expected):
+            return True
+    return bool(fields.keys) and hmac.compare_digest(fields.keys[0], expected)
+
+
+def allowed(request: Request, handler: Handler) -> Awaitable[Reply | None]:
+    """Refuse, now that the caller has shown the key, what the route refuses: method, target, closed route."""
+    route, method = request.route, request.method
+    if method not in route.methods:
+        if method in ("TRACE", "CONNECT"):
+            raise MethodNotAllowed(f"{method} is not served here.", "GET, POST")
+        if route.refusal is not None:
+            if route.template == "*" and method == "OPTIONS":
+                return _options(request)
+            raise route.refusal()
+        allow = ", ".join(sorted(route.methods))
+        raise MethodNotAllowed(f"{method} is not allowed here; use {allow}.", allow)
+    if route.refusal is not None:
+        raise route.refusal()
+    expect = request.fields.expect
+    if expect and expect.lower() != b"100-continue" and not request.http_10:
+        raise ClientError("The only expectation served is 100-continue.", status=417, code="expectation_failed")
+    return handler(request)
+
+
+async def _options(request: Request) -> Reply:
+    """What the server as a whole can do (RFC 9110 9.3.7)."""
+    return Reply(204, headers={"Allow": "GET, HEAD, POST, DELETE, OPTIONS"})

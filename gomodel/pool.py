@@ -1,0 +1,152 @@
+"""The connections of one instance: opened by its ClientSession's connector, kept here, the freshest taken first.
+
+Decides which idle connection serves next, when one is too old, and what a failed connect means. Knows nothing of
+what goes over them. `connector._factory` and `connector.connect` are aiohttp's internals; see `upstream`.
+"""
+
+import asyncio
+import errno
+import socket
+from collections import deque
+from functools import partial
+
+from aiohttp import ClientConnectorError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, UnixConnector
+from aiohttp.client_exceptions import (
+    ClientConnectionError,
+    ClientConnectorCertificateError,
+    ClientConnectorDNSError,
+    ClientConnectorSSLError,
+)
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.connector import BaseConnector
+from yarl import URL
+
+from .config import InstanceConfig, Timeouts
+from .errors import ConnectError, GatewayError, Overloaded, UpstreamTimeout
+from .upstream import MAX_FIELD_BYTES, Channel
+
+# Each request that may not be repeated leaves a fresh connection behind; a flood of them must not use up descriptors.
+MAX_IDLE = 1024
+
+
+class Pool:
+    """The connections of one instance: its ClientSession's connector opens them, the freshest idle one is taken first.
+
+    aiohttp's own pool hands out the oldest idle connection, the one most likely to be closed by vLLM's 5 s limit
+    at that very moment; here the newest goes first and none is used after `upstream_keepalive_s`.
+    """
+
+    def __init__(self, config: InstanceConfig, timeouts: Timeouts) -> None:
+        loop = asyncio.get_running_loop()
+        self._name = config.name
+        connector: BaseConnector
+        # force_close: aiohttp keeps nothing; what is kept is kept here.
+        if config.unix_socket is not None:
+            connector = UnixConnector(config.unix_socket, force_close=True, limit=0)
+        else:
+            connector = TCPConnector(force_close=True, limit=0, ttl_dns_cache=10)
+        connector._factory = partial(Channel, loop, config.name)  # type: ignore[assignment]
+        self.session = ClientSession(
+            connector=connector,
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            raise_for_status=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            max_line_size=MAX_FIELD_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
+        )
+        self._connector = connector
+        self._origin = ClientRequest("GET", URL(config.base_url, encoded=True), loop=loop, session=self.session)
+        self._timeout = ClientTimeout(total=None, connect=timeouts.connect_s, sock_connect=timeouts.connect_s)
+        self._keepalive_s = timeouts.upstream_keepalive_s
+        self._loop = loop
+        self._idle: deque[Channel] = deque()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.closed = False
+
+    def take(self) -> Channel | None:
+        """The idle connection used last, or None."""
+        idle = self._idle
+        limit = self._loop.time() - self._keepalive_s
+        while idle:
+            channel = idle.pop()
+            transport = channel.transport
+            fresh = channel.idle_since > limit
+            channel.idle_since = 0.0
+            if fresh and transport is not None and not transport.is_closing():
+                channel.reused = True
+                return channel
+            channel.discard()
+        return None
+
+    async def connect(self) -> Channel:
+        """A new connection. Raises ConnectError, UpstreamTimeout or Overloaded; nothing was sent then."""
+        try:
+            connection = await self._connector.connect(self._origin, [], self._timeout)
+        except (OSError, ClientConnectionError, UnicodeError) as exc:
+            raise _connect_error(self._name, exc) from exc
+        channel = connection.protocol
+        assert isinstance(channel, Channel)
+        channel.connection = connection
+        channel.pool = self
+        return channel
+
+    def give(self, channel: Channel) -> None:
+        """Keep a connection for the next exchange."""
+        if self.closed or len(self._idle) >= MAX_IDLE:
+            channel.discard()
+            return
+        channel.idle_since = self._loop.time()
+        self._idle.append(channel)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(self._keepalive_s, self._sweep)
+
+    def forget(self, channel: Channel) -> None:
+        """The connection is lost or closed."""
+        if channel.idle_since:
+            channel.idle_since = 0.0
+            self._idle.remove(channel)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        limit = self._loop.time() - self._keepalive_s
+        while self._idle and self._idle[0].idle_since <= limit:
+            self._idle[0].discard()
+        if self._idle:
+            self._sweeper = self._loop.call_at(self._idle[0].idle_since + self._keepalive_s, self._sweep)
+
+    async def close(self) -> None:
+        """Close the idle connections and the session; those in use end with their exchange."""
+        self.closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        while self._idle:
+            self._idle[-1].discard()
+        await self.session.close()
+
+
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+_UNROUTABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
+
+
+def _connect_error(instance: str, exc: BaseException) -> GatewayError:
+    """What a failed connect means, in RFC 9209's words; the exception's text stays here."""
+    if isinstance(exc, TimeoutError):
+        return UpstreamTimeout(f"Instance '{instance}' did not accept a connection in time.", code="connection_timeout")
+    if isinstance(exc, ClientConnectorCertificateError):
+        return ConnectError(f"The certificate of instance '{instance}' is not valid.", code="tls_certificate_error")
+    if isinstance(exc, ClientConnectorSSLError):
+        return ConnectError(f"The TLS handshake with instance '{instance}' failed.", code="tls_error")
+    if isinstance(exc, (ClientConnectorDNSError, socket.gaierror, UnicodeError)):
+        return ConnectError(f"The host name of instance '{instance}' could not be resolved.", code="dns_error")
+    cause = exc.os_error if isinstance(exc, ClientConnectorError) else exc
+    number = getattr(cause, "errno", None)
+    if number in _TOO_MANY_FILES:
+        return Overloaded("The gateway has no free file descriptor.", code="connection_limit", retry_after_s=1)
+    if number in _UNROUTABLE:
+        return ConnectError(f"There is no route to instance '{instance}'.", code="destination_ip_unroutable")
+    if isinstance(cause, ConnectionResetError):
+        return ConnectError(f"Instance '{instance}' reset the connection.", code="connection_terminated")
+    return ConnectError(f"Instance '{instance}' refused the connection.", code="connection_refused")

@@ -1,0 +1,169 @@
+"""The provider table: what is known of each instance, and which one a selector means.
+
+Decides the instance by contract section 4: a name binds, a bare model id goes to the idlest instance that lists it,
+a single instance takes everything. Knows nothing of requests or of the client.
+"""
+
+import difflib
+from collections.abc import Collection, Iterable
+from itertools import islice
+from time import monotonic
+from urllib.parse import urlsplit
+
+from .breaker import Breaker
+from .config import Config, InstanceConfig
+from .errors import CircuitOpen, ModelNotFound, ModelRequired
+from .health import Health, State
+from .pool import Pool
+from .selector import split
+from .telemetry import Histogram
+
+_LAST = (State.DOWN, State.DRAINING)
+
+
+class Instance:
+    """One vLLM server."""
+
+    def __init__(self, config: InstanceConfig, settings: Config) -> None:
+        self.config = config
+        self._settings = (settings.timeouts, settings.breaker, settings.models_mode)
+        self.name = config.name
+        self.label = config.name.encode()
+        url = urlsplit(config.base_url)
+        self.base_path = url.path
+        self.root_path = url.path.removesuffix("/v1")
+        own = b"Host: %b\r\n" % url.netloc.encode()
+        if config.api_key is not None:
+            own += b"Authorization: Bearer %b\r\n" % config.api_key.reveal().encode()
+        self.own_fields = own
+        self.pool = Pool(config, settings.timeouts)
+        self.breaker = Breaker(settings.breaker)
+        self.health = Health(config.name)
+        self.in_flight = 0
+        self.models: tuple[str, ...] = config.models
+        self.gaps = Histogram()
+
+    def is_as(self, config: InstanceConfig, settings: Config) -> bool:
+        """Whether a new one made of these would be the same, so that a reload can go on with this one."""
+        return self.config == config and self._settings == (
+            settings.timeouts,
+            settings.breaker,
+            settings.models_mode,
+        )
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self.pool.close()
+
+
+class Choice:
+    """Where a request may go: `instances` in order of preference, and whether the first segment is cut off."""
+
+    __slots__ = ("bound", "instances", "model")
+
+    def __init__(self, instances: list[Instance], model: str, *, bound: bool) -> None:
+        self.instances = instances
+        self.model = model
+        self.bound = bound
+
+
+class Providers:
+    """All instances by name, and by the models they list."""
+
+    def __init__(self, config: Config, previous: "Providers | None" = None) -> None:
+        """`previous`: the table that this one replaces; instances that did not change are the same objects in both."""
+        known = previous.instances if previous is not None else {}
+        self.instances: dict[str, Instance] = {}
+        for each in config.instances:
+            old = known.get(each.name)
+            self.instances[each.name] = old if old and old.is_as(each, config) else Instance(each, config)
+        self.by_model: dict[str, list[Instance]] = {}
+        self.index()
+
+    def index(self) -> None:
+        """Look up models anew after a list changed."""
+        by_model: dict[str, list[Instance]] = {}
+        for instance in self.instances.values():
+            for model in instance.models:
+                by_model.setdefault(model, []).append(instance)
+        self.by_model = by_model
+
+    @property
+    def only(self) -> Instance | None:
+        """The instance when there is just one (contract section 4, rule 3)."""
+        return next(iter(self.instances.values())) if len(self.instances) == 1 else None
+
+    def by_type(self, provider: str, types: Iterable[str]) -> Instance | None:
+        """Passthrough's `{provider}`: an instance's name; or the type `vllm`: the one of that name or the first."""
+        if "vllm" not in types:
+            return None
+        found = self.instances.get(provider)
+        if found is None and provider == "vllm":
+            found = next(iter(self.instances.values()))
+        return found
+
+    def resolve(self, selector: str) -> Choice | None:
+        """Where `selector` goes; None when no instance is named so and none lists it (contract section 4).
+
+        Raises ModelRequired for an instance's name with no model behind it.
+        """
+        parts = split(selector)
+        if parts is not None:
+            instance = self.instances.get(parts[0])
+            if instance is not None:
+                if not parts[1]:
+                    raise ModelRequired(f"'model' names instance '{parts[0]}' but no model after the slash.")
+                return Choice([instance], parts[1], bound=True)
+        only = self.only
+        if only is not None:
+            return Choice([only], selector, bound=False)
+        listed = self.by_model.get(selector)
+        if listed is None:
+            return None
+        # sorted is stable, so ties keep the order of the instances. One that takes no work is the idlest of all.
+        order = sorted(listed, key=lambda each: (each.health.state in _LAST, each.in_flight))
+        return Choice(order, selector, bound=False)
+
+    def admitted(self, choice: Choice) -> Instance:
+        """The first instance of `choice` that its breaker lets through. Raises CircuitOpen."""
+        now = monotonic()
+        for instance in choice.instances:
+            if instance.breaker.admit(now):
+                return instance
+        wait_s = min(instance.breaker.retry_after_s(now) for instance in choice.instances)
+        names = ", ".join(f"'{instance.name}'" for instance in choice.instances)
+        raise CircuitOpen(
+            f"Instance {names} failed repeatedly and is left alone for a moment.",
+            code="circuit_open",
+            retry_after_s=wait_s,
+        )
+
+    def unknown(self, selector: str) -> ModelNotFound:
+        """The 404, with what the caller may have meant."""
+        near = self._near(selector[:256])
+        shown = selector if len(selector) <= 200 else selector[:200] + "..."
+        hint = f" Did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
+        names = ", ".join(self.instances)
+        return ModelNotFound(
+            f"No instance is named in {shown!r} and none lists it as a model.{hint} "
+            f"Use '<instance>/<model>' with one of: {names}; GET /v1/models lists all."
+        )
+
+    def _near(self, selector: str) -> list[str]:
+        """Models that look like it; only a few are compared, since difflib is slow and the loop waits for it."""
+        length = len(selector.rpartition("/")[2])
+        alike = (model for model in self.by_model if abs(len(model.rpartition("/")[2]) - length) <= 3)
+        models = list(islice(alike, 100))
+        named = [f"{each.name}/{model}" for model in models for each in self.by_model[model][:3]]
+        return difflib.get_close_matches(selector, [*named, *models], n=3, cutoff=0.5)
+
+    def label(self, instance: str, model: str) -> str:
+        """The metrics label of a model: only names that a list holds, so that clients cannot make new ones."""
+        found = self.instances.get(instance)
+        return model if found is not None and model in found.models else ("other" if model else "")
+
+    async def close(self, shared: Collection[Instance] = ()) -> None:
+        """Close the connections of every instance that is not in `shared`."""
+        for instance in self.instances.values():
+            if instance not in shared:
+                await instance.close()

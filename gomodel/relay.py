@@ -1,0 +1,329 @@
+"""Moves one response to the client: head, every chunk as it comes, backpressure, and an honest end.
+
+Decides how the response is framed for the client and what a failure looks like before and after the head went out.
+Knows nothing of keys, routes or which instance was chosen. Everything here runs inside the upstream connection's
+callbacks, in the loop turn in which the bytes arrived; the request's task sleeps until the response is over.
+"""
+
+import asyncio
+import logging
+from bisect import bisect_left
+from collections.abc import Sequence
+from time import monotonic
+
+from aiohttp.http import RawResponseMessage
+
+from .errors import (
+    BadRequest,
+    BodyTooLarge,
+    ClientError,
+    ConnectError,
+    GatewayError,
+    InstanceDraining,
+    InternalError,
+    StaleConnection,
+    UpstreamTimeout,
+)
+from .headers import ResponseFields, status_line
+from .interruption import at_event_boundary, interruption_event
+from .message import Request, date_line
+from .providers import Instance
+from .record import Phase
+from .spool import Source
+from .telemetry import SECONDS
+from .upstream import Channel
+
+# The statuses that count as failures of the instance; a plain 500 may be the request's own fault (contract section 7).
+INSTANCE_FAILURES = frozenset({502, 503, 504})
+_SHUTDOWN = b"cannot schedule new futures after shutdown"
+_SHUTDOWN_LIMIT_BYTES = 4096
+
+_logger = logging.getLogger("gomodel")
+
+
+class Relay:
+    """One response on its way; a `Sink` to the upstream, a feeder to the client."""
+
+    __slots__ = (
+        "_channel",
+        "_chunked",
+        "_close_delimited",
+        "_done",
+        "_event_stream",
+        "_held",
+        "_instance",
+        "_last",
+        "_loop",
+        "_protocol",
+        "_record",
+        "_request",
+        "_upload",
+        "_withheld",
+        "draining",
+        "failed",
+        "failover",
+        "probe",
+        "status",
+    )
+
+    def __init__(self, request: Request, instance: Instance) -> None:
+        self._request = request
+        self._protocol = request.protocol
+        self._record = request.record
+        self._instance = instance
+        self._loop = request.protocol._loop
+        self._done: asyncio.Future[GatewayError | None]
+        self._channel: Channel
+        self._upload: asyncio.Task[None] | None = None
+        self._chunked = False
+        self._close_delimited = False
+        self._event_stream = False
+        self._last = b""
+        self._held = False
+        self._withheld: tuple[RawResponseMessage, ResponseFields, bytes] | None = None
+        self.status = 0
+        self.failed = False  # the instance broke off after the head
+        self.failover = False  # another instance may take the request
+        self.probe = False  # the breaker let this one through to see whether the instance is back
+        self.draining = False  # the instance said that it is shutting down
+
+    async def run(
+        self, channel: Channel, parts: Sequence[bytes | bytearray], body: Source | None
+    ) -> GatewayError | None:
+        """Send `parts`, then what `body` still brings; move the response. Returns the failure if no head went out.
+
+        A cancelled run, which is how a client's leaving arrives, closes the upstream connection at once.
+        """
+        self._channel = channel
+        self._done = self._loop.create_future()
+        self._record.enter(Phase.HEAD, monotonic(), self)
+        self._protocol.feeder = self
+        channel.begin(self, parts, sent=body is None, head_only=self._request.method == "HEAD")
+        if body is not None and not self._done.done():
+            self._upload = self._loop.create_task(self._send(body))
+            self._upload.add_done_callback(self._sent)
+        try:
+            return await self._done
+        finally:
+            self._protocol.feeder = None
+            self._record.owner = None
+            if channel.sink is self:
+                channel.discard()
+            if self._upload is not None:
+                self._upload.cancel()
+                await asyncio.wait((self._upload,))
+
+    async def _send(self, body: Source) -> None:
+        """The rest of the upload, at the pace of whoever is slower."""
+        channel, record = self._channel, self._record
+        chunked = self._request.fields.chunked
+        try:
+            while piece := await body.read():
+                if channel.transport is None or channel.sink is not self:
+                    return
+                channel.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+                if channel.writing_paused:
+                    record.enter(self._phase(), monotonic(), self)
+                    await channel._drain_helper()
+        except ClientError as exc:
+            if isinstance(exc, (BadRequest, BodyTooLarge)):
+                record.blame("client", exc.code)
+            self._end(exc)
+            return
+        except ConnectionError:
+            return  # the channel has told, or will tell, what became of it
+        if chunked and channel.transport is not None:
+            channel.transport.write(b"0\r\n\r\n")
+        if channel.sink is self:
+            channel.sent = True
+            record.enter(self._phase(), monotonic(), self)
+
+    def _phase(self) -> Phase:
+        """Whom the request waits for when it does not wait for the upload."""
+        return Phase.WRITE if self._held else Phase.DATA if self.status else Phase.HEAD
+
+    def _sent(self, upload: "asyncio.Task[None]") -> None:
+        if not upload.cancelled() and upload.exception() is not None:
+            _logger.error(
+                "The upload of request %s failed in the gateway", self._record.id, exc_info=upload.exception()
+            )
+            self._end(InternalError())
+
+    def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
+        """The head, with whatever of the body came in the same read: one write."""
+        request, record = self._request, self._record
+        status = message.code
+        if status == 500 and self._draining(message, fields, data, complete):
+            return
+        now = monotonic()
+        if self._upload is not None and not self._channel.sent:
+            request.keep_alive = False  # answered before the upload ended; the rest of it will not be read
+        keep_alive = request.keep_alive and not self._protocol.last
+        lines = fields.lines
+        bodiless = request.method == "HEAD" or status in (204, 304)
+        if bodiless:
+            if status == 204:
+                lines = [line for line in lines if line[:15].lower() != b"content-length:"]
+        elif not fields.lengths:
+            if request.http_10:
+                self._close_delimited = True
+                keep_alive = False
+            else:
+                self._chunked = True
+        parts = [status_line(status, message.reason), *lines]
+        if self._chunked:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        if not fields.dated:
+            parts.append(date_line())
+        if fields.event_stream:
+            self._event_stream = self._chunked and not fields.encoded
+            if not fields.cache:
+                parts.append(b"Cache-Control: no-cache\r\n")
+            if not fields.accel:
+                parts.append(b"X-Accel-Buffering: no\r\n")
+        if not keep_alive:
+            parts.append(b"Connection: close\r\n")
+            request.keep_alive = False
+        parts.append(b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (record.id.encode(), self._instance.label))
+        if data:
+            if self._chunked:
+                parts.append(b"%x\r\n%b\r\n" % (len(data), data))
+            else:
+                parts.append(data)
+            record.bytes_out += len(data)
+            self._last = data[-4:]
+            record.first_byte = now
+        if complete and self._chunked:
+            parts.append(b"0\r\n\r\n")
+        self.status = record.status = status
+        if self.probe and status not in INSTANCE_FAILURES:
+            # It answers again, which is all there was to find out; the answer itself may take minutes.
+            self.probe = False
+            self._instance.breaker.success(probe=True)
+        request.started = True
+        record.phase = Phase.DATA  # its owner stays: an upload that stalls now is still the client's
+        record.since = now
+        transport = self._protocol.transport
+        if transport is not None:
+            transport.write(b"".join(parts))
+        if complete:
+            self._end(None)
+
+    def on_data(self, data: bytes, complete: bool) -> None:
+        """One piece of the body, framed and flushed."""
+        if self._withheld is not None:
+            message, fields, before = self._withheld
+            self._withheld = None
+            self.on_response(message, fields, before + data, complete)
+            return
+        record = self._record
+        now = monotonic()
+        if data:
+            if record.first_byte:
+                gaps = self._instance.gaps
+                gap = now - record.since
+                gaps.counts[bisect_left(SECONDS, gap)] += 1
+                gaps.sum += gap
+            else:
+                record.first_byte = now
+            record.bytes_out += len(data)
+            # Enough to see an event boundary at the end, even when it arrived byte by byte.
+            self._last = data[-4:] if len(data) > 3 else self._last[-3:] + data
+        record.since = now
+        transport = self._protocol.transport
+        if transport is not None:
+            if not self._chunked:
+                transport.write(data)
+            elif not complete:
+                transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            elif data:
+                transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+            else:
+                transport.write(b"0\r\n\r\n")
+        if complete:
+            self._end(None)
+
+    def _draining(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> bool:
+        """Whether a 500 is kept from the client: for now, until all of it is there, or for good.
+
+        A vLLM that shuts down with a drain time says 200 on /health and this to every new request, which it has then
+        not begun; it is the one answer that another instance may better (vLLM 0.32, --shutdown-timeout).
+        """
+        if not complete:
+            if not fields.lengths or int(fields.lengths[0]) > _SHUTDOWN_LIMIT_BYTES:
+                return False
+            self._withheld = message, fields, data
+            return True
+        self.draining = _SHUTDOWN in data
+        if self.draining and self.failover:
+            self._end(InstanceDraining(f"Instance '{self._instance.name}' is shutting down."))
+            return True
+        return False
+
+    def on_failure(self, error: GatewayError) -> None:
+        """The instance failed, or was found out."""
+        if self._done.done():
+            return
+        if not isinstance(error, (StaleConnection, ConnectError)):  # which may yet be made good
+            self._record.blame("upstream", error.code)
+        if self.status:
+            self.failed = True
+        self._end(error)
+
+    def on_writable(self) -> None:
+        """The upload may go on; its task has been woken."""
+
+    def _end(self, error: GatewayError | None) -> None:
+        if self._done.done():
+            return
+        if error is None or not self.status:
+            self._done.set_result(error)
+            return
+        # Before the connection is closed, whose loss cancels the task: it has yet to say whose failure this was.
+        self._done.set_result(None)
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        """After the head there is one honest answer left: say so where an event may stand, then break off."""
+        protocol = self._protocol
+        self._request.keep_alive = False
+        transport = protocol.transport
+        if transport is None:
+            return
+        if self._event_stream and at_event_boundary(self._last):
+            route = self._request.route
+            event = interruption_event(route.tail if route.below_base else "", self._instance.name)
+            transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+        protocol.truncate(close_delimited=self._close_delimited)
+
+    def overdue(self, phase: Phase) -> None:
+        """A phase took too long."""
+        if phase is Phase.WRITE:
+            if self._protocol.progressed():
+                self._record.enter(Phase.WRITE, monotonic(), self)  # slow, but it reads
+                return
+            self._record.blame("client", "write_timeout")
+            self._request.keep_alive = False
+            self._protocol.abort()
+            return
+        name = self._instance.name
+        self._channel.discard()
+        if phase is Phase.HEAD:
+            self.on_failure(UpstreamTimeout(f"Instance '{name}' did not answer in time."))
+        else:
+            self.on_failure(UpstreamTimeout(f"Instance '{name}' stopped sending in the middle of its response."))
+
+    def hold(self) -> None:
+        """The client does not read: stop reading the instance's answer."""
+        self._held = True
+        if self._channel.sink is self:  # with all of it received the connection may be another request's already
+            self._channel.hold()
+        self._record.enter(Phase.WRITE, monotonic(), self)
+
+    def release(self) -> None:
+        """The client reads again."""
+        self._held = False
+        if self._channel.sink is self:
+            self._channel.release()
+        if self._record.phase is Phase.WRITE:
+            self._record.enter(Phase.DATA, monotonic(), self)

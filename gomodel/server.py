@@ -1,0 +1,204 @@
+"""One process's gateway: listeners in front, the app behind, a drain at the end.
+
+Decides when connections end, and what happens to running requests when the configuration changes. Knows nothing of
+signals, workers or the command line.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+from .app import App
+from .config import Config
+from .downstream import Server
+from .listeners import BACKLOG, Listener, adopt, bind, load_certificate, tls_context
+from .message import Reply, Request
+from .providers import Instance, Providers
+from .record import Record
+from .telemetry import Telemetry
+
+# For a client that is idle or has not finished a request head; longer than most proxies in front keep theirs.
+KEEPALIVE_S = 75.0
+# At a drain, a client that was active this recently may have its next request on the way, which closing would lose:
+# it is answered, with `Connection: close`. Longer than any round trip.
+GRACE_S = 0.5
+_READ_BUFFER = 1 << 16
+# Connections taken in one turn of the loop, so that a burst of them does not stall the streams that run.
+_ACCEPTED_PER_TURN = 128
+_POLL_S = 0.02
+_RETIRE_POLL_S = 0.1
+_CLOSE_LIMIT_S = 1.0
+
+
+class Gateway:
+    """`start`, then `drain` and `close`; `port` is the bound TCP port, `listeners` are all that is listened on."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.telemetry = Telemetry(config)
+        self.app: App
+        self.port = 0
+        self.listeners: list[Listener] = []
+        self._server: Server
+        self._serving: list[asyncio.Server] = []
+        self._tls: ssl.SSLContext | None = None
+        self._retiring: dict[App, asyncio.Task[None]] = {}  # replaced by a reload, with requests that still run
+        self._closing: set[asyncio.Task[None]] = set()
+        self._started = False
+
+    @property
+    def providers(self) -> Providers:
+        """The provider table."""
+        return self.app.providers
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._server.clients)
+
+    async def start(self, listeners: list[Listener] | list[socket.socket] | None = None) -> None:
+        """Open sessions and listen, on `listeners` or on what the configuration says.
+
+        Raises ListenError when an address is taken, ConfigError for a certificate that cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        config = self.config
+        self._tls = tls_context(config)
+        self.listeners = _as_listeners(listeners, config)
+        self.app = App(config, self.telemetry)
+        quiet = logging.getLogger("gomodel.aiohttp")
+        quiet.addHandler(logging.NullHandler())
+        self._server = Server(
+            self._serve,
+            write_idle_s=config.timeouts.write_idle_s,
+            access_log=None,
+            logger=quiet,
+            keepalive_timeout=KEEPALIVE_S,
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER,
+        )
+        self._started = True
+        for each in self.listeners:
+            options: dict[str, Any] = {"sock": each.sock, "ssl": self._tls if each.tls else None}
+            # A turn accepts as many connections as the backlog that asyncio is told; the kernel's is set after it.
+            options["backlog"] = _ACCEPTED_PER_TURN
+            create: Any = loop.create_server
+            if each.sock.family == socket.AF_UNIX:
+                create = loop.create_unix_server
+                if sys.version_info >= (3, 13):
+                    options["cleanup_socket"] = False  # the file may be another process's to remove
+            self._serving.append(await create(self._server, **options))
+            each.sock.listen(BACKLOG)
+            self.port = self.port or each.port or 0
+        self.telemetry.running.start(loop)
+        self.app.start()
+
+    def _serve(self, request: Request) -> Coroutine[Any, Any, Reply | None]:
+        return self.app.serve(request)  # type: ignore[return-value]
+
+    def reload(self, config: Config) -> None:
+        """Serve new requests by `config`; those that run end by the old one. Listeners stay as they are.
+
+        Raises ConfigError, with everything unchanged, for a certificate that cannot be used.
+        """
+        if self._tls is not None and config.tls_cert_file is not None:
+            tls_context(config)  # a certificate without its key must not reach the context in use
+            load_certificate(self._tls, config)
+        old = self.app
+        self.app = App(config, self.telemetry, old)
+        old.stop()
+        self.app.start()
+        self.config = config
+        self.telemetry.limit(config)
+        self._server.write_idle_s = config.timeouts.write_idle_s
+        for client in self._server.clients:
+            client.write_idle_s = config.timeouts.write_idle_s
+        task = asyncio.create_task(self._retire(old, set(self.telemetry.running.records)))
+        self._retiring[old] = task
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _retire(self, app: App, records: set[Record]) -> None:
+        """Close what only `app` uses, once the requests that ran when it was replaced are over."""
+        while not records.isdisjoint(self.telemetry.running.records):  # noqa: ASYNC110 - no request pays for an event
+            await asyncio.sleep(_RETIRE_POLL_S)
+        del self._retiring[app]  # from here on `close` waits instead of cancelling
+        await app.close(self._instances_of(self.app, *self._retiring))
+
+    def _instances_of(self, *apps: App) -> set[Instance]:
+        return {instance for app in apps for instance in app.providers.instances.values()}
+
+    async def drain(self, timeout_s: float) -> int:
+        """Stop listening, close idle connections, let running requests end for `timeout_s`; how many did not.
+
+        Connections idle for less than GRACE_S count as not idle yet. Requests that come within GRACE_S are served,
+        later ones get 503.
+        """
+        loop = asyncio.get_running_loop()
+        self.app.draining = True
+        for client in self._server.clients:
+            client.last = True
+        # What the kernel has accepted for us is ours to serve: a turn to take it, and some to make connections of it.
+        await _turns(2)
+        for server in self._serving:
+            if isinstance(server, asyncio.Server):  # it loses what it has accepted when it is closed; uvloop's does not
+                for each in server.sockets:
+                    loop.remove_reader(each.fileno())
+        await _turns(5)
+        self._stop_listening()
+        await _turns(5)
+        began = now = loop.time()
+        deadline = began + timeout_s
+        while True:
+            for client in self._server.clients:
+                client.close_when_idle(GRACE_S)
+            self.app.refusing = now - began >= GRACE_S
+            if not self._server.clients or now >= deadline:
+                return len(self.telemetry.running.records)
+            await asyncio.sleep(min(_POLL_S, deadline - now))
+            now = loop.time()
+
+    def _stop_listening(self) -> None:
+        for server in self._serving:
+            server.close()
+        for each in self.listeners:
+            each.remove_file()
+
+    async def close(self) -> None:
+        """Abort what still runs and give everything back."""
+        if not self._started:
+            for each in self.listeners:
+                each.close()
+            return
+        self._started = False
+        self._stop_listening()
+        clients = self._server.clients
+        ends = [client._task_handler for client in clients if client._task_handler is not None]
+        for record in self.telemetry.running.records:
+            record.blame("gomodel", "shutdown")
+        for client in clients:
+            client.abort()
+        for task in self._retiring.values():
+            task.cancel()
+        ends += self._closing
+        if ends:
+            await asyncio.wait(ends, timeout=_CLOSE_LIMIT_S)
+        self.telemetry.running.stop()
+        for app in (self.app, *self._retiring):
+            await app.close()
+
+
+async def _turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def _as_listeners(given: list[Listener] | list[socket.socket] | None, config: Config) -> list[Listener]:
+    if not given:
+        return bind(config)
+    listeners = [each for each in given if isinstance(each, Listener)]
+    return listeners or adopt([each for each in given if isinstance(each, socket.socket)], config)

@@ -1,0 +1,195 @@
+"""What operators see of requests: counters kept plain on the hot path, and one access line when a request ends.
+
+Decides what is counted and under which labels, all of them bounded. Knows nothing of how they are exposed
+(`exposition`), of how a line looks (`logs`) or of HTTP. Never sees a key, a query string or a body.
+"""
+
+import logging
+from bisect import bisect_left
+from collections import defaultdict
+from time import time
+
+from .config import Config
+from .record import PHASE_WORDS, Phase, Record, Running
+
+access = logging.getLogger("gomodel.access")
+
+# One ladder for every duration, from one token at full speed to a long generation.
+SECONDS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    600.0,
+)
+
+# Adapters come and go, so the model names of all lists ever seen are many; from here on a new one is "other".
+MAX_SERIES = 5000
+
+# A model's name may be as long as a request body.
+_SHOWN_CHARS = 200
+
+
+class Histogram:
+    """Counts per bucket of SECONDS, the last one for everything above, and the sum in seconds."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(SECONDS) + 1)
+        self.sum = 0.0
+
+    def observe(self, value_s: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(SECONDS, value_s)] += 1
+        self.sum += value_s
+
+
+class Latency:
+    """The durations of one route on one instance."""
+
+    __slots__ = ("duration", "first_byte")
+
+    def __init__(self) -> None:
+        self.duration = Histogram()
+        self.first_byte = Histogram()
+
+
+class Traffic:
+    """The body bytes of one instance, each way."""
+
+    __slots__ = ("request_bytes", "response_bytes")
+
+    def __init__(self) -> None:
+        self.request_bytes = 0
+        self.response_bytes = 0
+
+
+class Series:
+    """One line of gomodel_requests_total, and the shared counters that its requests add to, found by one look-up."""
+
+    __slots__ = ("count", "latency", "traffic")
+
+    def __init__(self, latency: Latency, traffic: Traffic) -> None:
+        self.count = 0
+        self.latency = latency
+        self.traffic = traffic
+
+
+class Telemetry:
+    """The counters of one process and the requests that run in it; they outlive a reload."""
+
+    def __init__(self, config: Config) -> None:
+        self.lag = Histogram()
+        self.running = Running(on_lag=self.lag.observe)
+        self.limit(config)
+        self.requests: dict[tuple[str, str, str, int], Series] = {}  # by instance, route, model, status
+        self.latency: dict[tuple[str, str], Latency] = defaultdict(Latency)  # by instance, route
+        self.traffic: dict[str, Traffic] = defaultdict(Traffic)
+        self.gaps: dict[str, Histogram] = defaultdict(Histogram)
+        self.aborted: dict[tuple[str, Phase], int] = defaultdict(int)  # by who ended it
+        self.connects: dict[tuple[str, str], int] = defaultdict(int)  # by instance, result
+        self.retries: dict[str, int] = defaultdict(int)
+
+    def limit(self, config: Config) -> None:
+        """End what is silent by the timeouts of `config` from now on."""
+        limits = config.timeouts
+        self.running.limit(
+            {
+                Phase.REQUEST: limits.request_idle_s,
+                Phase.HEAD: limits.response_header_s,
+                Phase.DATA: limits.stream_idle_s,
+                Phase.WRITE: limits.write_idle_s,
+            },
+            limits.total_s,
+        )
+
+    def finish(self, record: Record, label_model: str, now: float) -> None:
+        """Count a request that ended; `label_model` is a model of the lists or "other"."""
+        series = self.requests.get((record.instance, record.route, label_model, record.status))
+        if series is None:
+            series = self._new_series(record, label_model)
+        series.count += 1
+        started = record.started
+        seconds = now - started
+        latency = series.latency
+        histogram = latency.duration
+        histogram.counts[bisect_left(SECONDS, seconds)] += 1
+        histogram.sum += seconds
+        first_byte = record.first_byte
+        if first_byte:
+            histogram = latency.first_byte
+            first_byte -= started
+            histogram.counts[bisect_left(SECONDS, first_byte)] += 1
+            histogram.sum += first_byte
+        traffic = series.traffic
+        traffic.request_bytes += record.bytes_in
+        traffic.response_bytes += record.bytes_out
+        if record.ended_by:
+            self.aborted[record.ended_by, record.phase] += 1
+        if access.isEnabledFor(logging.INFO):
+            # What Logger.info does besides, looking for its caller above all, costs as much as relaying a request.
+            line = logging.LogRecord.__new__(logging.LogRecord)
+            line.__dict__ = values = _LINE.copy()
+            values["created"] = time()
+            values["fields"] = fields(record, seconds)
+            access.handle(line)
+
+    def _new_series(self, record: Record, model: str) -> Series:
+        instance, route = record.instance, record.route
+        if len(self.requests) >= MAX_SERIES and model:
+            model = "other"
+        key = instance, route, model, record.status
+        series = self.requests.get(key)
+        if series is None:
+            series = self.requests[key] = Series(self.latency[instance, route], self.traffic[instance])
+        return series
+
+
+_LINE = vars(logging.makeLogRecord({"name": access.name, "levelno": logging.INFO, "levelname": "INFO", "fields": None}))
+
+
+def fields(record: Record, seconds: float) -> dict[str, object]:
+    """What the access line says of a request that took `seconds`; contract section 8."""
+    first_byte, model = record.first_byte, record.model
+    found: dict[str, object] = {
+        "request_id": record.id,
+        "client": record.client,
+        "method": record.method,
+        "route": record.route,
+        "instance": record.instance,
+        "model": model if len(model) <= _SHOWN_CHARS else shown(model),
+        "status": record.status,
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
+        "first_byte_ms": round((first_byte - record.started) * 1000, 1) if first_byte else None,
+        "duration_ms": round(seconds * 1000, 1),
+    }
+    if record.ended_by:
+        found["ended_by"] = record.ended_by
+        found["phase"] = PHASE_WORDS[record.phase]
+    if record.reason:
+        found["reason"] = record.reason
+    if record.retries:
+        found["retries"] = record.retries
+    if record.trace:
+        found["traceparent"] = shown(record.trace)
+    return found
+
+
+def shown(text: str) -> str:
+    """What a client sent, at a length that a log line or a listing can bear."""
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."

@@ -1,0 +1,143 @@
+"""The relay for a connection that becomes a WebSocket: bytes both ways, frames untouched.
+
+Decides when an upgrade is one, and that either side's end is the other's. Masks, extensions, pings and close codes are
+between client and vLLM. Knows nothing of which instance was chosen; what a realtime session's first event needs is
+in `frames`.
+"""
+
+from collections.abc import Sequence
+from time import monotonic
+
+from aiohttp.http import RawResponseMessage
+
+from .errors import ClientError, GatewayError, UpstreamError
+from .frames import SessionUpdate
+from .headers import ResponseFields, connection_options, status_line
+from .message import Request
+from .providers import Instance
+from .record import Phase
+from .relay import Relay
+from .upstream import Channel
+
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+
+
+def wants_websocket(request: Request) -> bool:
+    """Whether the request asks for a WebSocket (RFC 6455 4.1).
+
+    An Upgrade beside a body is ignored, as any may be and one of HTTP/1.0 must be (RFC 9110 7.8): the tunnel begins
+    where the head ends, so a body that was announced would be sought in what follows.
+    """
+    fields = request.fields
+    return (
+        request.method == "GET"
+        and request.message.headers.get("Upgrade", "").lower() == "websocket"
+        and b"upgrade" in connection_options(fields.options)
+        and not (fields.content_length or fields.chunked or request.http_10)
+    )
+
+
+def require_websocket(request: Request) -> None:
+    """Raises ClientError 426 for a plain request to a WebSocket route (RFC 9110 15.5.22)."""
+    if not wants_websocket(request):
+        raise ClientError(
+            "This route is a WebSocket; connect with an upgrade.",
+            status=426,
+            code="upgrade_required",
+            headers={"Upgrade": "websocket", "Connection": "Upgrade"},
+        )
+
+
+class Tunnel(Relay):
+    """A relay that becomes a tunnel when the instance agrees to the upgrade; other answers are relayed as they are."""
+
+    __slots__ = ("_open", "_update")
+
+    def __init__(self, request: Request, instance: Instance, update: SessionUpdate | None = None) -> None:
+        """`update` rewrites the selector in a realtime session's first event; None leaves every byte alone."""
+        super().__init__(request, instance)
+        self._open = False
+        self._update = update
+
+    async def run(self, channel: Channel, parts: Sequence[bytes | bytearray], body: object) -> GatewayError | None:
+        """See Relay.run; returns when the WebSocket is over."""
+        channel.upgradable = True
+        return await super().run(channel, parts, None)
+
+    def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
+        if message.code != 101:
+            super().on_response(message, fields, data, complete)
+            return
+        if message.headers.get("Upgrade", "").lower() != "websocket":
+            self._channel.discard()
+            text = f"Instance '{self._instance.name}' switched to a protocol that nobody asked for."
+            self.on_failure(UpstreamError(text, code="http_upgrade_failed"))
+            return
+        lines = fields.lines
+        if fields.lengths:  # which no 101 may have (RFC 9110 8.6)
+            lines = [line for line in lines if line[:15].lower() != b"content-length:"]
+        record = self._record
+        self._open = True
+        self._request.started = True
+        self._request.keep_alive = False
+        self.status = record.status = 101
+        if self.probe:
+            self.probe = False
+            self._instance.breaker.success(probe=True)
+        record.phase = Phase.DATA
+        record.since = record.first_byte = monotonic()
+        own = b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (record.id.encode(), self._instance.label)
+        transport = self._protocol.transport
+        if transport is not None:
+            transport.write(b"".join([status_line(101, message.reason), *lines, UPGRADE, own, data]))
+            record.bytes_out += len(data)
+            # From here on the client's bytes come to `feed_data`, first those it sent with the request.
+            self._protocol.set_parser(self)  # type: ignore[arg-type]
+
+    def on_data(self, data: bytes, complete: bool) -> None:
+        if not self._open:
+            super().on_data(data, complete)
+            return
+        record = self._record
+        record.bytes_out += len(data)
+        record.since = monotonic()
+        transport = self._protocol.transport
+        if transport is not None:
+            if data:
+                transport.write(data)
+            if complete:
+                self._protocol.truncate(close_delimited=False)
+        if complete:
+            self._end(None)
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """The client's bytes, from aiohttp's protocol in place of its own frame reader."""
+        record = self._record
+        record.bytes_in += len(data)
+        record.since = monotonic()
+        if self._update is not None:
+            data = self._update.feed(data)
+            if self._update.done:
+                self._update = None
+        channel = self._channel
+        if data and channel.transport is not None:
+            channel.transport.write(data)
+            if channel.writing_paused:
+                self._protocol._pause_transport_reading()
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """The client's connection is lost; its task has been cancelled and closes the other side."""
+
+    def on_writable(self) -> None:
+        """The instance takes more again."""
+        if self._open:
+            self._protocol._resume_transport_reading()
+        super().on_writable()
+
+    def _interrupt(self) -> None:
+        if self._open:
+            # Without a close frame the client's library reports 1006, an abnormal closure (RFC 6455 7.1.5).
+            self._protocol.abort()
+        else:
+            super()._interrupt()

@@ -1,0 +1,126 @@
+"""Fixtures for tests that talk to a gateway over real sockets, and the choice of event loop.
+
+GOMODEL_TEST_LOOP=asyncio|uvloop; without it uvloop where it is installed.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import pytest
+
+from .harness.client import RawClient
+from .harness.gateway import GatewayHandle, env_for, start_gateway
+from .harness.leaks import Inventory, Records, nothing_left
+from .harness.upstream import ScriptedUpstream
+from .processes import run  # noqa: F401 - a fixture
+
+try:
+    import uvloop
+except ImportError:
+    uvloop = None
+
+LOOP = os.environ.get("GOMODEL_TEST_LOOP") or ("asyncio" if uvloop is None else "uvloop")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if LOOP not in ("asyncio", "uvloop") or (LOOP == "uvloop" and uvloop is None):
+        raise pytest.UsageError(f"GOMODEL_TEST_LOOP={LOOP}: want asyncio or an installed uvloop")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"event loop: {LOOP}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    return {LOOP: uvloop.new_event_loop if LOOP == "uvloop" else asyncio.SelectorEventLoop}
+
+
+@pytest.fixture
+async def no_leaks() -> AsyncIterator[Inventory]:
+    """Fails a test after which more tasks or descriptors exist than before. The fixtures below bring it along."""
+    inventory = Inventory()
+    yield inventory
+    await nothing_left(inventory.leaked)
+
+
+@pytest.fixture
+async def logs(no_leaks: Inventory) -> AsyncIterator[Records]:
+    """Everything logged during the test; a record at ERROR that was not announced in `logs.expected` fails it."""
+    records = Records()
+    records.attach()
+    yield records
+    records.detach()
+    assert records.unexpected == []
+
+
+@pytest.fixture
+async def make_upstream(no_leaks: Inventory) -> AsyncIterator[Callable[..., Awaitable[ScriptedUpstream]]]:
+    """`await make_upstream(unix_path=..., receive_buffer=..., send_buffer=..., models=(...))`.
+
+    At the end the upstream is closed, and the test fails when a script failed or a request was malformed.
+    """
+    upstreams: list[ScriptedUpstream] = []
+
+    async def make(**options: Any) -> ScriptedUpstream:
+        upstreams.append(await ScriptedUpstream.start(**options))
+        return upstreams[-1]
+
+    yield make
+    for upstream in upstreams:
+        await upstream.close()
+    assert [problem for upstream in upstreams for problem in upstream.problems if not upstream.lenient] == []
+
+
+@pytest.fixture
+async def upstream(make_upstream: Callable[..., Awaitable[ScriptedUpstream]]) -> ScriptedUpstream:
+    """One scripted upstream with the ordinary settings."""
+    return await make_upstream()
+
+
+@pytest.fixture
+async def connect(no_leaks: Inventory) -> AsyncIterator[Callable[..., Awaitable[RawClient]]]:
+    """`await connect(target, receive_buffer=..., path=...)`; target is a gateway, an upstream or None with a path.
+
+    At the end the client is closed, and the test fails when a gateway's response was malformed.
+    """
+    clients: list[tuple[RawClient, bool]] = []
+
+    async def open_client(target: GatewayHandle | ScriptedUpstream | None = None, **options: Any) -> RawClient:
+        client = await RawClient.connect(target.port if target is not None else None, **options)
+        clients.append((client, isinstance(target, ScriptedUpstream)))
+        return client
+
+    yield open_client
+    for client, _ in clients:
+        client.wire.close()
+    assert [problem for client, lenient in clients for problem in client.problems if not lenient] == []
+
+
+@pytest.fixture
+async def gateway(
+    logs: Records, make_upstream: object, connect: object, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Awaitable[GatewayHandle]]]:
+    """`await gateway(env, vllm=upstream, HTTP_STREAM_IDLE_TIMEOUT="200ms")`.
+
+    Names in lower case are instances (env_for), those in upper case are environment variables. Instances are probed
+    in the background with `probes=True` only, since a probe is one more connection at the upstream. All gateways of
+    a test are closed while its upstreams and clients still live, and must not need them to leave nothing behind.
+    """
+    handles: list[GatewayHandle] = []
+
+    async def start(env: Mapping[str, str] | None = None, **settings: Any) -> GatewayHandle:
+        if not settings.pop("probes", False):
+            monkeypatch.setattr("gomodel.readiness.Probes.start", lambda self: None)
+        instances = {name: value for name, value in settings.items() if name.islower()}
+        variables = {name: value for name, value in settings.items() if not name.islower()}
+        handles.append(await start_gateway({**(env or {}), **env_for(**instances), **variables}, logs))
+        return handles[-1]
+
+    yield start
+    for handle in handles:
+        await handle.gateway.close()
+    for handle in handles:
+        await nothing_left(handle.remains)

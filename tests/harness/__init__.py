@@ -1,0 +1,1 @@
+"""The parts behind tests/scripted.py, which is what tests import."""

@@ -1,0 +1,108 @@
+"""A gateway in this process and loop, configured as an operator would: by environment names.
+
+Decides the settings tests start from. Imports the code under test only when a gateway is asked for.
+"""
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from .leaks import Records
+from .upstream import ScriptedUpstream
+from .wire import HARNESS_SOCKETS
+
+# Long enough never to fire by accident, short enough that a hang is seen before the harness gives up.
+DEFAULTS = {
+    "HOST": "127.0.0.1",
+    "PORT": "0",
+    "HTTP_CONNECT_TIMEOUT": "3s",
+    "HTTP_RESPONSE_HEADER_TIMEOUT": "5s",
+    "HTTP_STREAM_IDLE_TIMEOUT": "5s",
+    "HTTP_REQUEST_IDLE_TIMEOUT": "5s",
+    "HTTP_WRITE_IDLE_TIMEOUT": "5s",
+    "RETRY_INITIAL_BACKOFF": "5ms",
+    "RETRY_MAX_BACKOFF": "20ms",
+    "GOMODEL_DRAIN_TIMEOUT": "5s",
+}
+
+
+def env_for(**instances: ScriptedUpstream | str) -> dict[str, str]:
+    """The base URL variables of instances: `vllm=` is VLLM_BASE_URL, `vllm_test=` VLLM_TEST_BASE_URL.
+
+    A value is an upstream or the URL itself.
+    """
+    return {
+        f"{name.upper()}_BASE_URL": target if isinstance(target, str) else target.base_url
+        for name, target in instances.items()
+    }
+
+
+class GatewayHandle:
+    """A running gateway: `gateway` and `config` to look inside, `logs` for what it said."""
+
+    def __init__(self, gateway: Any, config: Any, logs: Records) -> None:
+        self.gateway = gateway
+        self.config = config
+        self.logs = logs
+        # Kept, because it is asked for when the listener is long closed.
+        self.port: int = gateway.port
+
+    def expect_error(self, part: str) -> None:
+        """A record at ERROR that holds `part` is what this test is about."""
+        self.logs.expected.append(part)
+
+    def remains(self) -> list[str]:
+        """The gateway's sockets and tasks there are; after close() none may be, whoever else is still connected."""
+        addresses = {address for each in self.config.instances if (address := _address(each)) is not None}
+        ours = {sock.fileno() for sock in HARNESS_SOCKETS}
+        found = []
+        for fd in os.listdir("/proc/self/fd"):
+            if int(fd) in ours or not _is_socket(int(fd)):
+                continue
+            with socket.socket(fileno=os.dup(int(fd))) as sock:
+                local, peer = sock.getsockname(), _peer(sock)
+            if (local and local[1:2] == (self.port,)) or (peer and (peer in addresses or peer[1:2] in addresses)):
+                found.append(f"socket {local} to {peer}")
+        tasks = [task for task in asyncio.all_tasks() if "/gomodel/" in _source(task)]
+        return found + [f"task {task!r}" for task in tasks]
+
+
+async def start_gateway(env: Mapping[str, str], logs: Records) -> GatewayHandle:
+    """Starts a gateway from DEFAULTS below `env`; an empty value takes a default away."""
+    from gomodel.config import from_environ
+    from gomodel.server import Gateway
+
+    config = from_environ({**DEFAULTS, **env})
+    gateway = Gateway(config)
+    try:
+        await gateway.start()
+    except BaseException:
+        await gateway.close()
+        raise
+    return GatewayHandle(gateway, config, logs)
+
+
+def _address(instance: Any) -> str | tuple[int, ...] | None:
+    return instance.unix_socket or (urlsplit(instance.base_url).port or 80,)
+
+
+def _is_socket(fd: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        return False  # the listing's own descriptor
+
+
+def _peer(sock: socket.socket) -> Any:
+    try:
+        return sock.getpeername()
+    except OSError:
+        return None
+
+
+def _source(task: asyncio.Task[Any]) -> str:
+    return getattr(getattr(task.get_coro(), "cr_code", None), "co_filename", "")

@@ -1,0 +1,172 @@
+"""GET /v1/models/{id}, HEAD, and the lists that an operator wrote down."""
+
+import pytest
+
+from .scripted import Fin, json_response, request, response
+from .verdicts import CHAT, OK, ask, own_error
+
+LIST = request("GET", "/v1/models")
+ENTRY = {
+    "id": "meta-llama/L 8B?é",
+    "object": "model",
+    "owned_by": "vllm",
+    "max_model_len": 7,
+    "root": "/m",
+    "x": [None],
+}
+
+
+def answers(upstream, *steps):
+    upstream.on_request(*steps, path="/v1/models")
+
+
+def ids(answer):
+    assert answer.status == 200, answer.raw
+    return [each["id"] for each in answer.json()["data"]]
+
+
+def chat(model):
+    return request("POST", CHAT, [("Content-Type", "application/json")], b'{"model":"%b"}' % model.encode())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "vllm-b/meta-llama/L%208B%3F%C3%A9",
+        "vllm-b%2Fmeta-llama%2fL%208B%3F%c3%a9",
+        "vllm%2Db/meta-llama/L%208B%3F%C3%A9?a=b",
+        "meta-llama/L%208B%3F%C3%A9",
+        "meta-llama%2FL%208B%3F%C3%A9",
+    ],
+)
+async def test_an_id_may_hold_slashes_and_escapes_and_go_without_its_instance(gateway, make_upstream, connect, path):
+    one, other = await make_upstream(models=("m",)), await make_upstream()
+    answers(other, json_response({"data": [{"id": "n"}, ENTRY]}))
+    client = await connect(await gateway(vllm=one, vllm_b=other))
+    answer = await ask(client, request("GET", f"/v1/models/{path}"))
+    assert (answer.status, answer.get("Content-Type")) == (200, "application/json")
+    assert answer.json() == {**ENTRY, "id": f"vllm-b/{ENTRY['id']}"}
+    assert one.requests == []
+
+
+@pytest.mark.parametrize("path", ["vllm/n", "VLLM/m", "M", "vllm", "vllm-b", "no/such", "vllm%252Fm", "m%20", "%FF"])
+async def test_an_id_that_no_list_holds_is_a_404_of_the_model(gateway, make_upstream, connect, path):
+    one, other = await make_upstream(), await make_upstream()
+    client = await connect(await gateway(vllm=one, vllm_b=other))
+    answer = await ask(client, request("GET", f"/v1/models/{path}"))
+    error = answer.json()["error"]
+    assert (answer.status, error["type"], error["code"]) == (404, "invalid_request_error", "model_not_found")
+    assert error["param"] == "model"
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "/v1/models//m", "/v1//models", "/v1/models/..", "/v1/models/%2e%2e"])
+async def test_a_path_that_servers_read_differently_is_no_model(gateway, upstream, connect, path):
+    answer = await ask(await connect(await gateway(vllm=upstream)), request("GET", path))
+    assert answer.status in (400, 404)
+    assert upstream.connections == []
+
+
+async def test_a_model_that_appeared_is_found_at_once_and_lists_are_not_read_for_every_miss(
+    gateway, make_upstream, connect
+):
+    one, other = await make_upstream(), await make_upstream()
+    client = await connect(await gateway(vllm=one, vllm_b=other))
+    assert ids(await ask(client, LIST)) == ["vllm/m", "vllm-b/m"]
+    answers(other, json_response({"data": [{"id": "adapter"}]}))
+    assert (await ask(client, request("GET", "/v1/models/vllm-b/adapter"))).status == 200
+    for _ in range(5):
+        assert (await ask(client, request("GET", "/v1/models/vllm-b/none"))).status == 404
+    assert len(one.probes) + len(one.requests) == 2
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/vllm/m", "/v1/models/none"])
+async def test_head_is_get_without_the_body(gateway, upstream, connect, path):
+    client = await connect(await gateway(vllm=upstream))
+    full = await ask(client, request("GET", path))
+    answer = await ask(client, request("HEAD", path), "HEAD")
+    assert (answer.status, answer.body, answer.complete) == (full.status, b"", True)
+    for field in ("Content-Type", "Content-Length"):
+        assert answer.get(field) == full.get(field)
+    assert (await ask(client, LIST)).status == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/vllm/m"])
+async def test_other_methods_are_not_allowed(gateway, upstream, connect, method, path):
+    answer = await ask(await connect(await gateway(vllm=upstream)), request(method, path), method)
+    assert (answer.status, answer.get("Allow"), upstream.requests) == (405, "GET, HEAD", [])
+
+
+async def test_the_master_key_guards_the_list(gateway, upstream, connect):
+    client = await connect(await gateway(vllm=upstream, GOMODEL_MASTER_KEY="right"))
+    for path in ("/v1/models", "/v1/models/vllm/m"):
+        own_error(await ask(client, request("GET", path)), 401, "invalid_api_key", "authentication_error")
+    assert upstream.connections == []
+
+
+@pytest.mark.parametrize("fault", [json_response({}, 500), response(b"no json"), None])
+async def test_what_the_operator_wrote_is_offered_until_the_instance_answers(gateway, make_upstream, connect, fault):
+    one, other = await make_upstream(models=("own",)), await make_upstream(models=("b",))
+    if fault is None:
+        one.stop_listening()
+    else:
+        for _ in range(3):
+            answers(one, fault)
+    settings = {"VLLM_MODELS": "x, org/y", "CACHE_REFRESH_INTERVAL": "1ms"}
+    client = await connect(await gateway(vllm=one, vllm_b=other, **settings))
+    assert ids(await ask(client, LIST)) == ["vllm/x", "vllm/org/y", "vllm-b/b"]
+    assert (await ask(client, request("GET", "/v1/models/org/y"))).json()["owned_by"] == "vllm"
+    one._request_scripts.clear()
+    if fault is None:
+        one.listen()
+    assert ids(await ask(client, LIST)) == ["vllm/own", "vllm-b/b"]
+    one.on_request(OK)
+    assert (await ask(client, chat("own"))).get("X-GoModel-Provider") == "vllm"
+
+
+async def test_a_bare_model_that_the_operator_wrote_is_routed_without_any_list(gateway, make_upstream, connect):
+    one, other = await make_upstream(), await make_upstream()
+    other.on_request(OK)
+    client = await connect(await gateway(vllm=one, vllm_b=other, VLLM_B_MODELS="org/y"))
+    assert (await ask(client, chat("org/y"))).get("X-GoModel-Provider") == "vllm-b"
+    assert one.probes + other.probes == []
+
+
+async def test_with_an_allowlist_the_instance_is_not_asked_and_nothing_else_is_listed(gateway, make_upstream, connect):
+    one, other = await make_upstream(models=("own", "x")), await make_upstream(models=("b",))
+    settings = {"VLLM_MODELS": "x,org/y", "VLLM_B_MODELS": "z", "CONFIGURED_PROVIDER_MODELS_MODE": "allowlist"}
+    client = await connect(await gateway(vllm=one, vllm_b=other, **settings))
+    answer = await ask(client, LIST)
+    assert ids(answer) == ["vllm/x", "vllm/org/y", "vllm-b/z"]
+    assert answer.json()["data"][0] == {"id": "vllm/x", "object": "model", "created": 0, "owned_by": "vllm"}
+    other.on_request(OK)
+    assert (await ask(client, chat("z"))).get("X-GoModel-Provider") == "vllm-b"
+    for unlisted in ("own", "b"):
+        assert (await ask(client, chat(unlisted))).status == 404
+        assert (await ask(client, request("GET", f"/v1/models/{unlisted}"))).status == 404
+    assert one.probes + other.probes == []
+    # A name binds all the same: the list is what is offered, not what is allowed.
+    one.on_request(OK)
+    assert (await ask(client, chat("vllm/own"))).status == 200
+
+
+async def test_an_instance_without_an_allowlist_of_its_own_is_asked(gateway, make_upstream, connect):
+    one, other = await make_upstream(models=("own",)), await make_upstream(models=("b",))
+    settings = {"VLLM_MODELS": "x", "CONFIGURED_PROVIDER_MODELS_MODE": "allowlist"}
+    client = await connect(await gateway(vllm=one, vllm_b=other, **settings))
+    assert ids(await ask(client, LIST)) == ["vllm/x", "vllm-b/b"]
+    assert (len(one.probes), len(other.probes)) == (0, 1)
+
+
+async def test_with_an_allowlist_dead_instances_are_listed_as_they_were_written(gateway, upstream, connect):
+    upstream.stop_listening()
+    settings = {"VLLM_MODELS": "x", "CONFIGURED_PROVIDER_MODELS_MODE": "allowlist"}
+    assert ids(await ask(await connect(await gateway(vllm=upstream, **settings)), LIST)) == ["vllm/x"]
+
+
+async def test_an_answer_cut_off_is_no_list_and_the_operators_stays(gateway, upstream, connect):
+    for _ in range(2):
+        answers(upstream, b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", Fin())
+    client = await connect(await gateway(vllm=upstream, VLLM_MODELS="x"))
+    assert ids(await ask(client, LIST)) == ["vllm/x"]
+    upstream._request_scripts.clear()

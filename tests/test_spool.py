@@ -1,0 +1,153 @@
+"""The spool gives back what was written, without what was cut, then the rest, and holds little of it in memory."""
+
+import tracemalloc
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gomodel import spool as module
+from gomodel.spool import IN_MEMORY_BYTES, Spool
+
+from .harness.leaks import open_fds
+
+
+class Pieces:
+    """A `Source` made of given pieces, counting what was asked of it."""
+
+    def __init__(self, pieces: Iterable[bytes] = ()) -> None:
+        self._pieces = iter(pieces)
+        self.reads = 0
+
+    async def read(self) -> bytes:
+        self.reads += 1
+        return next(self._pieces, b"")
+
+
+def filled(pieces: Iterable[bytes], rest: Iterable[bytes] = ()) -> Spool:
+    spool = Spool(Pieces(rest))
+    for piece in pieces:
+        spool.write(piece)
+    return spool
+
+
+async def drained(spool: Spool) -> AsyncIterator[bytes]:
+    while piece := await spool.read():
+        yield piece
+
+
+async def content(spool: Spool) -> bytes:
+    return b"".join([piece async for piece in drained(spool)])
+
+
+# What was written, what is cut as (offset, size), what is left of it.
+CUTS = [
+    (b"abcdef", (0, 0), b"abcdef"),
+    (b"abcdef", (0, 2), b"cdef"),
+    (b"abcdef", (2, 3), b"abf"),
+    (b"abcdef", (4, 2), b"abcd"),
+    (b"abcdef", (6, 0), b"abcdef"),
+    (b"abcdef", (3, 0), b"abcdef"),
+    (b"abcdef", (0, 6), b""),
+    (b"", (0, 0), b""),
+]
+
+
+@pytest.mark.parametrize(("written", "cut", "left"), CUTS)
+async def test_what_is_cut_is_left_out_of_the_whole_and_of_every_reading(written, cut, left):
+    for pieces in ([written], [written[at : at + 1] for at in range(len(written))]):
+        with_rest = filled(pieces, [b"re", b"st"])
+        with_rest.cut(*cut)
+        assert with_rest.in_memory
+        assert with_rest.whole() == left
+        assert await content(with_rest) == left + b"rest"
+        with_rest.close()
+
+
+async def test_without_a_cut_nothing_is_left_out():
+    spool = filled([b"abc", b"def"], [b"ghi"])
+    assert spool.whole() == b"abcdef"
+    assert await content(spool) == b"abcdefghi"
+    spool.close()
+
+
+async def test_the_rest_is_not_asked_for_before_the_spool_is_empty():
+    rest = Pieces([b"rest"])
+    spool = Spool(rest)
+    spool.write(b"abc")
+    assert (await spool.read(), rest.reads) == (b"abc", 0)
+    assert (await spool.read(), rest.reads) == (b"rest", 1)
+    assert (await spool.read(), rest.reads) == (b"", 2)
+    spool.close()
+
+
+@pytest.mark.parametrize(("size", "in_memory"), [(IN_MEMORY_BYTES, True), (IN_MEMORY_BYTES + 1, False)])
+def test_a_file_is_opened_for_what_is_over_the_limit_and_closed_with_the_spool(size, in_memory):
+    before = open_fds()
+    spool = filled([b"x" * (size - 10), b"y" * 10])
+    assert spool.in_memory is in_memory
+    opened = open_fds() - before
+    assert sum(opened.values()) == (0 if in_memory else 1)
+    assert all(kind.endswith("(deleted)") for kind in opened)  # so that nothing is left, whatever becomes of us
+    spool.close()
+    assert open_fds() == before
+
+
+@pytest.mark.parametrize("cut", [(0, 5), (IN_MEMORY_BYTES - 3, 5), (3 * IN_MEMORY_BYTES - 5, 5)])
+async def test_a_long_one_is_read_back_in_pieces_around_the_cut(cut):
+    written = bytes(range(251)) * (3 * IN_MEMORY_BYTES // 251 + 1)
+    written = written[: 3 * IN_MEMORY_BYTES]
+    spool = filled([written[at : at + 10_007] for at in range(0, len(written), 10_007)], [b"rest"])
+    spool.cut(*cut)
+    pieces = [piece async for piece in drained(spool)]
+    assert b"".join(pieces) == written[: cut[0]] + written[cut[0] + cut[1] :] + b"rest"
+    assert max(map(len, pieces)) <= IN_MEMORY_BYTES
+    spool.close()
+
+
+async def test_twenty_megabytes_are_not_held_in_memory():
+    piece = b"\x00" * 65536
+    tracemalloc.start()
+    try:
+        spool = filled(piece for _ in range(320))
+        spool.cut(100, 5)
+        size = 0
+        async for read in drained(spool):
+            size += len(read)
+        spool.close()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size == 320 * 65536 - 5
+    assert peak < 4 * IN_MEMORY_BYTES
+
+
+modest = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@modest
+@given(
+    pieces=st.lists(st.binary(max_size=40), max_size=6),
+    rest=st.lists(st.binary(min_size=1, max_size=5), max_size=3),
+    data=st.data(),
+)
+async def test_any_pieces_with_any_cut_come_back_as_one_body(monkeypatch, pieces, rest, data):
+    monkeypatch.setattr(module, "IN_MEMORY_BYTES", 64)
+    monkeypatch.setattr(module, "_PIECE_BYTES", 7)
+    written = b"".join(pieces)
+    at = data.draw(st.integers(0, len(written)))
+    size = data.draw(st.integers(0, len(written) - at))
+    spool = filled(pieces, rest)
+    spool.cut(at, size)
+    left = written[:at] + written[at + size :]
+    assert spool.in_memory is (len(written) <= 64)
+    assert spool.whole() == left
+    assert await content(spool) == left + b"".join(rest)
+    spool.close()
