@@ -1,0 +1,222 @@
+"""The simulated vLLM's pure rules: tokens, words, schemas, limits."""
+
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+
+from gomodel.demo import tokens
+from gomodel.demo.answer import Limits, continue_text, converse
+from gomodel.demo.conversation import Conversation, Message, Tool
+from gomodel.demo.pooling import similarity, vector
+from gomodel.demo.schema import Unsatisfiable, instance
+from gomodel.demo.text import OPENING
+
+TEXTS = [
+    "",
+    "Hello there, what is the weather?",
+    "  leading and  double spaces\n\n\tand tabs ",
+    "internationalisation " * 3,
+    "naïve café — 你好，世界！ 🎉👩‍👩‍👧",
+    "<|user|> looks like a special token <|nope|",
+    "_snake_case_ 1234567890 a.b.c",
+    "\x00\x01 control",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_tokens_round_trip_and_are_counted_alike_everywhere(text: str) -> None:
+    ids = tokens.encode(text)
+    assert tokens.decode(ids) == text
+    assert "".join(tokens.split(text)) == text
+    assert "".join(step.text for step in tokens.steps(text)) == text
+    assert len(ids) == tokens.count(text) == sum(step.tokens for step in tokens.steps(text))
+    assert all(0 <= number < 2**53 for number in ids)
+
+
+def test_words_of_the_simulation_are_one_token_each() -> None:
+    assert tokens.count(OPENING) == 11  # nine words, a colon and a full stop
+
+
+@pytest.mark.parametrize(("number", "text"), [(999, ""), (2**60, ""), (0, "<|system|>")])
+def test_ids_outside_of_the_vocabulary_are_no_text(number: int, text: str) -> None:
+    assert tokens.decode([number]) == text
+
+
+def test_a_broken_character_decodes_to_the_replacement_character() -> None:
+    (whole,) = tokens.encode("é")
+    assert tokens.decode([whole - 1024 >> 8 | 1024]) != "é"
+    assert tokens.decode([1024 + 0x1C3]) == "\ufffd"
+
+
+@pytest.mark.parametrize("tokens_wanted", [1, 2, 11, 12, 40, 300])
+def test_max_tokens_is_kept_exactly(tokens_wanted: int) -> None:
+    answer = continue_text("internationalisation", "internationalisation", 1, Limits(tokens_wanted, ignore_eos=True))
+    assert (answer.tokens, answer.finish) == (tokens_wanted, "length")
+    assert tokens.count(answer.text) == tokens_wanted
+
+
+def test_the_same_prompt_gives_the_same_words_and_another_prompt_others() -> None:
+    def said(prompt: str, variant: int = 0) -> str:
+        return continue_text(prompt, prompt, 3, Limits(), variant=variant).text
+
+    assert said("about rivers") == said("about rivers")
+    assert len({said("about rivers"), said("about mountains"), said("about rivers", 1)}) == 3
+    assert said("about rivers").startswith(OPENING + " ")
+    assert "rivers" in said("about rivers")
+
+
+@pytest.mark.parametrize(
+    ("limits", "text", "stop_reason"),
+    [
+        (Limits(stop=("simulated",)), "This is a ", "simulated"),
+        (Limits(stop=("simulated",), include_stop=True), "This is a simulated", "simulated"),
+        (Limits(stop=("a sim", "This is")), "", "This is"),
+        (Limits(stop=(" a simu",)), "This is", " a simu"),
+        (Limits(stop=("ted answer: n",)), "This is a simula", "ted answer: n"),
+    ],
+)
+def test_a_stop_string_ends_the_answer_before_itself(limits: Limits, text: str, stop_reason: str) -> None:
+    answer = continue_text("x", "x", 1, limits)
+    assert (answer.text, answer.finish, answer.stop_reason) == (text, "stop", stop_reason)
+    assert answer.tokens >= tokens.count(text)
+
+
+def test_a_stop_string_that_never_comes_changes_nothing() -> None:
+    assert continue_text("x", "x", 1, Limits(stop=("\x07",))) == continue_text("x", "x", 1, Limits())
+
+
+def test_min_tokens_lengthens_an_answer() -> None:
+    assert continue_text("x", "x", 1, Limits(min_tokens=500)).tokens >= 500
+
+
+WEATHER = Tool("get_weather", "The weather of a city", {"type": "object"})
+MAIL = Tool("send_mail", "", {"type": "object"})
+
+
+@pytest.mark.parametrize(
+    ("choice", "named", "role", "said", "called"),
+    [
+        ("none", None, "user", "get_weather", None),
+        ("auto", None, "user", "Hello", None),
+        ("auto", None, "user", "What is the Weather in Rome?", "get_weather"),
+        ("auto", None, "user", "please SEND_MAIL", "send_mail"),
+        ("auto", None, "user", "please send mail", "send_mail"),
+        ("auto", None, "tool", "weather: sunny", None),
+        ("required", None, "user", "Hello", "send_mail"),
+        ("required", None, "user", "weather", "get_weather"),
+        ("named", "get_weather", "user", "Hello", "get_weather"),
+    ],
+)
+def test_a_tool_is_called_when_it_must_be_or_when_it_is_asked_for(
+    choice: str, named: str | None, role: str, said: str, called: str | None
+) -> None:
+    asked = Conversation((Message(role, said),), tools=(MAIL, WEATHER), choice=choice, named=named)
+    answer = converse(asked, 10, Limits())
+    assert (answer.tool.name if answer.tool else None) == called
+    if called:
+        assert answer.text == "{}"
+
+
+SCHEMAS: list[tuple[Any, Any]] = [
+    (True, "demo"),
+    ({}, "demo"),
+    ({"type": "string"}, "demo"),
+    ({"type": "string", "maxLength": 2}, "de"),
+    ({"type": "string", "minLength": 6}, "demoaa"),
+    ({"type": "string", "format": "date"}, "2026-01-01"),
+    ({"type": "string", "pattern": r"^\d{5}$"}, "00000"),
+    ({"type": "string", "pattern": "^[A-Z]{2,3}$"}, "AA"),
+    ({"type": "string", "pattern": r"^user-\d{3}$"}, "user-000"),
+    ({"enum": ["celsius", "fahrenheit"]}, "celsius"),
+    ({"const": None}, None),
+    ({"type": "integer"}, 1),
+    ({"type": "integer", "minimum": 3, "multipleOf": 5}, 5),
+    ({"type": "integer", "exclusiveMinimum": 3}, 4),
+    ({"type": "integer", "maximum": -3}, -3),
+    ({"type": "number", "minimum": 0.25, "maximum": 0.75}, 0.5),
+    ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, 0.5),
+    ({"type": "number", "multipleOf": 1.5, "minimum": 2}, 3),
+    ({"type": "boolean"}, True),
+    ({"type": "null"}, None),
+    ({"type": ["string", "null"]}, "demo"),
+    ({"type": "array", "items": {"type": "integer"}}, []),
+    ({"type": "array", "items": {"type": "integer"}, "minItems": 2}, [1, 1]),
+    ({"type": "array", "items": {"type": "integer"}, "minItems": 3, "uniqueItems": True}, [1, 2, 3]),
+    ({"type": "array", "prefixItems": [{"const": "x"}], "minItems": 2}, ["x", "demo"]),
+    ({"type": "object"}, {}),
+    (
+        {"properties": {"city": {"type": "string"}, "days": {"type": "integer"}}, "required": ["city"]},
+        {"city": "Paris"},
+    ),
+    ({"type": "object", "minProperties": 1, "properties": {"a": {"type": "null"}}}, {"a": None}),
+    ({"anyOf": [False, {"type": "integer"}]}, 1),
+    ({"oneOf": [{"$ref": "#/$defs/n"}], "$defs": {"n": {"type": "integer", "minimum": 9}}}, 9),
+    (
+        {
+            "allOf": [{"$ref": "#/definitions/base"}, {"required": ["b"], "properties": {"b": {"const": 2}}}],
+            "definitions": {"base": {"type": "object", "required": ["a"], "properties": {"a": {"const": 1}}}},
+        },
+        {"a": 1, "b": 2},
+    ),
+    (
+        {
+            "$ref": "#/$defs/node",
+            "$defs": {
+                "node": {
+                    "type": "object",
+                    "required": ["next"],
+                    "properties": {"next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/node"}]}},
+                }
+            },
+        },
+        {"next": None},
+    ),
+]
+
+
+@pytest.mark.parametrize(("schema", "value"), SCHEMAS, ids=[json.dumps(schema)[:60] for schema, _ in SCHEMAS])
+def test_a_schema_gets_its_smallest_plain_value(schema: Any, value: Any) -> None:
+    assert instance(schema) == value
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        False,
+        {"type": "integer", "minimum": 2, "maximum": 1},
+        {"type": "integer", "minimum": 0.2, "maximum": 0.8},
+        {"type": "string", "pattern": "^(?!)"},
+        {"type": "string", "minLength": 3, "pattern": "^..$"},
+        {"$ref": "#/$defs/missing"},
+        {"$ref": "https://example.com/schema"},
+        {"$ref": "#"},
+        {"type": "wizard"},
+        {"type": "array", "minItems": 10**9},
+        {"type": "array", "minItems": "x"},
+        {"type": "integer", "minimum": "x"},
+        {"type": "string", "pattern": "("},
+        {"type": "object", "required": 5},
+        {"allOf": [5]},
+        {"anyOf": [False, False]},
+        {"type": "object", "required": ["a"], "additionalProperties": False},
+    ],
+)
+def test_a_schema_without_a_plain_value_is_refused(schema: Any) -> None:
+    with pytest.raises(Unsatisfiable):
+        instance(schema)
+
+
+def test_vectors_have_unit_length_and_texts_that_share_words_are_nearer() -> None:
+    assert math.isclose(math.hypot(*vector("a few words")), 1.0, rel_tol=1e-6)
+    assert math.isclose(math.hypot(*vector("")), 1.0, rel_tol=1e-6)
+    assert vector("same") == vector("same")
+    near, far = similarity("the cat sat", "the cat stood"), similarity("the cat sat", "quantum flux")
+    assert 0 <= far < near < similarity("the cat sat", "the cat sat") <= 1
+
+
+def test_no_sentence_of_the_simulation_has_an_unfilled_place() -> None:
+    said = continue_text("rivers", "rivers", 1, Limits(2000, ignore_eos=True)).text
+    assert not re.search(r"[{}]", said)
