@@ -1,0 +1,161 @@
+"""The command line: what `python -m gomodel` can be asked for, and its exit statuses.
+
+Imports what a request for help or for the version does not need only when it is needed, and takes over the signals
+before anything that takes time.
+"""
+
+import gc
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from .signals import Signals
+from .version import VERSION
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable
+
+    from .config import ConfigError
+
+OK = 0
+FAILED = 1
+CONFIG_ERROR = 64  # EX_USAGE of sysexits.h
+INTERRUPTED = 130
+
+_DESCRIPTION = "A streaming gateway in front of vLLM. Without an option it serves what the environment describes."
+_EPILOG = """\
+The configuration is read from the environment, over a file .env in the working directory. Most used:
+  VLLM_BASE_URL             instance vllm (default http://localhost:8000/v1)
+  VLLM_<NAME>_BASE_URL      instance vllm-<name>, as many as there are
+  VLLM_API_KEY, VLLM_<NAME>_API_KEY
+                            key sent to an instance
+  GOMODEL_MASTER_KEY        key that callers must present; none: open to everybody
+  HOST, PORT                where to listen (default 0.0.0.0, 8080)
+  GOMODEL_UNIX_SOCKET       listen on this unix socket instead, or besides when PORT is set
+  TLS_CERT_FILE, TLS_KEY_FILE
+                            serve https
+  GOMODEL_WORKERS           processes that share the port (default 1; auto: one per CPU)
+  GOMODEL_DRAIN_TIMEOUT     how long SIGTERM waits for running requests (default 600s)
+  LOG_LEVEL, LOG_FORMAT     debug, info, warning or error; text, json or auto
+Any of the keys can stand in a file that <NAME>_FILE names. All variables are in .env.example.
+
+signals:
+  SIGTERM, SIGINT           let running requests end, then exit; a second one aborts them
+  SIGHUP                    read the configuration again, without dropping a connection
+  SIGUSR1                   log how busy the gateway is
+
+exit status:
+  0    ended after a drain, or the check found every instance well
+  1    cannot listen, a worker cannot start, or the check found an instance that does not answer
+  2    wrong use of the command line
+  64   the configuration has problems; all of them are listed and nothing was bound
+  128+n  signal n came a second time and aborted running requests (130: SIGINT, 143: SIGTERM)
+"""
+
+
+def main() -> NoReturn:
+    """The process from its first line to its last."""
+    status = command(sys.argv[1:])
+    # A dead name server can keep a resolver's thread, and with it the interpreter's own end, for a minute.
+    if "logging" in sys.modules:
+        sys.modules["logging"].shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass  # closed, or nobody reads it any more
+    os._exit(status)
+
+
+def command(arguments: list[str]) -> int:
+    """Do what `arguments` ask for; the exit status."""
+    options = _parse(arguments) if arguments else None
+    if options is not None and options.check:
+        return _check()
+    signals = Signals()
+    signals.install()
+    # What a start-up makes exists for good; looking for garbage among it takes time. `Serving` turns it on again.
+    gc.disable()
+    from .config import ConfigError, load  # noqa: PLC0415 - the signals come first
+
+    try:
+        if options is not None and options.demo:
+            from .demonstration import start_demo  # noqa: PLC0415
+
+            return start_demo(signals, options.rate, options.port)
+        config = load(os.environ)
+        from .roots import postponed  # noqa: PLC0415
+
+        with postponed():
+            from .daemon import start  # noqa: PLC0415
+
+        return start(config, lambda: load(os.environ), signals)
+    except ConfigError as error:
+        return _refuse(error)
+
+
+def _check() -> int:
+    from .config import ConfigError, load  # noqa: PLC0415
+
+    try:
+        config = load(os.environ)
+        from .check import check  # noqa: PLC0415
+
+        return OK if check(config) else FAILED
+    except ConfigError as error:
+        return _refuse(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _refuse(error: "ConfigError") -> int:
+    count = len(error.problems)
+    print(f"gomodel: the configuration has {count} problem{'s' if count > 1 else ''}:", file=sys.stderr)
+    for problem in error.problems:
+        print(f"  {problem}", file=sys.stderr)
+    return CONFIG_ERROR
+
+
+def _parse(arguments: list[str]) -> "Namespace":
+    from argparse import ArgumentParser, RawDescriptionHelpFormatter  # noqa: PLC0415
+
+    parser = ArgumentParser(
+        prog="gomodel", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=RawDescriptionHelpFormatter
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--check", action="store_true", help="check the configuration, ask every instance once, and exit")
+    mode.add_argument(
+        "--demo", action="store_true", help="serve in front of a simulated vLLM: no GPU, no model, no key"
+    )
+    parser.add_argument(
+        "--rate",
+        type=_number(float, float("inf")),
+        metavar="N",
+        help="with --demo: tokens per second of a stream (default 25)",
+    )
+    parser.add_argument(
+        "--port",
+        type=_number(int, 1 << 16),
+        metavar="N",
+        help="with --demo: port to listen on (default: PORT, or 8080)",
+    )
+    parser.add_argument("--version", action="version", version=f"gomodel {VERSION}")
+    options = parser.parse_args(arguments)
+    if not options.demo and (options.rate is not None or options.port is not None):
+        parser.error("--rate and --port go with --demo; the port to serve on is set with PORT")
+    return options
+
+
+def _number(kind: type[float], limit: float) -> "Callable[[str], float]":
+    def number(text: str) -> float:
+        value = kind(text)
+        if not 0 <= value < limit:
+            raise ValueError
+        return value
+
+    return number
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The start-up of gomodel, and the signals of its single process.
+
+Decides the order of things: log, limits, certificate, sockets, then one process here or several under `workers`; and
+what each signal means (contract section 7). Knows nothing of the command line or of HTTP.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+from collections import deque
+from contextlib import AbstractAsyncContextManager
+
+from . import notices
+from .config import Config, ConfigError
+from .listeners import Listener, ListenError, adopt, bind, tls_context
+from .logs import configure_logging
+from .reload import Load, log_refusal, read_again
+from .roots import provide
+from .serving import Serving, run_loop
+from .signals import Signals
+from .systemd import Notifier, inherited_sockets
+
+_logger = logging.getLogger("gomodel")
+
+# Given on top of the drain limit to whoever waits for our end.
+MARGIN_S = 5.0
+_OPEN_FILES = 1 << 20
+
+
+class Company:
+    """What runs beside the gateway, in its loop and from before its start to after its end. Here: nothing."""
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Entered before requests are taken, left when all are over."""
+        return contextlib.nullcontext()
+
+    def ready(self, listeners: list[Listener]) -> None:
+        """Requests are taken on `listeners`."""
+
+
+_NOBODY = Company()
+
+
+def start(config: Config, load: Load, signals: Signals, company: Company = _NOBODY) -> int:
+    """Serve until told to end; the exit status. `load` reads the configuration again, for SIGHUP.
+
+    0 after a drain, 1 when there is nothing to listen on, 128 + signal when a second signal aborted running requests.
+    Raises ConfigError, before anything is bound, for a certificate that cannot be used.
+    """
+    arrived: deque[int] = deque()
+    signals.collect(arrived.append)
+    configure_logging(config.log_level, config.log_format)
+    _raise_descriptor_limit()
+    tls_context(config)
+    provide(config)  # before there are workers, who then share them
+    notifier = Notifier(os.environ)
+    try:
+        inherited = adopt(inherited_sockets(os.environ), config)
+        if config.workers > 1:
+            from .workers import Supervisor  # noqa: PLC0415 - a single process needs none of it
+
+            return Supervisor(config, load, signals, notifier).run(inherited, arrived)
+        listeners = inherited or bind(config)
+    except ListenError as error:
+        _logger.error("%s", error)
+        return 1
+    return run_loop(_Alone(config, load, notifier).run(listeners, signals, arrived, company))
+
+
+class _Alone:
+    """The single process: its own signals tell it what to do."""
+
+    def __init__(self, config: Config, load: Load, notifier: Notifier) -> None:
+        self._serving = Serving(config)
+        self._load = load
+        self._notifier = notifier
+        self._last_signal = 0
+
+    async def run(self, listeners: list[Listener], signals: Signals, arrived: deque[int], company: Company) -> int:
+        loop = asyncio.get_running_loop()
+        if os.getpid() == 1:
+            # Whatever else ran in the container becomes our child at its end; nobody would reap it.
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+        def ready() -> None:
+            notices.started(self._serving.gateway.config, listeners)
+            self._notifier.ready()
+            self._show_life(loop)
+            company.ready(listeners)
+            signals.attach(loop, self._on_signal)
+            for number in arrived:
+                self._on_signal(number)
+
+        async with company.running():
+            await self._serving.run(listeners, ready)
+        signals.detach()
+        return 128 + self._last_signal if self._serving.cut_short else 0
+
+    def _on_signal(self, number: int) -> None:
+        serving, name = self._serving, signal.Signals(number).name
+        if number == signal.SIGHUP:
+            self._reload()
+        elif number == signal.SIGUSR1:
+            serving.report()
+        elif not serving.draining:
+            _logger.info("%s: ending", name)
+            self._notifier.stopping(serving.gateway.config.drain_s + MARGIN_S)
+            serving.drain()
+        else:
+            _logger.warning("%s again: ending now", name)
+            self._last_signal = number
+            serving.abort()
+
+    def _reload(self) -> None:
+        serving = self._serving
+        if serving.draining:
+            _logger.warning("SIGHUP comes too late: the process is ending")
+            return
+        self._notifier.reloading()
+        config = read_again(self._load, serving.gateway.config)
+        if config is not None:
+            try:
+                serving.reload(config)
+            except ConfigError as error:  # a file changed since it was looked at
+                log_refusal(error)
+        self._notifier.ready()
+
+    def _show_life(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._notifier.watchdog_s:
+            self._notifier.alive()
+            loop.call_later(self._notifier.watchdog_s, self._show_life, loop)
+
+
+def _raise_descriptor_limit() -> None:
+    """A stream takes two descriptors; the usual soft limit of 1024 is for programs that use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        _logger.debug("The limit of open files could not be raised")

@@ -1,0 +1,92 @@
+"""The signals of a process from its first line to its last.
+
+Decides that no signal ever meets its default action. A loop's own handlers exist only while the loop runs: before it a
+container's PID 1 would not even notice SIGTERM, and after it a late second one would turn a clean end into a death.
+Knows nothing of what a signal means to a running process; imports nothing that takes time.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+_HANDLED = (*_STOPPING, signal.SIGHUP, signal.SIGUSR1)
+
+
+class Signals:
+    """SIGTERM, SIGINT, SIGHUP and SIGUSR1, handed to whoever is in charge at the moment."""
+
+    def __init__(self) -> None:
+        self._deliver: Callable[[int], object] = _before_anything_runs
+        self._loop: AbstractEventLoop | None = None
+
+    def install(self) -> None:
+        """Take over; until something else is called, SIGTERM and SIGINT end the process with status 0."""
+        for number in _HANDLED:
+            signal.signal(number, self._handle)
+
+    def collect(self, arrived: Callable[[int], object]) -> None:
+        """Hand every signal to `arrived`, while nothing waits for one."""
+        self._deliver = arrived
+
+    def attach(self, loop: "AbstractEventLoop", deliver: Callable[[int], object]) -> None:
+        """Hand every signal to `deliver` in the loop, which it wakes up."""
+        self._loop = loop
+        with self.held():
+            for number in _HANDLED:
+                loop.add_signal_handler(number, deliver, number)
+
+    def write_to(self, fd: int) -> None:
+        """Write each signal, and SIGCHLD, to `fd` as a byte; for one that waits without a loop.
+
+        The interpreter's own handler writes it. A handler in Python runs only when the interpreter gets around to it,
+        which for a signal that comes just before a system call is when that returns.
+        """
+        self._deliver = _ignore
+        signal.signal(signal.SIGCHLD, self._handle)
+        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+
+    def detach(self) -> None:
+        """Hear no more signals: the end has begun and cannot be hurried, or a fork has other plans."""
+        self._deliver = _ignore
+        if self._loop is None:
+            signal.set_wakeup_fd(-1)
+            return
+        with self.held():
+            for number in _HANDLED:
+                self._loop.remove_signal_handler(number)
+            self.install()
+        self._loop = None
+
+    def held(self) -> "_Held":
+        """A block of code in which no signal arrives; they are delivered after it."""
+        return _Held((*_HANDLED, signal.SIGCHLD))
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._deliver(number)
+
+
+class _Held:
+    def __init__(self, numbers: tuple[int, ...]) -> None:
+        self._numbers = numbers
+
+    def __enter__(self) -> None:
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
+
+    def __exit__(self, *_: object) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+
+def _before_anything_runs(number: int) -> None:
+    if number in _STOPPING:
+        # Not SystemExit: half of the imports still to come would be unwound through, and the next signal hits that.
+        os._exit(0)
+
+
+def _ignore(number: int) -> None:
+    pass
