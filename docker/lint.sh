@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Validates the files here with what their own worlds use: hadolint, compose's and Kubernetes' published schemas, compose
+# itself, systemd-analyze and shellcheck (the last two where they are installed). Wants the network once, for .venv-deploy.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-python3}
+venv=.venv-deploy
+if [ ! -x "$venv/bin/kubernetes-validate" ]; then
+    "$python" -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement docker/lint-requirements.txt
+fi
+run() {
+    echo "== $1"
+    "$@"
+}
+
+run "$venv/bin/hadolint" docker/Dockerfile
+run "$venv/bin/yamllint" --strict --config-file docker/.yamllint docker/compose.yaml docker/kubernetes
+run "$venv/bin/check-jsonschema" --builtin-schema vendor.compose-spec docker/compose.yaml
+run "$venv/bin/docker-compose" --file docker/compose.yaml --profile demo config --quiet
+# The oldest release the manifests promise to work with, of those whose schemas are at hand, and the newest.
+run "$venv/bin/kubernetes-validate" --strict --quiet -k 1.33.0 docker/kubernetes/*.yaml
+run "$venv/bin/kubernetes-validate" --strict --quiet docker/kubernetes/*.yaml
+if command -v systemd-analyze >/dev/null; then
+    units=$(mktemp -d)
+    trap 'rm -rf "$units"' EXIT
+    # verify wants the program to exist, which it does only where the unit is installed.
+    sed "s|^ExecStart=[^ ]*|ExecStart=/bin/true|" docker/gomodel.service >"$units/gomodel.service"
+    cp docker/gomodel.socket "$units"
+    run systemd-analyze verify "$units/gomodel.service" "$units/gomodel.socket"
+    run systemd-analyze security --offline=yes --threshold=20 --no-pager "$units/gomodel.service" | tail -n 1
+fi
+if command -v shellcheck >/dev/null; then
+    run shellcheck docker/*.sh
+fi
+echo "== all of it is well"

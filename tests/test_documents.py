@@ -1,0 +1,32 @@
+"""The documents name tests, files and variables that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gomodel.config import VARIABLES
+
+ROOT = Path(__file__).parent.parent
+THREATS = (ROOT / "docs" / "threat-model.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("file", "name"), sorted(set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", THREATS))))
+def test_a_test_named_by_the_threat_model_exists(file, name):
+    assert f"def {name}(" in (ROOT / "tests" / file).read_text()
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+def test_a_file_linked_by_the_readme_exists(target):
+    assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("variable", sorted(VARIABLES))
+def test_the_readme_lists_every_variable(variable):
+    assert f"`{variable}`" in README
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE))))
+def test_a_make_target_of_the_readme_exists(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
