@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := gomodel tests bench
+SOURCES := gomodel tests bench clients integration browser fuzz
 
 .PHONY: demo run test check static format build bench bench-vllm test-vllm test-clients test-browser fuzz lint-deploy soak clean
 

@@ -1,0 +1,286 @@
+"""What a person sees and does on the status page."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from .conftest import KEY, LIMIT_S, Gateway, Stream, stalled_upload
+
+Start = Callable[..., Gateway]
+Ask = Callable[..., Stream]
+Picture = Callable[[str], None]
+expect.set_options(timeout=LIMIT_S * 1000)
+
+
+def enter(page: Page, gateway: Gateway, key: str = KEY) -> None:
+    """Open the page and show the key."""
+    page.goto(gateway.url)
+    page.get_by_label("Master key").fill(key)
+    page.get_by_label("Master key").press("Enter")
+
+
+def test_a_running_stream_appears_and_can_be_aborted(page: Page, start: Start, stream: Ask, picture: Picture) -> None:
+    gateway = start("--demo", "--rate", "20")
+    streams = [stream(gateway), stream(gateway, "vllm-test/demo/qwen-sim")]
+    for _ in range(6):
+        stream(gateway, tokens=20).join(LIMIT_S)
+    enter(page, gateway)
+    rows = page.locator("#requests tr")
+    expect(rows).to_have_count(2)
+    row = rows.filter(has_text="demo/llama-sim")
+    expect(row).to_contain_text("POST /v1/chat/completions")
+    expect(row).to_contain_text("at vllm")
+    expect(row).to_contain_text("data")
+    expect(page.get_by_role("status")).to_have_text("ready")
+    received = row.locator("[data-label=Sent]")
+    before = received.inner_text()
+    expect(received).not_to_have_text(before)
+    tile = page.locator(".tile").filter(has_text="Aborted, last minute")
+    expect(tile).to_contain_text("gomodel 0")
+
+    row.get_by_role("button", name="Abort").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("demo/llama-sim")
+    # The harmless answer has the focus.
+    expect(dialog.get_by_role("button", name="Let it run")).to_be_focused()
+    picture("abort")
+    dialog.get_by_role("button", name="Let it run").click()
+    expect(dialog).to_be_hidden()
+    expect(rows).to_have_count(2)
+
+    row.get_by_role("button", name="Abort").press("Enter")
+    dialog.get_by_role("button", name="Abort it").click()
+    expect(rows).to_have_count(1)
+    expect(page.locator("#said")).to_have_text("The request was aborted.")
+    expect(tile).to_contain_text("gomodel 1")
+    streams[0].join(LIMIT_S)
+    assert streams[0].outcome == "cut"
+    assert streams[1].is_alive()
+
+
+def test_a_wrong_key_is_refused_and_another_may_be_tried(page: Page, start: Start, picture: Picture) -> None:
+    gateway = start("--demo")
+    page.goto(gateway.url)
+    expect(page.get_by_label("Master key")).to_be_focused()
+    # Who has no key sees no more than /health/ready tells everybody.
+    expect(page.get_by_role("status")).to_have_text("ready")
+    expect(page.locator("#instances tr")).to_have_count(2)
+    expect(page.locator("#requests-part")).to_be_hidden()
+    expect(page.locator("#numbers")).to_be_hidden()
+    for wrong in ("wrong", "schl\u00fcssel", "two words"):
+        enter(page, gateway, wrong)
+        expect(page.locator("#door-error")).to_have_text("The gateway does not accept this key.")
+    # It is still said after the next reading.
+    updated = page.locator("#updated").inner_text()
+    expect(page.locator("#updated")).not_to_have_text(updated)
+    expect(page.locator("#door-error")).to_be_visible()
+    picture("wrong-key")
+    page.get_by_label("Master key").fill(KEY)
+    page.get_by_role("button", name="Show the status").click()
+    expect(page.locator("#requests-part")).to_be_visible()
+    expect(page.get_by_label("Master key")).to_be_hidden()
+    expect(page.locator("#open")).to_be_hidden()
+
+
+def test_the_key_lives_as_long_as_the_tab(page: Page, start: Start) -> None:
+    gateway = start("--demo")
+    enter(page, gateway)
+    expect(page.locator("#requests-part")).to_be_visible()
+    page.reload()
+    expect(page.locator("#requests-part")).to_be_visible()
+    assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+    another = page.context.new_page()
+    another.goto(gateway.url)
+    expect(another.get_by_label("Master key")).to_be_visible()
+    page.get_by_role("button", name="Forget key").click()
+    expect(page.get_by_label("Master key")).to_be_visible()
+    assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_without_a_master_key_the_page_says_that_everything_is_open(page: Page, start: Start, picture: Picture) -> None:
+    gateway = start(VLLM_BASE_URL="http://127.0.0.1:1/v1")
+    page.goto(gateway.url)
+    expect(page.locator("#open")).to_be_visible()
+    expect(page.get_by_label("Master key")).to_be_hidden()
+    expect(page.get_by_role("status")).to_have_text("unavailable")
+    expect(page.locator("#instances tr")).to_contain_text("connection_refused")
+    picture("open-and-down")
+
+
+def test_a_gateway_that_is_gone_is_said_and_noticed_when_it_is_back(page: Page, start: Start, picture: Picture) -> None:
+    gateway = start("--demo")
+    enter(page, gateway)
+    expect(page.locator("#requests-part")).to_be_visible()
+    gateway.stop()
+    expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text("no answer")
+    picture("unreachable")
+    start("--demo", "--port", str(gateway.port))
+    expect(page.get_by_role("status")).to_have_text("ready")
+    expect(page.locator("#trouble")).to_be_hidden()
+
+
+def test_switched_off_metrics_are_said(page: Page, start: Start, picture: Picture) -> None:
+    gateway = start("--demo", METRICS_ENABLED="false")
+    enter(page, gateway)
+    expect(page.locator("#metrics-off")).to_be_visible()
+    expect(page.locator(".tile")).to_have_count(1)
+    expect(page.locator(".tile")).to_contain_text("In flight")
+    picture("metrics-off")
+
+
+def test_it_works_below_a_base_path_with_metrics_elsewhere(page: Page, start: Start) -> None:
+    gateway = start("--demo", BASE_PATH="/gw", METRICS_ENDPOINT="/internal/numbers")
+    enter(page, gateway)
+    expect(page.locator(".tile")).to_have_count(8)
+    expect(page.locator("#version")).to_have_text(re.compile(r"\d+\.\d+"))
+
+
+def test_rates_and_percentiles_follow_from_the_counters(page: Page, start: Start) -> None:
+    gateway = start("--demo")
+    scrapes = 0
+
+    def answer(route: Route) -> None:
+        nonlocal scrapes
+        route.fulfill(body=_counters(scrapes), content_type="text/plain")
+        scrapes += 1
+
+    page.route("**/metrics", answer)
+    enter(page, gateway)
+    tile = page.locator(".tile")
+    # Half of them below 100 ms, the others spread over 100 to 250 ms: 0.1 + 0.15 * 45 / 50.
+    expect(tile.filter(has_text="Duration")).to_contain_text("100 ms / 235 ms")
+    expect(tile.filter(has_text="First byte")).to_contain_text("over 10 min / over 10 min")
+    expect(tile.filter(has_text="Gap in streams")).to_contain_text("\u2013 / \u2013")
+    expect(tile.filter(has_text="Server errors")).to_contain_text("10.0 %")
+    expect(tile.filter(has_text="Requests ended")).to_contain_text(f"{100 * scrapes} since the start")
+    expect(tile.filter(has_text="Aborted")).to_contain_text("client 7, vLLM 0, gomodel 0")
+    row = page.locator("#instances tr").first
+    expect(row.locator("[data-label=Breaker]")).to_have_text("open")
+    # About 100 in 2 s; the machine decides how exactly.
+    per_second = float(row.locator("[data-label=Requests]").inner_text().split()[0])
+    assert 20 < per_second < 60
+
+
+def _counters(times: int) -> str:
+    """Metrics after `times` batches of 100 requests, with labels that need the escapes of the format."""
+    duration = 'gomodel_request_duration_seconds_bucket{instance="vllm",route="/v1/\\"x\\\\",le='
+    first_byte = 'gomodel_time_to_first_byte_seconds_bucket{instance="vllm",route="/v1",le='
+    return f"""# HELP gomodel_requests_total Requests that ended.
+# TYPE gomodel_requests_total counter
+gomodel_requests_total{{code="200",instance="vllm",model="a\\nb}}",route="/v1/x"}} {90.0 * (times + 1)}
+gomodel_requests_total{{code="502",instance="vllm",model="",route="/v1/x"}} {10.0 * (times + 1)}
+gomodel_requests_total{{code="200",instance="",model="",route="/metrics"}} {1e6 * (times + 1)}
+{duration}"0.1"}} {50 * times}
+{duration}"0.25"}} {100 * times}
+{duration}"+Inf"}} {100 * times}
+{first_byte}"600.0"}} 0
+{first_byte}"+Inf"}} {100 * times}
+gomodel_aborted_total{{by="client",phase="data"}} 7
+gomodel_breaker_open{{instance="vllm"}} 1.0
+"""
+
+
+def test_markup_in_a_models_name_is_text(page: Page, start: Start) -> None:
+    gateway = start("--demo")
+    name = '<img src=x onerror="alert(1)"><b>bold'
+    with stalled_upload(gateway, f"vllm/{name}"):
+        enter(page, gateway)
+        expect(page.locator("#requests tr")).to_contain_text(name)
+        assert page.locator("main img, main b").count() == 0
+
+
+def test_the_models_of_an_instance_unfold(page: Page, start: Start) -> None:
+    gateway = start("--demo")
+    enter(page, gateway)
+    row = page.locator("#instances tr").filter(has_text="vllm-test")
+    row.locator("summary").click()
+    expect(row.locator("li")).to_have_text(re.compile(r"^demo/qwen-sim"))
+    # A new reading does not fold it again.
+    updated = page.locator("#updated").inner_text()
+    expect(page.locator("#updated")).not_to_have_text(updated)
+    expect(row.locator("li")).to_be_visible()
+
+
+def test_it_can_be_paused(page: Page, start: Start) -> None:
+    gateway = start("--demo")
+    enter(page, gateway)
+    expect(page.locator("#requests-part")).to_be_visible()
+    page.get_by_role("button", name="Pause").click()
+    page.wait_for_load_state("networkidle")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(2500)  # longer than the page's period
+    assert asked == []
+    page.get_by_role("button", name="Paused").click()
+    expect(page.get_by_role("button", name="Pause")).to_have_attribute("aria-pressed", "false")
+    page.wait_for_event("request")
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "width"),
+    [("light", "light", 1280), ("dark", "dark", 1280), ("tablet", "light", 800), ("phone", "dark", 380)],
+)
+def test_it_fits_every_screen_and_scheme(
+    page: Page, start: Start, stream: Ask, picture: Picture, name: str, scheme: str, width: int
+) -> None:
+    gateway = start("--demo", "--rate", "40")
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_viewport_size({"width": width, "height": 900})
+    enter(page, gateway)
+    for tokens in (5, 60, 10):
+        stream(gateway, tokens=tokens).join(LIMIT_S)
+        stream(gateway, "vllm/unknown", tokens=tokens).join(LIMIT_S)
+        page.wait_for_timeout(1500)
+    running = [stream(gateway, f"vllm{each}") for each in ("/demo/llama-sim", "-test/demo/qwen-sim")]
+    with stalled_upload(gateway, "vllm/organisation/a-model-with-an-exceptionally-long-name-FP8-dynamic-128k-instruct"):
+        expect(page.locator("#requests tr")).to_have_count(3)
+        page.wait_for_timeout(4500)
+        picture(name)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert all(each.is_alive() for each in running)
+
+
+def test_text_has_enough_contrast(browser: Browser, start: Start) -> None:
+    """WCAG 2.2, 1.4.3: 4.5 to 1, in both schemes, for every piece of text that is shown."""
+    gateway = start("--demo")
+    for scheme in ("light", "dark"):
+        context = browser.new_context(color_scheme=scheme)
+        page = context.new_page()
+        with stalled_upload(gateway, "vllm/m"):
+            enter(page, gateway, "wrong")
+            expect(page.locator("#door-error")).to_be_visible()
+            poor = page.evaluate(_POOR_CONTRAST)
+            enter(page, gateway)
+            expect(page.locator("#requests tr")).to_have_count(1)
+            poor += page.evaluate(_POOR_CONTRAST)
+        context.close()
+        assert poor == []
+
+
+_POOR_CONTRAST = """() => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const ground = (node) => {
+    for (; node; node = node.parentElement) {
+      const color = parse(getComputedStyle(node).backgroundColor);
+      if (color.length === 3 || color[3] > 0) return color;
+    }
+    return [255, 255, 255];
+  };
+  const poor = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const node = walk.currentNode.parentElement;
+    if (!walk.currentNode.data.trim() || !node.checkVisibility() || node.closest("script, .unseen, thead")) continue;
+    const pair = [light(parse(getComputedStyle(node).color)), light(ground(node))].sort((a, b) => b - a);
+    const ratio = (pair[0] + 0.05) / (pair[1] + 0.05);
+    if (ratio < 4.5) poor.push(walk.currentNode.data.trim() + " " + ratio.toFixed(2));
+  }
+  return poor;
+}"""

@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing of what parses hostile bytes; opt-in, see `make fuzz`."""

@@ -1,0 +1,101 @@
+"""Runs one target under atheris: `python -m fuzz selector -max_total_time=60`.
+
+Decides what each parser may answer: its declared errors and nothing else, the same whole as in pieces. The rest of
+the command line is libFuzzer's.
+"""
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+import atheris
+
+with atheris.instrument_imports(include=["gomodel"]):
+    from gomodel.errors import ClientError
+    from gomodel.frames import SessionUpdate
+    from gomodel.headers import RequestFields, ResponseFields
+    from gomodel.multipart import MultipartScan, boundary
+    from gomodel.routes import Router
+    from gomodel.selector import JsonScan, find, prefix_length
+
+ROUTER = Router(
+    base_path="/",
+    passthrough=True,
+    passthrough_v1_alias=True,
+    passthrough_admin=False,
+    metrics_path="/metrics",
+    metrics_public=False,
+)
+
+
+def selector(data: bytes) -> None:
+    """Whole and in two pieces: one outcome."""
+    outcomes = []
+    cut = len(data) // 2
+    for pieces in ((data,), (data[:cut], data[cut:])):
+        scan = JsonScan()
+        try:
+            found = next(filter(None, map(scan.feed, pieces)), None)
+            if found is None:
+                scan.finish()
+            outcomes.append((found.value, found.start, found.end) if found else None)
+        except ClientError as error:
+            outcomes.append(type(error).__name__)
+    if outcomes[0] != outcomes[1] and "InvalidBody" not in outcomes:  # a second model may stand in bytes not yet there
+        raise AssertionError(outcomes)
+    with suppress(ClientError):
+        whole = find(data)
+        if whole is not None:
+            assert 0 <= prefix_length(data[whole.start : whole.end]) <= whole.end - whole.start
+
+
+def multipart(data: bytes) -> None:
+    """The first line is the boundary parameter."""
+    line, _, body = data.partition(b"\n")
+    with suppress(ClientError):
+        scan = MultipartScan(boundary(b"multipart/form-data; boundary=" + line))
+        for at in range(0, len(body), 7):
+            if scan.feed(body[at : at + 7]) is not None:
+                return
+        scan.finish()
+
+
+def targets(data: bytes) -> None:
+    """Never raises; what goes upstream starts with a slash and climbs nowhere."""
+    route = ROUTER.resolve(data.decode("utf-8", "surrogateescape"))
+    if route.refusal is None and route.tail:
+        assert route.tail.startswith("/")
+        assert "/../" not in route.tail.partition("?")[0]
+
+
+def headers(data: bytes) -> None:
+    """Name and value pairs, as a parser would hand them over."""
+    pairs = [line.partition(b":")[::2] for line in data.split(b"\n") if line[:1] not in (b"", b":")]
+    with suppress(ClientError):
+        RequestFields(pairs, frozenset()).check(http_10=False)
+    ResponseFields(pairs)
+
+
+def frames(data: bytes) -> None:
+    """A client's frames come out whole or shortened, never longer."""
+    update = SessionUpdate("vllm")
+    out = b"".join(update.feed(data[at : at + 5]) for at in range(0, len(data), 5))
+    assert len(out) <= len(data)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    each.__name__: each for each in (selector, multipart, targets, headers, frames)
+}
+
+
+def main() -> int:
+    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
+        print(f"usage: python -m fuzz {{{','.join(TARGETS)}}} [libFuzzer options]", file=sys.stderr)
+        return 2
+    atheris.Setup([sys.argv[0], *sys.argv[2:]], TARGETS[sys.argv[1]])
+    atheris.Fuzz()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""SIGTERM to gomodel lets what runs finish and takes nothing new."""
+
+import http.client
+import signal
+from pathlib import Path
+
+import pytest
+
+from integration import processes
+from integration.conftest import settings
+from integration.processes import Server
+from integration.questions import CALLER, LONG, QUESTIONS, SELECTOR
+from integration.wire import cut_events, first_event_with, get, requests_running, streaming, wait_for
+
+TOKENS = 400
+
+
+def test_a_stream_that_runs_at_sigterm_ends_whole_and_gomodel_with_status_0(directory: Path, vllm: Server) -> None:
+    gateway = processes.start_gateway(directory, settings(vllm.port, GOMODEL_DRAIN_TIMEOUT="1m"))
+    question = QUESTIONS["chat"]
+    body = {**question.body(SELECTOR, TOKENS, stream=True), "stream_options": {"include_usage": True}}
+    try:
+        with streaming(gateway, question.path, body, CALLER) as response:
+            read = first_event_with(response, b'"delta"')
+            gateway.process.send_signal(signal.SIGTERM)
+            events = cut_events(read + response.read())
+        assert events[-1].data == "[DONE]"
+        assert events[-2].json()["usage"]["completion_tokens"] == TOKENS
+        assert gateway.process.wait(processes.STOP_S) == 0
+        with pytest.raises(ConnectionRefusedError):
+            get(gateway, "/health")
+    finally:
+        gateway.kill()
+
+
+def test_a_second_sigterm_ends_the_stream_as_broken_and_frees_vllm(directory: Path, vllm: Server) -> None:
+    gateway = processes.start_gateway(directory, settings(vllm.port, GOMODEL_DRAIN_TIMEOUT="10m"))
+    question = QUESTIONS["chat"]
+    try:
+        with streaming(gateway, question.path, question.body(SELECTOR, LONG, stream=True), CALLER) as response:
+            first_event_with(response, b'"delta"')
+            gateway.process.send_signal(signal.SIGTERM)
+            assert wait_for(lambda: refuses(gateway))
+            gateway.process.send_signal(signal.SIGTERM)
+            with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+                response.read()
+        gateway.process.wait(processes.STOP_S)
+        assert wait_for(lambda: requests_running(vllm) == 0, 1.0)
+    finally:
+        gateway.kill()
+
+
+def refuses(server: Server) -> bool:
+    try:
+        get(server, "/health")
+    except OSError:
+        return True
+    return False
