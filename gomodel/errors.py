@@ -209,13 +209,18 @@ _ANTHROPIC_TYPES = {
 }
 
 
+def compact(content: object) -> bytes:
+    """JSON as the contract writes it, without spaces."""
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
 def openai_body(error: GatewayError) -> bytes:
     """The OpenAI shape; contract section 3."""
     inner = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return json.dumps({"error": inner}).encode()
+    return compact({"error": inner})
 
 
 def anthropic_body(error: GatewayError) -> bytes:
     """The Anthropic shape, for requests to /v1/messages*; contract section 3."""
     kind = _ANTHROPIC_TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
-    return json.dumps({"type": "error", "error": {"type": kind, "message": error.message}}).encode()
+    return compact({"type": "error", "error": {"type": kind, "message": error.message}})

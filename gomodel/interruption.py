@@ -3,7 +3,7 @@
 Each API has its own error event (contract section 7). Pure; knows nothing of connections.
 """
 
-import json
+from .errors import compact
 
 # A blank line. Not LF CR: where lines end in CRLF its LF is still to come, and clients that split there would read on.
 _TAILS = (b"\n\n", b"\n\r\n", b"\r\r", b"\r\r\n")
@@ -23,9 +23,9 @@ def interruption_event(path: str, instance: str) -> bytes:
     message = f"The stream from instance '{instance}' was interrupted before it was complete."
     if family == "messages":
         inner = {"type": "error", "error": {"type": "api_error", "message": message}}
-        return b"event: error\ndata: " + json.dumps(inner).encode() + b"\n\n"
+        return b"event: error\ndata: " + compact(inner) + b"\n\n"
     if family == "responses":
         typed = {"type": "error", "code": "stream_interrupted", "message": message, "param": None}
-        return b"event: error\ndata: " + json.dumps(typed).encode() + b"\n\n"
+        return b"event: error\ndata: " + compact(typed) + b"\n\n"
     error = {"message": message, "type": "upstream_error", "param": None, "code": "stream_interrupted"}
-    return b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
+    return b"data: " + compact({"error": error}) + b"\n\n"
