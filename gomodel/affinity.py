@@ -120,6 +120,11 @@ class _LearningRelay(Relay):
             self._look(data)
         super().on_data(data, complete)
 
+    def on_chunk(self, frame: bytes, start: int) -> None:
+        if self._affinity is not None:
+            self._look(frame[start:-2])
+        super().on_chunk(frame, start)
+
     def _look(self, data: bytes) -> None:
         affinity = self._affinity
         if affinity is None or not data:

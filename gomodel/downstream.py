@@ -1,7 +1,8 @@
-"""The client's side of a connection: aiohttp parses, one task per connection serves its requests in order.
+"""The requests of a client connection: aiohttp parses, one task per connection serves them in order.
 
-Decides when a connection lives on, lingers or is aborted. Knows nothing of routes, keys or instances: a request
-goes to one composed handler, which returns a `Reply` to be written here or `None` when it wrote the answer itself.
+Decides which requests are known again without parsing, when a connection lives on and when it lingers. Knows nothing of
+routes, keys or instances: a request goes to one composed handler, which returns a `Reply` to be written here or `None`
+when it wrote the answer itself.
 
 Leans on these internals of aiohttp 3.14 (tests/test_aiohttp_internals.py fails when they move): `web.Server.__call__`
 makes the protocol and cancels `_task_handler` when the client leaves (`handler_cancellation`); `RequestHandler.start`
@@ -12,23 +13,22 @@ one does not.
 """
 
 import asyncio
-import fcntl
 import logging
-import socket
-import struct
 import sys
-import termios
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http import HttpVersion10, RawRequestMessage
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_protocol import _ErrInfo
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from .client_connection import ClientConnection
 from .errors import BadRequest
-from .message import Handler, Request
+from .headers import RequestFields
+from .message import Arrived, Handler, Request
+from .repeated import RepeatedHead, repeatable
 
 _logger = logging.getLogger("gomodel")
 
@@ -36,60 +36,69 @@ _logger = logging.getLogger("gomodel")
 # only this far, since nobody is to make the gateway read for nothing.
 LINGER_S = 2.0
 LINGER_BYTES = 1 << 20
-# How often a client that is not read from is looked at; within what rule 3 of the contract allows.
-LOOK_S = 0.03
-# TCP_CLOSE and TCP_CLOSE_WAIT, as linux/tcp_states.h counts them.
-_PEER_GONE = (7, 8)
-_RESET = struct.pack("ii", 1, 0)
-
-
-class Pausing(Protocol):
-    """Whoever feeds the client and must stop when it does not read."""
-
-    def hold(self) -> None: ...
-    def release(self) -> None: ...
+# A connection whose heads are all different is not asked to remember any.
+MISSES = 8
 
 
 _UNPARSED = RawRequestMessage(
-    "UNKNOWN", "/", HttpVersion10, CIMultiDictProxy(CIMultiDict()), (), True, None, False, False, URL("/")
+    "UNKNOWN", "", HttpVersion10, CIMultiDictProxy(CIMultiDict()), (), True, None, False, False, URL("/")
 )
 
 
-class Downstream(RequestHandler):
-    """One client connection."""
+class _Known:
+    """The last request's head, and what was made of it; `fields` is None until it has been served."""
 
-    __slots__ = ("_look", "_payload", "_serve", "_unsent", "busy", "client", "feeder", "last", "write_idle_s")
+    __slots__ = ("fields", "head", "message")
+
+    def __init__(self, head: RepeatedHead, message: RawRequestMessage) -> None:
+        self.head = head
+        self.message = message
+        self.fields: RequestFields | None = None
+
+
+class Downstream(ClientConnection):
+    """One client connection and the requests that come over it."""
+
+    __slots__ = (
+        "_in_step",
+        "_known",
+        "_misses",
+        "_payload",
+        "_serve",
+        "busy",
+        "last",
+    )
 
     def __init__(self, manager: "Server", **kwargs: Any) -> None:
-        super().__init__(manager, **kwargs)
+        super().__init__(manager, write_idle_s=manager.write_idle_s, **kwargs)
         self._serve = manager.serve
-        self.write_idle_s = manager.write_idle_s
         self.busy = False
         self.last = False  # draining: the request being served is the last one
-        self.feeder: Pausing | None = None
-        self._payload: StreamReader | None = None
-        self._look: asyncio.TimerHandle | None = None
-        self._unsent = 0  # when writing was paused or `progressed` was last asked
-        self.client = ""  # the peer's address
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        peer = transport.get_extra_info("peername")
-        self.client = str(peer[0]) if isinstance(peer, tuple) else "unix"
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
-        super().connection_lost(exc)
+        self._in_step = True  # each read so far was one whole request, so the parser holds nothing
+        self._known: _Known | None = None
+        self._misses = 0
+        self._payload: StreamReader | Arrived | None = None
 
     def data_received(self, data: bytes) -> None:
+        known, waiter = self._known, self._waiter
+        if known is not None and known.fields is not None and waiter is not None and not waiter.done():
+            head = known.head
+            start = head.match(data)
+            if start and len(data) - start == head.length:
+                known.fields.content_length = head.length
+                body = Arrived(data[start:], known.fields)
+                self._messages.append((known.message, body))  # type: ignore[arg-type]
+                self._misses = 0
+                waiter.set_result(None)
+                return
+        self._known = None
         try:
             super().data_received(data)
         except ValueError:
             # aiohttp's parser in Python passes on what int() says of a Content-Length of thousands of digits.
             self.force_close()
             return
+        self._in_step = self._in_step and self._was_one_request(data)
         payload = self._payload
         if (
             payload is not None
@@ -100,51 +109,25 @@ class Downstream(RequestHandler):
             # The C parser tells nobody but the queue when a body's framing breaks; its reader would wait for ever.
             payload.set_exception(BadRequest("The framing of the request body is invalid."))
 
-    def _pause_transport_reading(self) -> None:
-        super()._pause_transport_reading()
-        if self._look is None:
-            self._look = self._loop.call_later(LOOK_S, self._look_for_the_end)
+    def _was_one_request(self, data: bytes) -> bool:
+        """Whether `data`, which the parser has just read, was one whole request; if so its head may be known again."""
+        if len(self._messages) != 1 or self._upgraded:
+            return False
+        message, payload = self._messages[0]
+        if isinstance(message, _ErrInfo) or message.chunked or not payload.is_eof():
+            return False
+        head_bytes = data.find(b"\r\n\r\n") + 4
+        if len(data) != head_bytes + payload.total_bytes:
+            return False
+        head = repeatable(data, head_bytes) if self._misses < MISSES else None
+        if head is not None:
+            self._known = _Known(head, message)
+            self._misses += 1
+        return True
 
-    def _resume_transport_reading(self) -> None:
-        super()._resume_transport_reading()
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
-
-    def _look_for_the_end(self) -> None:
-        """A client that leaves while it is not read from shows in the kernel's state alone."""
-        self._look = None
-        if self.transport is None:
-            return
-        if _left(self.transport):
-            self.abort()
-        else:
-            self._look = self._loop.call_later(LOOK_S, self._look_for_the_end)
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Every read and every end of a body calls this; aiohttp then parses again although nothing was paused."""
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._unsent = _unsent(self.transport)
-        if self.feeder is not None:
-            self.feeder.hold()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self.feeder is not None:
-            self.feeder.release()
-
-    def progressed(self) -> bool:
-        """Whether the client has read anything since writing was paused, or since this was last asked.
-
-        The transport says nothing until megabytes in the kernel are gone, which takes a slow client longer than any
-        limit for one that does not read.
-        """
-        before, self._unsent = self._unsent, _unsent(self.transport)
-        return self._unsent < before
+    def forget(self) -> None:
+        """Look at the fields of the next request anew: the configuration has changed."""
+        self._known = None
 
     def close_when_idle(self, quiet_s: float = 0.0) -> None:
         """Draining: close now if no request is being served and none was for `quiet_s`, else after the next."""
@@ -186,18 +169,25 @@ class Downstream(RequestHandler):
             if self.transport is not None:
                 self._end(self.transport)
 
-    async def _serve_one(self, message: Any, payload: StreamReader) -> bool:
+    async def _serve_one(self, message: Any, payload: StreamReader | Arrived) -> bool:
         """Serve one request; whether the connection can take another."""
         if isinstance(message, _ErrInfo):
             request = Request(self, _UNPARSED, payload)
             request.error = BadRequest("The request is not valid HTTP/1.1.")
         else:
             request = Request(self, message, payload)
+            if message.upgrade and not self._in_step and message.headers.get("Upgrade", "").lower() != "websocket":
+                # aiohttp's parser drops what it has read behind a request for a protocol it does not know, be it half
+                # of another request.
+                request.keep_alive = False
         self._payload = payload
         try:
             reply = await self._serve(request)
         finally:
             self._payload = None
+        known = self._known
+        if known is not None and known.message is message and known.fields is None:
+            self._know(known, request)
         transport = self.transport
         if transport is None or transport.is_closing():
             return False
@@ -212,23 +202,18 @@ class Downstream(RequestHandler):
             await self._linger(transport, payload, LINGER_BYTES if unknown else sys.maxsize)
         return request.keep_alive and complete
 
-    async def _drained(self) -> bool:
-        """Take no further request from a client that has not read its answers; whether it did in time."""
-        while True:
-            try:
-                async with asyncio.timeout(self.write_idle_s):
-                    await self._drain_helper()
-            except TimeoutError:
-                self._drain_waiter = None  # cancelled with the wait
-                if not self.progressed():
-                    self.abort()
-                    return False
-            except ConnectionError:
-                return False
-            else:
-                return True
+    def _know(self, known: _Known, request: Request) -> None:
+        """The request's head was found good; keep what was made of it, as little as there is."""
+        fields = request.fields
+        if fields.expect or not request.keep_alive or fields.content_length is None:
+            self._known = None
+            return
+        fields.write_once()
+        fields.forwarded = []
+        known.fields = fields
+        known.message = request.message._replace(headers=_UNPARSED.headers, raw_headers=(), url=_UNPARSED.url)
 
-    async def _linger(self, transport: asyncio.Transport, payload: StreamReader, left: int) -> None:
+    async def _linger(self, transport: asyncio.Transport, payload: StreamReader | Arrived, left: int) -> None:
         """Send a FIN and read on for a moment: closing over unread bytes would reset what was just written."""
         if transport.can_write_eof():
             transport.write_eof()
@@ -251,56 +236,6 @@ class Downstream(RequestHandler):
         if self._buffer_paused:
             self._resume_reading_if_drained()
 
-    def truncate(self, *, close_delimited: bool) -> None:
-        """End the connection so that no client can take what it has for a whole answer.
-
-        What was written before is delivered. Without the last chunk, or short of Content-Length, a FIN says enough;
-        a close-delimited body needs a reset (RFC 9112 8). A client that does not read is cut off after the write limit.
-        """
-        transport = self.transport
-        if transport is None:
-            return
-        if close_delimited:
-            if transport.get_extra_info("sslcontext") is not None:
-                transport.abort()  # closing would send close_notify, a clean end
-                return
-            sock = transport.get_extra_info("socket")
-            if sock is not None and sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._end(transport)
-
-    def force_close(self) -> None:
-        transport = self.transport
-        super().force_close()
-        if transport is not None:
-            self._end(transport)
-
-    def _end(self, transport: asyncio.Transport, unsent: int | None = None) -> None:
-        """Close when all is sent. A client that stops reading is cut off, or it would keep the descriptor for ever."""
-        left = _unsent(transport)
-        if left and left == unsent:
-            transport.abort()
-            return
-        transport.close()
-        if left:
-            self._loop.call_later(self.write_idle_s, self._end, transport, left)
-
-    def abort(self) -> None:
-        """Drop the connection and what was not sent yet."""
-        if self.transport is not None:
-            self.transport.abort()
-
-
-def _left(transport: asyncio.Transport) -> bool:
-    """Whether the peer has closed its side; False where the kernel does not say (unix sockets)."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family == socket.AF_UNIX:
-        return False
-    try:
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _PEER_GONE
-    except OSError:
-        return True
-
 
 class Server(web.Server):
     """aiohttp's low-level server with `Downstream` for its protocol."""
@@ -317,12 +252,3 @@ class Server(web.Server):
     def clients(self) -> list[Downstream]:
         """The open connections."""
         return [connection for connection in self._connections if isinstance(connection, Downstream)]
-
-
-def _unsent(transport: asyncio.Transport | None) -> int:
-    """Bytes the client has not confirmed, the transport's and the kernel's; 0 when the transport has none."""
-    left = transport.get_write_buffer_size() if transport is not None else 0
-    if left and transport is not None:
-        sock = transport.get_extra_info("socket")
-        left += int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    return left

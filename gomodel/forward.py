@@ -2,7 +2,7 @@
 
 Decides what may be tried again (contract section 7): a connect failure, since nothing was sent; and once, on a fresh
 connection, a request whose reused connection died before any response byte, if all of it is still held and its route
-may be repeated. A request that could not be repeated never gets a reused connection, so that race cannot hit it.
+may be repeated. What may not be repeated never gets a reused connection, so that race cannot hit it.
 """
 
 import asyncio
@@ -11,7 +11,15 @@ from collections.abc import Callable
 from time import monotonic
 
 from .config import Retry
-from .errors import ConnectError, InstanceDraining, Overloaded, StaleConnection, UpstreamError, UpstreamTimeout
+from .errors import (
+    CircuitOpen,
+    ConnectError,
+    InstanceDraining,
+    Overloaded,
+    StaleConnection,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from .headers import request_head
 from .health import DRAINING
 from .message import Request
@@ -76,8 +84,19 @@ class Forwarder:
         record = request.record
         left = self._retry.max_retries
         fresh = not outgoing.replayable
+        failed: Instance | None = None
+        refused: ConnectError | None = None
         while True:
-            instance = self._providers.admitted(choice)
+            try:
+                instance = self._providers.admitted(choice)
+            except CircuitOpen:
+                if refused is None:
+                    raise
+                record.blame("upstream", refused.code)
+                raise refused from None  # this request opened the breaker itself, and knows more than that it is open
+            if failed is not None:
+                record.retries += 1
+                self._telemetry.retries[failed.name] += 1
             relay = outgoing.relay(request, instance)
             relay.probe = not instance.breaker.closed
             record.instance = instance.name
@@ -94,7 +113,7 @@ class Forwarder:
                 if isinstance(error, ConnectError):
                     raise error
                 verdict = True
-                self._judge(instance, relay, error, failures)
+                self._judge(instance, relay, error, failures, sent=channel.sent)
                 if error is None:
                     return
                 if left <= 0 or not isinstance(error, (StaleConnection, InstanceDraining)):
@@ -112,6 +131,7 @@ class Forwarder:
                 if left <= 0:
                     record.blame("upstream", exc.code)
                     raise
+                refused = exc
                 # Another candidate first; the same instance when it is the only one.
                 choice.instances.append(choice.instances.pop(choice.instances.index(instance)))
                 await self._back_off(request, self._retry.max_retries - left)
@@ -127,8 +147,7 @@ class Forwarder:
                 if not verdict:
                     instance.breaker.abandon(probe=relay.probe)
             left -= 1
-            record.retries += 1
-            self._telemetry.retries[instance.name] += 1
+            failed = instance
 
     @staticmethod
     def _head(outgoing: Outgoing, instance: Instance) -> bytes:
@@ -153,11 +172,15 @@ class Forwarder:
         connects[instance.name, "ok"] += 1
         return channel
 
-    def _judge(self, instance: Instance, relay: Relay, error: object, failures: int) -> None:
+    def _judge(self, instance: Instance, relay: Relay, error: object, failures: int, *, sent: bool) -> None:
         if relay.draining:
             instance.health.failed(DRAINING)
         if isinstance(error, (StaleConnection, InstanceDraining)):
             # Closing an idle connection, or going away in good order, is no failure.
+            instance.breaker.abandon(probe=relay.probe)
+        elif isinstance(error, UpstreamError) and error.code == "connection_terminated" and not sent:
+            # It closed on an upload that was still coming, which may be how it refuses one: over TLS its answer is lost
+            # with the reset. One client's uploads must not shut it for all.
             instance.breaker.abandon(probe=relay.probe)
         elif relay.failed or isinstance(error, UpstreamError) or relay.status in INSTANCE_FAILURES:
             instance.breaker.failure(monotonic(), probe=relay.probe)

@@ -52,6 +52,7 @@ class RequestFields:
     """The facts of one request's fields, and those that go upstream; one pass over the raw pairs."""
 
     __slots__ = (
+        "around_length",
         "authorization",
         "chunked",
         "codings",
@@ -68,6 +69,7 @@ class RequestFields:
 
     def __init__(self, raw_headers: RawHeaders, strip: frozenset[bytes]) -> None:
         """`strip` is lower case: the operator's STRIP_REQUEST_HEADERS."""
+        self.around_length: tuple[bytes, bytes] | None = None
         self.content_length: int | None = None
         self.content_type = b""
         self.chunked = False
@@ -133,6 +135,15 @@ class RequestFields:
                 raise BadRequest("The Connection header names a field that frames or routes the request.")
             self.forwarded = [pair for pair in self.forwarded if pair[0].lower() not in named]
 
+    def write_once(self) -> None:
+        """Write the lines that go upstream around the digits of Content-Length, for a head that may come again."""
+        lines = [b"%b: %b\r\n" % pair for pair in self.forwarded]
+        at = next(at for at, (name, _) in enumerate(self.forwarded) if name.lower() == b"content-length")
+        self.around_length = (
+            b"".join(lines[:at]) + self.forwarded[at][0] + b": ",
+            b"\r\n" + b"".join(lines[at + 1 :]),
+        )
+
 
 def connection_options(values: Iterable[bytes]) -> set[bytes]:
     """The lower-case options of all Connection lines (RFC 9110 7.6.1)."""
@@ -152,7 +163,12 @@ def request_head(
     `own` is the instance's ready-made `Host` and `Authorization` lines, `removed_bytes` what the selector's
     prefix took off the body: Content-Length is corrected by it, where it stands.
     """
-    parts = [f"{method} {path} HTTP/1.1\r\n".encode("latin-1"), own]
+    start = f"{method} {path} HTTP/1.1\r\n".encode("latin-1")
+    if fields.around_length is not None and fields.content_length is not None:
+        before, after = fields.around_length
+        length = fields.content_length - removed_bytes
+        return b"%b%b%b%d%bX-Request-Id: %b\r\n\r\n" % (start, own, before, length, after, request_id)
+    parts = [start, own]
     for name, value in fields.forwarded:
         if removed_bytes and name.lower() == b"content-length":
             value = b"%d" % (int(value) - removed_bytes)  # noqa: PLW2901
@@ -178,11 +194,12 @@ _RESPONSE_FIELDS: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP | {b"x-request-id"
 class ResponseFields:
     """The facts of one upstream response's fields, and those that go to the client; one pass over the raw pairs."""
 
-    __slots__ = ("accel", "cache", "codings", "dated", "encoded", "event_stream", "lengths", "lines")
+    __slots__ = ("_length_at", "accel", "cache", "codings", "dated", "encoded", "event_stream", "lengths", "lines")
 
     def __init__(self, raw_headers: RawHeaders) -> None:
         self.lengths: list[bytes] = []
         self.codings: list[bytes] = []
+        self._length_at = -1
         self.event_stream = False
         self.encoded = False
         self.dated = False
@@ -200,6 +217,7 @@ class ResponseFields:
             if kind:
                 if kind == _LENGTH:
                     self.lengths.append(value)
+                    self._length_at = len(lines)
                 elif kind == _TYPE:
                     self.event_stream = value[:17].lower() == b"text/event-stream"
                 elif kind == _ID:
@@ -220,7 +238,19 @@ class ResponseFields:
         if options:
             named = tuple(option + b":" for option in connection_options(options) - PROTECTED_OPTIONS)
             lines = [line for line in lines if not line.lower().startswith(named)]
+            self._length_at = -1
         self.lines = lines
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether `repeat` may be called: the one thing that differs in the same head another time is its length."""
+        return len(self.lengths) == 1 and self._length_at >= 0
+
+    def repeat(self, length: int) -> None:
+        """Make these the fields of the same head with another Content-Length."""
+        self.lengths[0] = digits = b"%d" % length
+        name = self.lines[self._length_at].partition(b":")[0]
+        self.lines[self._length_at] = b"%b: %b\r\n" % (name, digits)
 
 
 def _status_lines() -> dict[int, bytes]:

@@ -54,6 +54,36 @@ class Reply:
         return b"".join(lines)
 
 
+class Arrived:
+    """A body that came whole with its head; what `RequestBody` asks of aiohttp's reader."""
+
+    __slots__ = ("_data", "fields")
+
+    def __init__(self, data: bytes, fields: RequestFields) -> None:
+        """`fields` are those of the head it came with."""
+        self._data = data
+        self.fields = fields
+
+    def is_eof(self) -> bool:
+        return True
+
+    def at_eof(self) -> bool:
+        return not self._data
+
+    def read_nowait(self) -> bytes:
+        data, self._data = self._data, b""
+        return data
+
+    async def readany(self) -> bytes:
+        return self.read_nowait()
+
+    def exception(self) -> None:
+        return None
+
+    def set_exception(self, exc: BaseException) -> None:
+        """Nobody waits for it."""
+
+
 class Request:
     """One request on its way through the chain."""
 
@@ -62,6 +92,7 @@ class Request:
         "fields",
         "http_10",
         "keep_alive",
+        "known",
         "message",
         "method",
         "payload",
@@ -72,7 +103,7 @@ class Request:
         "target",
     )
 
-    def __init__(self, protocol: "Downstream", message: RawRequestMessage, payload: StreamReader) -> None:
+    def __init__(self, protocol: "Downstream", message: RawRequestMessage, payload: StreamReader | Arrived) -> None:
         self.protocol = protocol
         self.message = message
         self.payload = payload
@@ -81,6 +112,8 @@ class Request:
         self.http_10 = message.version < _HTTP_11
         # aiohttp's parser takes the last trailer of a chunked body for the first field of the next request.
         self.keep_alive = not (message.should_close or self.http_10 or message.chunked)
+        # The fields, when they were looked at and found good with an equal head before.
+        self.known = payload.fields if type(payload) is Arrived else None
         self.error: BadRequest | None = None  # the message could not be parsed
         self.started = False  # a response head has been written
         # Filled in by the chain.

@@ -58,7 +58,7 @@ def recording(telemetry: Telemetry, router: Router, providers: Providers, strip:
 
     async def record(request: Request, handler: Handler) -> Reply | None:
         protocol = request.protocol
-        request.fields = fields = RequestFields(request.message.raw_headers, strip)
+        request.fields = fields = request.known or RequestFields(request.message.raw_headers, strip)
         request.route = route = router.resolve(request.target)
         request.record = entry = Record(request.method, protocol.client, monotonic())
         entry.id = fields.request_id.decode() if fields.request_id is not None else f"{start}-{next(counter):x}"
@@ -115,6 +115,8 @@ async def errors(request: Request, handler: Handler) -> Reply | None:
 
 def sanity(request: Request, handler: Handler) -> Awaitable[Reply | None]:
     """Refuse messages that aiohttp accepts and another server may read differently (RFC 9112)."""
+    if request.known is not None:
+        return handler(request)
     if request.error is not None:
         raise request.error
     version = request.message.version

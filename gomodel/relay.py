@@ -50,6 +50,7 @@ class Relay:
         "_close_delimited",
         "_done",
         "_event_stream",
+        "_frame",
         "_held",
         "_instance",
         "_last",
@@ -78,7 +79,8 @@ class Relay:
         self._chunked = False
         self._close_delimited = False
         self._event_stream = False
-        self._last = b""
+        self._frame = b""  # the last chunk, when it went out as it came
+        self._last = b""  # else the last bytes of payload
         self._held = False
         self._withheld: tuple[RawResponseMessage, ResponseFields, bytes] | None = None
         self.status = 0
@@ -109,7 +111,8 @@ class Relay:
             self._record.owner = None
             if channel.sink is self:
                 channel.discard()
-            if self._upload is not None:
+            if self._upload is not None and not self._upload.done():
+                # A wait, even for what is done, is a turn in which the client's connection may be lost and cancel this.
                 self._upload.cancel()
                 await asyncio.wait((self._upload,))
 
@@ -176,7 +179,7 @@ class Relay:
         if not fields.dated:
             parts.append(date_line())
         if fields.event_stream:
-            self._event_stream = self._chunked and not fields.encoded
+            self._event_stream = (self._chunked or self._close_delimited) and not fields.encoded
             if not fields.cache:
                 parts.append(b"Cache-Control: no-cache\r\n")
             if not fields.accel:
@@ -209,6 +212,24 @@ class Relay:
         if complete:
             self._end(None)
 
+    def on_chunk(self, frame: bytes, start: int) -> None:
+        """One chunk as the instance framed it, which is how the client is to have it: nothing is copied or called."""
+        record = self._record
+        if not (self._chunked and record.first_byte) or self._withheld is not None:
+            self.on_data(frame[start:-2], False)
+            return
+        now = monotonic()
+        gap = now - record.since
+        gaps = self._instance.gaps
+        gaps.counts[bisect_left(SECONDS, gap)] += 1
+        gaps.sum += gap
+        record.since = now
+        record.bytes_out += len(frame) - start - 2
+        self._frame = frame
+        transport = self._protocol.transport
+        if transport is not None:
+            transport.write(frame)
+
     def on_data(self, data: bytes, complete: bool) -> None:
         """One piece of the body, framed and flushed."""
         if self._withheld is not None:
@@ -216,20 +237,21 @@ class Relay:
             self._withheld = None
             self.on_response(message, fields, before + data, complete)
             return
-        record = self._record
-        now = monotonic()
         if data:
+            record = self._record
+            now = monotonic()
             if record.first_byte:
-                gaps = self._instance.gaps
                 gap = now - record.since
+                gaps = self._instance.gaps
                 gaps.counts[bisect_left(SECONDS, gap)] += 1
                 gaps.sum += gap
             else:
                 record.first_byte = now
+            record.since = now
             record.bytes_out += len(data)
             # Enough to see an event boundary at the end, even when it arrived byte by byte.
-            self._last = data[-4:] if len(data) > 3 else self._last[-3:] + data
-        record.since = now
+            self._last = data[-4:] if len(data) > 3 else self._sent_last()[-3:] + data
+            self._frame = b""
         transport = self._protocol.transport
         if transport is not None:
             if not self._chunked:
@@ -243,6 +265,10 @@ class Relay:
         if complete:
             self._end(None)
 
+    def _sent_last(self) -> bytes:
+        """The last bytes of payload that went out."""
+        return self._frame[-6:-2] if self._frame else self._last
+
     def _draining(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> bool:
         """Whether a 500 is kept from the client: for now, until all of it is there, or for good.
 
@@ -253,6 +279,7 @@ class Relay:
             if not fields.lengths or int(fields.lengths[0]) > _SHUTDOWN_LIMIT_BYTES:
                 return False
             self._withheld = message, fields, data
+            self._record.enter(Phase.DATA, monotonic(), self)
             return True
         self.draining = _SHUTDOWN in data
         if self.draining and self.failover:
@@ -290,10 +317,10 @@ class Relay:
         transport = protocol.transport
         if transport is None:
             return
-        if self._event_stream and at_event_boundary(self._last):
+        if self._event_stream and at_event_boundary(self._sent_last()):
             route = self._request.route
             event = interruption_event(route.tail if route.below_base else "", self._instance.name)
-            transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+            transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
         protocol.truncate(close_delimited=self._close_delimited)
 
     def overdue(self, phase: Phase) -> None:

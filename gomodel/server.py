@@ -117,6 +117,7 @@ class Gateway:
         self._server.write_idle_s = config.timeouts.write_idle_s
         for client in self._server.clients:
             client.write_idle_s = config.timeouts.write_idle_s
+            client.forget()
         task = asyncio.create_task(self._retire(old, set(self.telemetry.running.records)))
         self._retiring[old] = task
         self._closing.add(task)

@@ -1,4 +1,4 @@
-"""One connection to one instance: aiohttp's connector opens it, aiohttp's parser reads it, nothing else is between.
+"""One connection to one instance: aiohttp's connector opens it, aiohttp's parser reads the heads of its responses.
 
 Decides when a response is complete, truncated or not to be trusted, and when a connection may serve another request.
 Knows nothing of the client's side: what arrives goes to a `Sink` in the same turn of the event loop, without a task
@@ -6,40 +6,40 @@ or a future per chunk.
 
 Leans on these internals of aiohttp 3.14 (tests/test_aiohttp_internals.py fails when they move):
 `BaseConnector._factory` makes the protocol; `connector.connect(req, traces, timeout)` returns a Connection whose
-`protocol` that is; `HttpResponseParser.feed_data` returns (messages, upgraded, tail) and feeds a StreamReader whose
-`_buffer`, `_size`, `_http_chunk_splits` and `_eof` are emptied and read here.
+`protocol` that is; `HttpResponseParser.feed_data` returns (messages, upgraded, tail), and one that is told responses
+have no body reads head after head.
 """
 
 import asyncio
 import os
-import socket
-import struct
+import re
+import ssl
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http import HttpResponseParser, HttpVersion10, HttpVersion11, RawResponseMessage
-from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.http import HttpResponseParser, RawResponseMessage
 
+from .distrust import distrust, parse_error
 from .errors import ConnectError, GatewayError, StaleConnection, UpstreamError
+from .framing import Body, Chunked, Sized, UntilClose, whole_chunk
 from .headers import ResponseFields
+from .kernel import reset_on_close
+from .repeated import RepeatedHead, repeatable
 
 # vLLM's embeddings with `encoding_format: bytes` send a header of 114 KB at 1,000 inputs; it grows with the input.
 MAX_FIELD_BYTES = 1 << 20
 MAX_HEAD_BYTES = 2 << 20
 MAX_FIELDS = 128
-# The parser's reader never pauses by itself: it is emptied after every read, so a read of the socket bounds it.
-_NO_LIMIT = 1 << 29
 # Up to this size a request is copied into one write.
 _JOIN_BYTES = 1 << 16
 _READ_BYTES = 1 << 16
-_VERSIONS = (HttpVersion10, HttpVersion11)
 _NO_BODY = frozenset({204, 304})
-# The end of a head and of a chunked body.
-_BLANK_LINE = b"\r\n\r\n"
-_RESET = struct.pack("ii", 1, 0)
+# What ends a head, in all that the parser takes for it (RFC 9112 2.2).
+_blank_line = re.compile(rb"\n\r?\n").search
+# aiohttp's limit for a reader of bodies, which this parser never has.
+_NO_READER = 1
 
 
 class Sink(Protocol):
@@ -47,6 +47,7 @@ class Sink(Protocol):
 
     def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None: ...
     def on_data(self, data: bytes, complete: bool) -> None: ...
+    def on_chunk(self, frame: bytes, start: int) -> None: ...  # a whole chunk; `frame[start:-2]` is its payload
     def on_failure(self, error: GatewayError) -> None: ...
     def on_writable(self) -> None: ...
 
@@ -56,6 +57,17 @@ class Keeper(Protocol):
 
     def give(self, channel: "Channel") -> None: ...
     def forget(self, channel: "Channel") -> None: ...
+
+
+class _Known:
+    """The head of the connection's last response, and what was made of it."""
+
+    __slots__ = ("fields", "head", "message")
+
+    def __init__(self, head: RepeatedHead, message: RawResponseMessage, fields: ResponseFields) -> None:
+        self.head = head
+        self.message = message
+        self.fields = fields
 
 
 class Channel(ResponseHandler):
@@ -75,12 +87,12 @@ class Channel(ResponseHandler):
         self.sent = False  # the whole request has been written
         self.upgradable = False  # the sink asked for a 101
         self.tunnel = False
-        self._reader: HttpResponseParser | None = None
+        self._heads: HttpResponseParser | None = None
+        self._known: _Known | None = None
         self._head_only = False
-        self._chunked = False
         self._head_bytes = 0
-        self._body: StreamReader | None = None
-        self._until_close = False
+        self._head_end = b""  # the last bytes of an unfinished head, in which its end may have begun
+        self._body: Body | None = None
         self._keep = True
 
     def begin(self, sink: Sink, parts: Sequence[bytes | bytearray], *, sent: bool, head_only: bool) -> None:
@@ -89,15 +101,13 @@ class Channel(ResponseHandler):
         self.sent = sent
         self._body = None
         self._head_bytes = 0
-        if self._reader is None or head_only != self._head_only:
-            # One parser serves a connection for life; only HEAD, whose answers have no body, needs another.
-            self._head_only = head_only
-            self._reader = self._parser = HttpResponseParser(
+        self._head_only = head_only
+        if self._heads is None:
+            self._heads = HttpResponseParser(
                 self,
                 self._loop,
-                _NO_LIMIT,
-                response_with_body=not head_only,
-                read_until_eof=True,
+                _NO_READER,
+                response_with_body=False,
                 auto_decompress=False,
                 max_line_size=MAX_FIELD_BYTES,
                 max_field_size=MAX_FIELD_BYTES,
@@ -114,16 +124,6 @@ class Channel(ResponseHandler):
             for part in parts:
                 transport.write(part)
 
-    def pause_reading(self) -> None:
-        """The parser's reader asks for this; only the client's pace counts here, see `hold`."""
-        if self.sink is None:
-            super().pause_reading()
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """See `pause_reading`."""
-        if self.sink is None:
-            super().resume_reading(resume_parser)
-
     def hold(self) -> None:
         """Stop reading: the client does not keep up."""
         self._pause_transport_reading()
@@ -133,90 +133,120 @@ class Channel(ResponseHandler):
         self._resume_transport_reading()
 
     def data_received(self, data: bytes) -> None:
-        sink = self.sink
+        sink, body = self.sink, self._body
         if sink is None:
             if self.pool is None:
                 super().data_received(data)
             else:
                 self.discard()  # bytes nobody asked for, between two exchanges (RFC 9112 9.2)
             return
-        if self.tunnel:
-            sink.on_data(data, False)
-            return
-        reader = self._reader
-        assert reader is not None
-        body = self._body
-        try:
-            messages, upgraded, tail = reader.feed_data(data)
-        except Exception as exc:
-            # The parser's tree is wide and every branch of it is the instance's fault. What it read before counts.
-            self._keep = False
-            if body is not None and body._eof:
-                self._complete()
-                sink.on_data(_drain(body), True)
-                return
-            rest = _drain(body) if body is not None else b""
-            if rest:
-                sink.on_data(rest, False)
-            self._fail(_parse_error(self.instance, exc))
-            return
         if body is None:
-            self._on_head(sink, data, messages, upgraded, tail)
+            if self.tunnel:
+                sink.on_data(data, False)
+            else:
+                self._read_head(sink, data)
             return
-        rest = _drain(body)
-        if body._eof:
-            if messages or not (len(rest) == len(data) or _ends(data)):
-                self._keep = False  # there is more than one answer to this request
+        if body.between and (start := whole_chunk(data)):
+            sink.on_chunk(data, start)
+            return
+        payload = body.feed(data)
+        if body.complete:
+            self._keep = self._keep and not body.surplus  # there is more than one answer to this request
             self._complete()
-            sink.on_data(rest, True)
-        elif rest:
-            sink.on_data(rest, False)
-
-    def _on_head(self, sink: Sink, data: bytes, messages: Any, upgraded: bool, tail: bytes) -> None:
-        self._head_bytes += len(data)
-        for at, (message, body) in enumerate(messages):
-            code = message.code
-            if 100 <= code < 200 and code != 101:
-                # aiohttp cannot pass an interim response on; the first-byte limit bounds a stream of them.
-                continue
-            fields = ResponseFields(message.raw_headers)
-            if code == 101 and upgraded and self.upgradable:
-                self.tunnel = True
-                sink.on_response(message, fields, tail, False)
-                return
-            distrust = _distrust(message, fields)
-            if distrust is not None:
-                self._fail(self._error(*distrust))
-                return
-            self._chunked = message.chunked
-            self._until_close = not (fields.lengths or message.chunked or self._head_only or code in _NO_BODY)
-            self._keep = not (message.should_close or len(messages) > at + 1 or self._until_close)
-            if body is not EMPTY_PAYLOAD:
-                rest, complete = _drain(body), body._eof
-            elif self._head_only or code in _NO_BODY or not (fields.lengths and int(fields.lengths[0])):
-                rest, complete = b"", True
-            else:
-                # What the C parser makes of a length of 2**64 - 1, its own word for none.
-                self._fail(self._error("http_protocol_error", "framed its response in an invalid way"))
-                return
-            if complete:
-                if not (data.find(_BLANK_LINE) + 4 + len(rest) == len(data) or _ends(data)):
-                    self._keep = False  # as above
-                self._complete()
-            else:
-                self._body = body
-            sink.on_response(message, fields, rest, complete)
+            sink.on_data(payload, True)
             return
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._fail(self._error("http_response_header_section_size", "sent a response head that is too large"))
+        if payload:
+            sink.on_data(payload, False)
+        if body.broken:
+            self._fail(self._error("http_protocol_error", "broke the framing of its response"))
+
+    def _read_head(self, sink: Sink, data: bytes) -> None:
+        """Give the parser heads and nothing else: interim ones, which end here, and the one that counts."""
+        known = self._known
+        if known is not None and not self._head_bytes and (start := known.head.match(data)):
+            self._head_bytes = start
+            known.fields.repeat(known.head.length)
+            self._on_head(sink, known.message, known.fields, data[start:])
+            return
+        self._known = None
+        heads = self._heads
+        assert heads is not None
+        first = not self._head_bytes
+        fed = len(self._head_end)
+        if fed:
+            data, self._head_end = self._head_end + data, b""
+        at = 0
+        while True:
+            blank = _blank_line(data, at)
+            end = blank.end() if blank else len(data)
+            self._head_bytes += end - fed
+            try:
+                messages, upgraded, _ = heads.feed_data(data[fed:end])
+            except Exception as exc:
+                # The parser's tree is wide, and every branch of it is the instance's fault.
+                self._fail(parse_error(self.instance, exc))
+                return
+            if messages:
+                message = messages[0][0]
+                if message.code >= 200 or message.code == 101 or message.code < 100:
+                    self._on_new_head(sink, message, data, end, upgraded=upgraded, alone=first and not at)
+                    return
+                # aiohttp cannot pass an interim response on; the first-byte limit bounds a stream of them.
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._fail(self._error("http_response_header_section_size", "sent a response head that is too large"))
+                return
+            if end == len(data):
+                self._head_end = b"" if blank else data[-2:]
+                return
+            at = fed = end
+
+    def _on_new_head(
+        self, sink: Sink, message: RawResponseMessage, data: bytes, end: int, *, upgraded: bool, alone: bool
+    ) -> None:
+        """A head that ends at `end` in `data`; `alone`: nothing of it or of another came before."""
+        fields = ResponseFields(message.raw_headers)
+        if message.code == 101 and upgraded and self.upgradable:
+            self.tunnel = True
+            sink.on_response(message, fields, data[end:], False)
+            return
+        doubt = distrust(message, fields)
+        if doubt is not None:
+            self._fail(self._error(*doubt))
+            return
+        if alone and fields.may_repeat:
+            head = repeatable(data, end)
+            if head is not None:
+                self._known = _Known(head, message, fields)
+        self._on_head(sink, message, fields, data[end:])
+
+    def _on_head(self, sink: Sink, message: RawResponseMessage, fields: ResponseFields, rest: bytes) -> None:
+        """The head is whole and to be believed; `rest` stands behind it."""
+        code = message.code
+        self._keep = not message.should_close
+        body: Body | None = None
+        length = 0 if self._head_only or code in _NO_BODY else int(fields.lengths[0]) if fields.lengths else -1
+        if 0 <= length <= len(rest):
+            payload, surplus = rest[:length], len(rest) > length  # all of it, as usual; no need of a body to follow
+        else:
+            body = Sized(length) if length > 0 else Chunked() if message.chunked else UntilClose()
+            payload, surplus = body.feed(rest), body.surplus
+            self._keep = self._keep and not isinstance(body, UntilClose)
+        if body is None or body.complete:
+            self._keep = self._keep and not surplus
+            self._complete()
+            sink.on_response(message, fields, payload, True)
+            return
+        if body.broken:
+            self._fail(self._error("http_protocol_error", "broke the framing of its response"))
+            return
+        self._body = body
+        sink.on_response(message, fields, payload, False)
 
     def _complete(self) -> None:
         """The response is over: back to the pool when nothing is in doubt."""
         self.upgradable = False
         self.sink = None
         self._body = None
-        if self._chunked:
-            self._reader = None  # it takes the last trailer of this answer for a field of the next one
         if self._keep and self.sent and self.pool is not None:
             self.pool.give(self)
         else:
@@ -232,13 +262,17 @@ class Channel(ResponseHandler):
             sink.on_failure(error)
 
     def eof_received(self) -> None:
-        """A FIN; asyncio closes the transport, `connection_lost` judges what it means."""
+        """A FIN; `connection_lost` is its judge. asyncio would first send what waits, to one that has closed."""
+        transport = self.transport
+        if transport is not None and transport.get_write_buffer_size():
+            transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if exc is not None and self.sink is not None and not self._head_bytes:
+        if exc is not None and self.sink is not None:
             self._read_last_words()
         sink, body = self.sink, self._body
         self.sink = None
+        whole = exc is None and (self.tunnel or (isinstance(body, UntilClose) and _closed_on_purpose(self.transport)))
         if self.pool is not None:
             self.pool.forget(self)
         if self.connection is not None:
@@ -247,8 +281,10 @@ class Channel(ResponseHandler):
         super().connection_lost(exc)
         if sink is None:
             return
-        if self.tunnel or (body is not None and self._until_close and exc is None):
+        if whole:
             sink.on_data(b"", True)
+        elif self.tunnel:
+            sink.on_failure(self._error("connection_terminated", "reset the connection"))
         elif body is not None:
             sink.on_failure(
                 self._error("connection_terminated", "closed the connection before the response was complete")
@@ -290,57 +326,21 @@ class Channel(ResponseHandler):
         transport = self.transport
         if transport is not None:
             if unfinished or not self.sent or transport.get_write_buffer_size():
-                # An instance that does not read would not see a FIN, which queues behind what the kernel holds.
-                sock = transport.get_extra_info("socket")
-                if sock is not None and sock.family != socket.AF_UNIX:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                reset_on_close(transport)
             transport.abort()
         if self.connection is not None:
             self.connection.close()
             self.connection = None
 
 
-def _drain(body: StreamReader) -> bytes:
-    """Empty the parser's reader."""
-    buffer = body._buffer
-    if not buffer:
-        return b""
-    data = buffer.popleft() if len(buffer) == 1 else b"".join(buffer)
-    buffer.clear()
-    body._size = 0
-    splits = body._http_chunk_splits
-    if splits:
-        splits.clear()
-    return data
-
-
-def _ends(data: bytes) -> bool:
-    """Whether a read in which a head or a chunked body ended has nothing behind that.
-
-    The parser keeps what it finds there and takes it for the beginning of the next answer, which is somebody else's.
-    """
-    return data.endswith(_BLANK_LINE) or not data.strip(b"\r\n")
-
-
-def _distrust(message: RawResponseMessage, fields: ResponseFields) -> tuple[str, str] | None:
-    """Why a response that parsed must not be believed (RFC 9112 6.3, RFC 9110 15), as (code, what it did); or None."""
-    if message.code == 101:
-        return "http_upgrade_failed", "switched protocols without being asked"
-    if not 200 <= message.code <= 599 or message.version not in _VERSIONS:
-        return "http_protocol_error", "sent an invalid status line"
-    codings = fields.codings
-    if codings and (len(codings) > 1 or codings[0].lower() != b"chunked" or not message.chunked):
-        return "http_response_transfer_coding", "used a transfer coding that is not 'chunked'"
-    if len(fields.lengths) + len(codings) > 1:
-        return "http_protocol_error", "framed its response in two ways"
-    return None
-
-
-def _parse_error(instance: str, exc: Exception) -> UpstreamError:
-    if isinstance(exc, LineTooLong):
-        code, what = "http_response_header_size", "sent a header that is too large"
-    elif isinstance(exc, BadHttpMessage) and "Too many headers" in exc.message:
-        code, what = "http_response_header_section_size", "sent too many headers"
-    else:
-        code, what = "http_protocol_error", "sent something that is not a valid HTTP response"
-    return UpstreamError(f"Instance '{instance}' {what}.", code=code)
+def _closed_on_purpose(transport: asyncio.Transport | None) -> bool:
+    """Whether the end of a connection was said, not cut: over TLS anybody on the way can forge a FIN (RFC 9112 9.8)."""
+    tls = transport.get_extra_info("ssl_object") if transport is not None else None
+    if tls is None:
+        return True
+    try:
+        return not tls.read(1)
+    except ssl.SSLZeroReturnError:
+        return True
+    except ssl.SSLError:
+        return False

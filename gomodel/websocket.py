@@ -102,13 +102,11 @@ class Tunnel(Relay):
         record.bytes_out += len(data)
         record.since = monotonic()
         transport = self._protocol.transport
-        if transport is not None:
-            if data:
-                transport.write(data)
-            if complete:
-                self._protocol.truncate(close_delimited=False)
+        if transport is not None and data:
+            transport.write(data)
         if complete:
-            self._end(None)
+            self._end(None)  # first, for a lost client would be said to have left
+            self._protocol.truncate(close_delimited=False)
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """The client's bytes, from aiohttp's protocol in place of its own frame reader."""
@@ -134,6 +132,15 @@ class Tunnel(Relay):
         if self._open:
             self._protocol._resume_transport_reading()
         super().on_writable()
+
+    def on_failure(self, error: GatewayError) -> None:
+        """See Relay.on_failure; of an open WebSocket the client gets what had arrived, then no close frame."""
+        if not self._open:
+            super().on_failure(error)
+            return
+        self._record.blame("upstream", error.code)
+        self.failed = True
+        self.on_data(b"", True)
 
     def _interrupt(self) -> None:
         if self._open:

@@ -3,7 +3,7 @@
 import pytest
 
 from .scripted import LAST_CHUNK, SSE_HEAD, Fin, ReadHead, Reset, Stall, chunked, head, request, response
-from .verdicts import OK, access_lines, ask, counted, own_error, post, tells_nothing
+from .verdicts import OK, aborted, access_lines, ask, counted, own_error, post, tells_nothing
 
 OPEN = {"CIRCUIT_BREAKER_FAILURE_THRESHOLD": "3", "CIRCUIT_BREAKER_TIMEOUT": "60s", "RETRY_MAX_RETRIES": "0"}
 QUICK = {"CIRCUIT_BREAKER_FAILURE_THRESHOLD": "1", "CIRCUIT_BREAKER_TIMEOUT": "100ms", "RETRY_MAX_RETRIES": "0"}
@@ -66,8 +66,13 @@ async def test_refused_connects_open_it_and_are_not_even_tried_then(gateway, ups
 async def test_attempts_count_one_by_one_within_a_request(gateway, upstream, connect):
     upstream.stop_listening()
     handle = await gateway(OPEN | {"RETRY_MAX_RETRIES": "9"}, vllm=upstream)
-    own_error(await ask(await connect(handle)), 503, "circuit_open")
+    client = await connect(handle)
+    # The request that opens the breaker says what it saw itself; those that find it open say that.
+    own_error(await ask(client), 502, "connection_refused")
     assert handle.gateway.telemetry.connects["vllm", "connection_refused"] == 3
+    own_error(await ask(client), 503, "circuit_open")
+    assert [line.get("retries") for line in access_lines(handle)] == [2, None]
+    assert await aborted(handle, 2) == {("upstream", "queue"): 1}
 
 
 async def test_an_anthropic_client_reads_that_the_instance_is_overloaded(gateway, upstream, connect):

@@ -160,12 +160,19 @@ async def test_a_refusal_that_breaks_off_is_a_502(pair):
     assert other.requests == []
 
 
+async def test_a_refusal_that_stalls_is_a_504_after_the_limit_of_silence(gateway, upstream, connect):
+    handle = await gateway(vllm=upstream, HTTP_STREAM_IDLE_TIMEOUT="200ms", HTTP_RESPONSE_HEADER_TIMEOUT="60s")
+    upstream.on_request(DRAINING[:-10], WaitFor(asyncio.Event()))
+    own_error(await ask(await connect(handle), post()), 504, "http_response_timeout")
+    assert await upstream.requests[0].connection.closed
+
+
 async def test_a_client_that_leaves_during_a_refusal_leaves_nothing_behind(pair):
     handle, client, one, other = pair
     one.on_request(DRAINING[:-10], WaitFor(asyncio.Event()))
     await client.send(post())
     seen = await one.wait_for_request()
-    await turned(lambda: any(record.phase.name == "HEAD" for record in handle.gateway.telemetry.running.records))
+    await turned(lambda: any(record.phase.name == "DATA" for record in handle.gateway.telemetry.running.records))
     client.fin()
     await seen.connection.closed
     await turned(lambda: not handle.gateway.telemetry.running.records)

@@ -1,0 +1,162 @@
+"""Where the body of a response ends: by its length, by its chunks, or with the connection (RFC 9112 6.3).
+
+Decides which of the bytes that arrive are payload. Pure. aiohttp's parser reads requests; in responses, where every
+token passes, its reader object and its three calls per chunk cost more than moving the chunk does.
+
+Each kind of body has `feed(data)`, which returns the payload in `data`, and says by attributes what it came upon:
+`complete`, the body is over; `surplus`, bytes followed that are nobody's; `broken`, its framing is invalid, and payload
+that stood before the fault has been returned. `between` is true where the next byte begins a chunk.
+"""
+
+from enum import Enum
+from typing import Protocol
+
+# Of a size line or a trailer. vLLM sends neither extensions nor trailers; whoever sends more than this means harm.
+LINE_LIMIT_BYTES = 8192
+TRAILERS_LIMIT_BYTES = 65536
+# More than any body, and far from what overflows a counter in whoever comes behind us.
+CHUNK_LIMIT_BYTES = 1 << 60
+
+_HEX = frozenset(b"0123456789abcdefABCDEF")
+_CR, _LF = b"\r\n"
+# Bytes of a chunk, frame included, from which on its size has three digits.
+_THREE_DIGITS = 256 + 7
+
+
+class Body(Protocol):
+    """See the module."""
+
+    between: bool
+
+    @property
+    def complete(self) -> bool: ...
+    @property
+    def surplus(self) -> bool: ...
+    @property
+    def broken(self) -> bool: ...
+
+    def feed(self, data: bytes) -> bytes: ...
+
+
+class Sized:
+    """A body of a known number of bytes, at least one."""
+
+    __slots__ = ("_left", "complete", "surplus")
+    between = False
+    broken = False
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.complete = self.surplus = False
+
+    def feed(self, data: bytes) -> bytes:
+        """See the module."""
+        self._left -= len(data)
+        if self._left > 0:
+            return data
+        self.complete = True
+        if self._left == 0:
+            return data
+        self.surplus = True
+        return data[: self._left]
+
+
+class UntilClose:
+    """A body that ends with its connection."""
+
+    __slots__ = ()
+    between = complete = surplus = broken = False
+
+    def feed(self, data: bytes) -> bytes:
+        """See the module."""
+        return data
+
+
+class _Expected(Enum):
+    SIZE = 1
+    DATA = 2
+    DATA_END = 3
+    TRAILER = 4
+
+
+class Chunked:
+    """A body in chunks (RFC 9112 7.1); extensions and trailers are passed over, and a line ends in CRLF."""
+
+    __slots__ = ("_expected", "_left", "_line", "_trailers_bytes", "between", "broken", "complete", "surplus")
+
+    def __init__(self) -> None:
+        self._expected = _Expected.SIZE
+        self._left = 0  # payload bytes of the current chunk that have not arrived
+        self._line = b""  # the beginning of a line whose end has not arrived
+        self._trailers_bytes = 0
+        self.between = True
+        self.complete = self.surplus = self.broken = False
+
+    def feed(self, data: bytes) -> bytes:
+        """See the module."""
+        pieces: list[bytes] = []
+        if self._line:
+            data, self._line = self._line + data, b""
+        at, size = 0, len(data)
+        while at < size and not (self.complete or self.broken):
+            if self._expected is _Expected.DATA:
+                piece = data[at : at + self._left]
+                pieces.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                if not self._left:
+                    self._expected = _Expected.DATA_END
+                continue
+            end = data.find(b"\n", at) + 1
+            line = data[at : end or size]
+            if end:
+                at = end
+                self.broken = not line.endswith(b"\r\n") or not self._take(line[:-2])
+            else:
+                at = size
+                self._line = line
+                self.broken = not self._may_go_on(line)
+        self.between = self._expected is _Expected.SIZE and not self._line
+        self.surplus = at < size and self.complete
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _take(self, line: bytes) -> bool:
+        """Go on behind a line; whether it may stand here."""
+        if len(line) > LINE_LIMIT_BYTES or b"\r" in line:
+            return False
+        if self._expected is _Expected.SIZE:
+            digits = line.partition(b";")[0].rstrip(b" \t")
+            if not digits or not _HEX.issuperset(digits):
+                return False
+            self._left = int(digits, 16)
+            self._expected = _Expected.DATA if self._left else _Expected.TRAILER
+            return self._left < CHUNK_LIMIT_BYTES
+        if self._expected is _Expected.DATA_END:
+            self._expected = _Expected.SIZE
+            return not line
+        self._trailers_bytes += len(line)
+        self.complete = not line
+        return self._trailers_bytes <= TRAILERS_LIMIT_BYTES
+
+    def _may_go_on(self, begun: bytes) -> bool:
+        """Whether what has arrived of a line can become one; a fault should show before the limit of silence does."""
+        if len(begun) > LINE_LIMIT_BYTES or b"\r" in begun[:-1]:
+            return False
+        if self._expected is _Expected.SIZE:
+            return _HEX.issuperset(begun.partition(b";")[0].rstrip(b" \t\r"))
+        return self._expected is not _Expected.DATA_END or begun == b"\r"
+
+
+def whole_chunk(data: bytes) -> int:
+    """Where the payload begins in bytes that are one chunk and nothing else, as vLLM sends each event; 0 otherwise.
+
+    For where a body is `between` chunks. It parses no size: it writes the one that would be right and compares, in
+    either case (the Rust front end's server writes upper case). Only for 16 to 4095 bytes, as events have: every
+    operation here is paid for by every token.
+    """
+    size = len(data) - 6 if len(data) < _THREE_DIGITS else len(data) - 7
+    if not 16 <= size <= 4095 or data[-1] != _LF or data[-2] != _CR:
+        return 0
+    start = len(data) - size - 2
+    line = b"%x\r\n" % size
+    return start if data[:start] == line or data[:start] == line.upper() else 0
