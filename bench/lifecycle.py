@@ -5,8 +5,9 @@ Decides when a process is started and read. Knows nothing of how the figures are
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
-from bench import payloads, procfs
+from bench import payloads, procfs, quota
 from bench.load import Load, burst
 from bench.measure import Bench, child_of, cold_start_s, cpu_around, per_unit_us
 from bench.peers import Peer, Running
@@ -17,6 +18,8 @@ from bench.suites import MIB, run_streams
 
 BURST = 500
 SETTLE_S = 1.0
+# So little that two of them, the load and the upstream fit two cores with room to spare.
+WORKER_CORES = 0.3
 
 
 def _fresh(bench: Bench, peer: Peer, work: Callable[[Running], None], workers: int = 1) -> None:
@@ -102,7 +105,10 @@ def start(bench: Bench) -> None:
 
 
 def workers(bench: Bench) -> None:
-    """Throughput and CPU per request of one worker and of two. On two cores the load shares the machine with both."""
+    """Throughput and CPU per request of one worker and of two, where possible with a share of a core for each.
+
+    Without shares the load and the upstream take from two cores what a second worker would need.
+    """
     bench.stop_all()
     for number in range(1, bench.rounds + 1):
         for peer in bench.found:
@@ -112,8 +118,18 @@ def workers(bench: Bench) -> None:
 
 def _throughput(bench: Bench, count: int, number: int) -> Callable[[Running], None]:
     def work(subject: Running) -> None:
-        done, cpu = cpu_around(subject.pid, lambda: bench.chat(subject, 64, bench.json_s))
-        case = f"{count} worker{'s' if count > 1 else ''}"
+        share, case = "", f"{count} worker{'s' if count > 1 else ''}"
+        with ExitStack() as stack:
+            pids = quota.workers_of(subject.pid)
+            try:
+                if len(pids) != count:
+                    raise quota.NoQuota("its workers are threads")
+                stack.enter_context(quota.share(pids, WORKER_CORES))
+                share = f" of {WORKER_CORES} core each"
+            except quota.NoQuota as error:
+                bench.say(f"workers {subject.name}: no share of a core for each ({error})")
+            done, cpu = cpu_around(subject.pid, lambda: bench.chat(subject, 64, bench.json_s))
+        case += share
         for metric, unit, value in (
             ("throughput", "requests/s", done.done / done.seconds if done.seconds else 0.0),
             ("cpu", "us/request", per_unit_us(cpu, done.done)),

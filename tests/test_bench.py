@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import __main__ as command
-from bench import load, payloads, plots, procfs, report, stats, streams, wrk
+from bench import load, payloads, plots, procfs, quota, report, stats, streams, wrk
 from bench.answer import Answer, Broken
 from bench.process import Child, Fleet, StartError, wait_until
 from bench.stats import Refused, Results, Sample, Summary
@@ -126,6 +126,25 @@ class TestProcfs:
     def test_this_process_is_read_from_the_real_proc(self) -> None:
         own = procfs.memory(os.getpid())
         assert 0 < own.resident_bytes <= own.peak_bytes
+
+
+class TestQuota:
+    def test_workers_are_the_processes_without_children(self, proc: Path) -> None:
+        workers = quota.workers_of(10, proc)
+        parents = {stat.parent for stat in procfs.tree(10, proc)}
+        assert workers
+        assert not parents.intersection(workers)
+
+    def test_a_machine_without_a_cpu_controller_gives_no_shares(self, tmp_path: Path) -> None:
+        (tmp_path / "cgroup.controllers").write_text("memory pids\n")
+        with pytest.raises(quota.NoQuota, match="no CPU controller"), quota.share([1], 0.3, tmp_path):
+            raise AssertionError("not to be reached")
+
+    def test_a_controller_that_may_not_be_written_gives_no_shares(self, tmp_path: Path) -> None:
+        (tmp_path / "cgroup.controllers").write_text("cpu\n")
+        (tmp_path / "cgroup.subtree_control").mkdir()
+        with pytest.raises(quota.NoQuota, match="subtree_control"), quota.share([1], 0.3, tmp_path):
+            raise AssertionError("not to be reached")
 
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
