@@ -13,8 +13,10 @@ import atheris
 with atheris.instrument_imports(include=["gomodel"]):
     from gomodel.errors import ClientError
     from gomodel.frames import SessionUpdate
+    from gomodel.framing import Chunked, whole_chunk
     from gomodel.headers import RequestFields, ResponseFields
     from gomodel.multipart import MultipartScan, boundary
+    from gomodel.repeated import repeatable
     from gomodel.routes import Router
     from gomodel.selector import JsonScan, find, prefix_length
 
@@ -83,8 +85,40 @@ def frames(data: bytes) -> None:
     assert len(out) <= len(data)
 
 
+def framing(data: bytes) -> None:
+    """A chunked body, whole and in pieces of three: the same payload and the same end."""
+    outcomes = []
+    for size in (len(data) or 1, 3):
+        body = Chunked()
+        payload = b""
+        for at in range(0, len(data), size):
+            payload += body.feed(data[at : at + size])
+            if body.complete or body.broken:
+                break
+        outcomes.append((payload, body.complete, body.broken))
+    assert outcomes[0] == outcomes[1], outcomes
+    start = whole_chunk(data)
+    if start:
+        body = Chunked()
+        assert (body.feed(data), body.between) == (data[start:-2], True)
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 17\r\nX: 1\r\n\r\n"
+
+
+def repeated(data: bytes) -> None:
+    """The first two bytes say where the rest is put into a known head; what is known then differs in digits alone."""
+    at, gap, new = data[0] % len(HEAD) if data else 0, data[1] % 8 if len(data) > 1 else 0, data[2:]
+    sent = HEAD[:at] + new + HEAD[at + gap :]
+    head = repeatable(HEAD, len(HEAD))
+    assert head is not None
+    start = head.match(sent)
+    if start:
+        assert sent[:start] == HEAD.replace(b"17", b"%d" % head.length)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (selector, multipart, targets, headers, frames)
+    each.__name__: each for each in (selector, multipart, targets, headers, frames, framing, repeated)
 }
 
 
