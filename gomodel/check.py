@@ -13,7 +13,7 @@ from aiohttp import ClientError
 from .config import Config
 from .errors import GatewayError
 from .listeners import tls_context
-from .models import fetch_list
+from .models import ListError, fetch_list
 from .providers import Instance, Providers
 from .serving import run_loop
 
@@ -70,13 +70,11 @@ async def _ask(instance: Instance) -> _Finding:
         return _Finding(False, error.code.replace("_", " "), "-")
     except TimeoutError:
         return _Finding(False, "no answer in time", "-")
-    except ValueError as error:
-        # Its subclasses are the JSON parser's and quote what was sent.
-        why = str(error) if type(error) is ValueError else "no JSON"
-        return _Finding(False, _refusal(instance, why), "-")
-    except (ClientError, OSError):
+    except ListError as error:
+        return _Finding(False, _refusal(instance, str(error)), "-")
+    except (ClientError, OSError, ValueError):
         return _Finding(False, "no valid HTTP answer", "-")
-    names = [str(entry["id"]) for entry in entries]
+    names = [entry.id for entry in entries]
     more = ", ..." if len(names) > _SHOWN_MODELS else ""
     took_ms = (monotonic() - begun) * 1000
     return _Finding(True, f"ok, {took_ms:.0f} ms", f"{len(names)}: {', '.join(names[:_SHOWN_MODELS])}{more}")

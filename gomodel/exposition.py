@@ -6,7 +6,6 @@ is plain data, so that it can travel between workers. Counts nothing itself.
 prometheus_client is imported by the first scrape: it costs more to import than the rest of the gateway.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from time import monotonic
@@ -186,7 +185,7 @@ def _plain(histogram: Histogram) -> list[Any]:
 
 
 def _ages(models: ModelLists) -> Iterator[tuple[tuple[str, ...], float]]:
-    now = asyncio.get_running_loop().time()
+    now = monotonic()
     for each in models.lists:
         if each.fetched_at is not None:
             yield (each.instance.name,), max(0.0, now - each.fetched_at)

@@ -6,13 +6,14 @@ Decides how old a list may get and what a dead instance offers (contract section
 import asyncio
 import json
 import logging
-from typing import Any
+from time import monotonic
+from typing import Any, NamedTuple
 
 from aiohttp import ClientError, ClientTimeout
 from yarl import URL
 
 from .config import Config
-from .errors import NotFound, Overloaded
+from .errors import Overloaded
 from .providers import Instance, Providers
 
 _logger = logging.getLogger("gomodel")
@@ -24,25 +25,36 @@ _FETCH_TIMEOUT_S = 10.0
 _UNKNOWN_INTERVAL_S = 1.0
 _LIST_LIMIT_BYTES = 16 << 20
 
-Entry = dict[str, Any]
+
+class ListError(Exception):
+    """An instance answered, but with no list of models; says why in our own words."""
+
+
+class Entry(NamedTuple):
+    """One model: its id as vLLM has it, and all that vLLM says of it as JSON, with the instance before the id."""
+
+    id: str
+    encoded: bytes
 
 
 class ModelList:
-    """One instance's entries as vLLM sent them."""
+    """One instance's entries."""
 
     def __init__(self, instance: Instance, *, allowlist: bool) -> None:
         self.instance = instance
-        self.entries: list[Entry] = [_configured(model) for model in instance.config.models]
+        self.entries: list[Entry] = [
+            _entry(instance.name, {"id": model, "object": "model", "created": 0, "owned_by": "vllm"})
+            for model in instance.config.models
+        ]
         self.configured = allowlist and bool(self.entries)  # instead of the instance's own, which is not asked for
         self.fetched_at: float | None = None
-        self.tried_at: float | None = None
         self.task: asyncio.Task[None] | None = None
 
     def go_on(self, previous: "ModelLists") -> None:
         """Take over what `previous` knows of the same instance."""
         for old in previous.lists:
             if old.instance is self.instance:
-                self.entries, self.fetched_at, self.tried_at = old.entries, old.fetched_at, old.tried_at
+                self.entries, self.fetched_at = old.entries, old.fetched_at
 
 
 class ModelLists:
@@ -63,45 +75,38 @@ class ModelLists:
     async def merged(self) -> bytes:
         """The body of GET /v1/models. Raises Overloaded (503) when nothing is known of any instance."""
         await self._refresh(self._refresh_s)
-        data = [_prefixed(each.instance.name, entry) for each in self.lists for entry in each.entries]
-        if not data and not any(each.fetched_at is not None for each in self.lists):
-            raise _nothing_known()
-        return _encoded({"object": "list", "data": data})
+        self._require_something()
+        data = b", ".join(entry.encoded for each in self.lists for entry in each.entries)
+        return b'{"object": "list", "data": [%b]}' % data
 
     async def one(self, model_id: str) -> bytes:
-        """The body of GET /v1/models/{id}; `model_id` with its prefix, or a bare id. Raises NotFound or Overloaded."""
-        for attempt in range(2):
-            await self._refresh(self._refresh_s if attempt == 0 else 0)
-            for each in self.lists:
-                for entry in each.entries:
-                    full = f"{each.instance.name}/{entry['id']}"
-                    if model_id in (full, entry["id"]):
-                        return _encoded(_prefixed(each.instance.name, entry))
-            now = asyncio.get_running_loop().time()
-            if now - self._unknown_at < _UNKNOWN_INTERVAL_S:
-                break
-            self._unknown_at = now
-        if not any(each.entries or each.fetched_at is not None for each in self.lists):
-            raise _nothing_known()
-        error = NotFound(
-            f"The model {model_id[:200]!r} does not exist. GET /v1/models lists all.", code="model_not_found"
-        )
-        error.param = "model"
-        raise error
+        """The body of GET /v1/models/{id}; `model_id` with its prefix, or a bare id.
+
+        Raises ModelNotFound or Overloaded.
+        """
+        await self._refresh(self._refresh_s)
+        found = self._find(model_id)
+        if found is None:
+            await self.learn_unknown()
+            found = self._find(model_id)
+        if found is None:
+            self._require_something()
+            raise self._providers.unknown(model_id)
+        return found.encoded
 
     async def learn_unknown(self) -> None:
         """Read all lists anew because a caller named a model that none holds; shared, at most once a second."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         if self._unknown is None and now - self._unknown_at >= _UNKNOWN_INTERVAL_S:
             self._unknown_at = now
             self._unknown = asyncio.create_task(self._refresh(0))
             self._unknown.add_done_callback(self._unknown_done)
         if self._unknown is not None:
-            await asyncio.shield(self._unknown)
+            await asyncio.wait((self._unknown,))
 
     def keep_fresh(self, instance: Instance) -> None:
         """Read the list of an instance that was found alive when it got old, so that no request has to wait for it."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         for each in self.lists:
             old = each.fetched_at is None or now - each.fetched_at >= self._refresh_s
             if each.instance is instance and each.task is None and old and not each.configured:
@@ -110,34 +115,46 @@ class ModelLists:
     def _unknown_done(self, task: asyncio.Task[None]) -> None:
         self._unknown = None
 
+    def _find(self, model_id: str) -> Entry | None:
+        for each in self.lists:
+            for entry in each.entries:
+                if model_id in (entry.id, f"{each.instance.name}/{entry.id}"):
+                    return entry
+        return None
+
+    def _require_something(self) -> None:
+        if not any(each.entries or each.fetched_at is not None for each in self.lists):
+            raise Overloaded(
+                "No instance's model list could be read yet.", code="no_instance_reachable", retry_after_s=5
+            )
+
     async def _refresh(self, max_age_s: float) -> None:
         """Fetch what is older than `max_age_s`, waiting PATIENCE_S at most."""
-        now = asyncio.get_running_loop().time()
-        pending = set()
+        now = monotonic()
+        awaited = set()
         for each in self.lists:
             if each.configured:
                 continue
             if each.task is None and (each.fetched_at is None or now - each.fetched_at >= max_age_s):
                 each.task = asyncio.create_task(self._fetch(each))
             if each.task is not None:
-                pending.add(each.task)
-        if pending:
-            await asyncio.wait(pending, timeout=PATIENCE_S)
+                awaited.add(each.task)
+        if awaited:
+            await asyncio.wait(awaited, timeout=PATIENCE_S)
 
     async def _fetch(self, each: ModelList) -> None:
         instance = each.instance
         try:
             entries = await fetch_list(instance)
-        except (ClientError, OSError, TimeoutError, ValueError, RecursionError) as exc:
+        except (ListError, ClientError, OSError, ValueError) as exc:  # ValueError: a host that is no name
             _logger.debug("The model list of instance %s could not be read: %s", instance.name, type(exc).__name__)
             return
         finally:
-            each.tried_at = asyncio.get_running_loop().time()
             each.task = None
         each.entries = entries
-        each.fetched_at = each.tried_at
+        each.fetched_at = monotonic()
         # Always: after a reload the instance is shared, and another table may have set its models but not this index.
-        instance.models = tuple(entry["id"] for entry in entries)
+        instance.models = tuple(entry.id for entry in entries)
         self._providers.index()
 
     async def close(self) -> None:
@@ -152,10 +169,7 @@ class ModelLists:
 
 
 async def fetch_list(instance: Instance) -> list[Entry]:
-    """Ask one instance.
-
-    Raises aiohttp.ClientError, OSError, TimeoutError; ValueError or RecursionError when it is no list.
-    """
+    """Ask one instance. Raises ListError when it answers with no list; aiohttp.ClientError, OSError, TimeoutError."""
     headers = {"Accept": "application/json"}
     if instance.config.api_key is not None:
         headers["Authorization"] = f"Bearer {instance.config.api_key.reveal()}"
@@ -163,35 +177,34 @@ async def fetch_list(instance: Instance) -> list[Entry]:
     timeout = ClientTimeout(total=_FETCH_TIMEOUT_S)
     async with instance.pool.session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
         if response.status != 200:
-            raise ValueError(f"status {response.status}")
+            raise ListError(f"status {response.status}")
         body = await response.content.read(_LIST_LIMIT_BYTES)
         while piece := await response.content.read(_LIST_LIMIT_BYTES):
             body += piece
             if len(body) > _LIST_LIMIT_BYTES:
-                raise ValueError("the list is too large")
-    document = json.loads(body, parse_constant=_no_json)
+                raise ListError("the list is too large")
+    try:
+        document = json.loads(body, parse_constant=_no_json)
+    except (ValueError, RecursionError):
+        raise ListError("no JSON") from None
     data = document.get("data") if isinstance(document, dict) else None
     if not isinstance(data, list):
-        raise ValueError("no list of models")
-    return [entry for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+        raise ListError("no list of models")
+    entries = []
+    for each in data:
+        if isinstance(each, dict) and isinstance(each.get("id"), str):
+            try:
+                entries.append(_entry(instance.name, each))
+            except (ValueError, RecursionError):
+                pass  # a number over all bounds (1e400), or nesting that could just be read: not to be said in JSON
+    return entries
 
 
 def _no_json(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _encoded(content: Any) -> bytes:
-    """JSON in ASCII: half a surrogate pair in one instance's list must not cost the lists of all."""
-    return json.dumps(content).encode()
-
-
-def _configured(model: str) -> Entry:
-    return {"id": model, "object": "model", "created": 0, "owned_by": "vllm"}
-
-
-def _prefixed(instance: str, entry: Entry) -> Entry:
-    return {**entry, "id": f"{instance}/{entry['id']}"}
-
-
-def _nothing_known() -> Overloaded:
-    return Overloaded("No instance's model list could be read yet.", code="no_instance_reachable", retry_after_s=5)
+def _entry(instance: str, said: dict[str, Any]) -> Entry:
+    """In ASCII: half a surrogate pair in one instance's list must not cost the lists of all. Raises ValueError."""
+    model = said["id"]
+    return Entry(model, json.dumps({**said, "id": f"{instance}/{model}"}, allow_nan=False).encode())

@@ -131,6 +131,7 @@ BROKEN = {
     "no list": (json_response({"data": {"id": "x"}}),),
     "cut": (head(200, [("Content-Length", "100")]) + b'{"data":[]}', Fin()),
     "not a number": (response(b'{"data":[{"id":"x","created":NaN}]}'),),
+    "an integer without end": (response(b'{"data":[{"id":"x","created":%b}]}' % (b"9" * 5000)),),
     "nested too deep": (response(b"[" * 200_000),),
     "garbage": (b"garbage\r\n\r\n", Fin()),
 }
@@ -178,6 +179,24 @@ async def test_entries_that_are_none_are_left_out_and_the_rest_kept(pair, connec
     start, one, _ = pair
     answers(one, models(entry("a"), "b", None, {"object": "model"}, {"id": 7}, entry("c")))
     assert ids(await ask(await connect(await start()), LIST)) == ["vllm/a", "vllm/c", "vllm-b/b"]
+
+
+def nested(depth):
+    return '{"id":"x","deep":' + "[" * depth + "]" * depth + "}"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ['{"id":"x","created":1e400}', '{"id":"x","a":{"b":[-1e999]}}', *(nested(depth) for depth in range(900, 1001, 5))],
+)
+async def test_what_could_be_read_and_not_be_said_again_costs_no_other_entry(pair, connect, entry):
+    start, one, _ = pair
+    answers(one, response(b'{"data":[{"id":"a"},%b,{"id":"c"}]}' % entry.encode()))
+    client = await connect(await start())
+    answer = await ask(client, LIST)
+    assert b"Infinity" not in answer.body
+    assert set(ids(answer)) <= {"vllm/a", "vllm/c", "vllm-b/b", *(["vllm/x"] if "deep" in entry else [])}
+    assert (ids(answer)[-1], len(ids(answer)) > 2 or "deep" in entry) == ("vllm-b/b", True)
 
 
 async def test_half_a_character_in_one_list_does_not_take_the_others_away(pair, connect):
