@@ -48,13 +48,14 @@ class ModelList:
         ]
         self.configured = allowlist and bool(self.entries)  # instead of the instance's own, which is not asked for
         self.fetched_at: float | None = None
+        self.missed_at = float("-inf")  # when a caller last waited for it in vain
         self.task: asyncio.Task[None] | None = None
 
     def go_on(self, previous: "ModelLists") -> None:
         """Take over what `previous` knows of the same instance."""
         for old in previous.lists:
             if old.instance is self.instance:
-                self.entries, self.fetched_at = old.entries, old.fetched_at
+                self.entries, self.fetched_at, self.missed_at = old.entries, old.fetched_at, old.missed_at
 
 
 class ModelLists:
@@ -80,29 +81,33 @@ class ModelLists:
         return b'{"object": "list", "data": [%b]}' % data
 
     async def one(self, model_id: str) -> bytes:
-        """The body of GET /v1/models/{id}; `model_id` with its prefix, or a bare id.
+        """The body of GET /v1/models/{id}; `model_id` with its prefix, or a bare id; within PATIENCE_S.
 
         Raises ModelNotFound or Overloaded.
         """
+        until = monotonic() + PATIENCE_S
         await self._refresh(self._refresh_s)
         found = self._find(model_id)
         if found is None:
-            await self.learn_unknown()
+            await self.learn_unknown(until)
             found = self._find(model_id)
         if found is None:
             self._require_something()
             raise self._providers.unknown(model_id)
         return found.encoded
 
-    async def learn_unknown(self) -> None:
-        """Read all lists anew because a caller named a model that none holds; shared, at most once a second."""
+    async def learn_unknown(self, until: float | None = None) -> None:
+        """Read all lists anew because a caller named a model that none holds; shared, at most once a second.
+
+        Waits no longer than `until`, by time.monotonic; without it PATIENCE_S at most.
+        """
         now = monotonic()
         if self._unknown is None and now - self._unknown_at >= _UNKNOWN_INTERVAL_S:
             self._unknown_at = now
             self._unknown = asyncio.create_task(self._refresh(0))
             self._unknown.add_done_callback(self._unknown_done)
         if self._unknown is not None:
-            await asyncio.wait((self._unknown,))
+            await asyncio.wait((self._unknown,), timeout=None if until is None else max(0.0, until - now))
 
     def keep_fresh(self, instance: Instance) -> None:
         """Read the list of an instance that was found alive when it got old, so that no request has to wait for it."""
@@ -129,18 +134,24 @@ class ModelLists:
             )
 
     async def _refresh(self, max_age_s: float) -> None:
-        """Fetch what is older than `max_age_s`, waiting PATIENCE_S at most."""
+        """Fetch what is older than `max_age_s`, waiting PATIENCE_S at most.
+
+        An instance that was waited for in vain is not waited for again within CACHE_REFRESH_INTERVAL, so that one that
+        hangs costs one caller in a while the patience, and not every caller.
+        """
         now = monotonic()
-        awaited = set()
+        awaited = {}
         for each in self.lists:
             if each.configured:
                 continue
             if each.task is None and (each.fetched_at is None or now - each.fetched_at >= max_age_s):
                 each.task = asyncio.create_task(self._fetch(each))
-            if each.task is not None:
-                awaited.add(each.task)
+            if each.task is not None and now - each.missed_at >= self._refresh_s:
+                awaited[each.task] = each
         if awaited:
-            await asyncio.wait(awaited, timeout=PATIENCE_S)
+            _, late = await asyncio.wait(awaited, timeout=PATIENCE_S)
+            for task in late:
+                awaited[task].missed_at = monotonic()
 
     async def _fetch(self, each: ModelList) -> None:
         instance = each.instance
@@ -153,6 +164,7 @@ class ModelLists:
             each.task = None
         each.entries = entries
         each.fetched_at = monotonic()
+        each.missed_at = float("-inf")
         # Always: after a reload the instance is shared, and another table may have set its models but not this index.
         instance.models = tuple(entry.id for entry in entries)
         self._providers.index()

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from gomodel.errors import ModelNotFound
+
 from .scripted import Fin, Stall, WaitFor, chunked, head, json_response, request, response
 from .verdicts import ask, own_error, turned
 
@@ -214,7 +216,7 @@ async def test_an_empty_list_is_a_list(pair, connect):
 
 
 @pytest.mark.parametrize("how", ["silent", "jammed"])
-async def test_an_instance_that_hangs_delays_the_answer_by_the_patience_at_most(pair, connect, monkeypatch, how):
+async def test_an_instance_that_hangs_is_waited_for_once_and_then_left_to_itself(pair, connect, monkeypatch, how):
     monkeypatch.setattr("gomodel.models.PATIENCE_S", 0.05)
     start, _, other = pair
     if how == "jammed":
@@ -222,14 +224,44 @@ async def test_an_instance_that_hangs_delays_the_answer_by_the_patience_at_most(
     else:
         answers(other, Stall())
     client = await connect(await start())
-    loop = asyncio.get_running_loop()
-    before = loop.time()
     assert ids(await ask(client, LIST)) == ["vllm/a"]
+    # From here on whoever waited for it would wait longer than any test does.
+    monkeypatch.setattr("gomodel.models.PATIENCE_S", 3600)
+    monkeypatch.setattr("gomodel.models._UNKNOWN_INTERVAL_S", 0)
+    for _ in range(2):
+        assert ids(await ask(client, LIST)) == ["vllm/a"]
+        assert (await ask(client, request("GET", "/v1/models/vllm/a"))).status == 200
+        assert (await ask(client, request("GET", "/v1/models/vllm/none"))).status == 404
+
+
+async def test_an_instance_that_hung_is_waited_for_again_when_its_time_has_come(pair, connect, monkeypatch):
+    monkeypatch.setattr("gomodel.models.PATIENCE_S", 0.05)
+    start, _, other = pair
+    go_on = asyncio.Event()
+    answers(other, WaitFor(go_on), models(entry("late")))
+    client = await connect(await start(CACHE_REFRESH_INTERVAL="1ms"))
     assert ids(await ask(client, LIST)) == ["vllm/a"]
-    assert (await ask(client, request("GET", "/v1/models/vllm/a"))).status == 200
-    assert (await ask(client, request("GET", "/v1/models/vllm/none"))).status == 404
-    # Patience four times, and the fetch itself would have gone on for ten seconds.
-    assert loop.time() - before < 2
+    monkeypatch.setattr("gomodel.models.PATIENCE_S", 3600)
+    await asyncio.sleep(0.002)
+    await client.send(LIST)
+    go_on.set()
+    assert ids(await client.read_response()) == ["vllm/a", "vllm-b/late"]
+
+
+async def test_an_unknown_id_waits_for_both_readings_together_no_longer_than_for_one(pair, monkeypatch):
+    monkeypatch.setattr("gomodel.models.PATIENCE_S", 0.05)
+    start, _, other = pair
+    answers(other, Stall())
+    lists = (await start(CACHE_REFRESH_INTERVAL="1ms")).gateway.app.models
+    learn = lists.learn_unknown
+
+    async def patiently(until=None):
+        monkeypatch.setattr("gomodel.models.PATIENCE_S", 3600)
+        await learn(until)
+
+    monkeypatch.setattr(lists, "learn_unknown", patiently)
+    with pytest.raises(ModelNotFound):
+        await lists.one("vllm/none")
 
 
 def test_the_patience_is_that_of_the_contract():
