@@ -121,7 +121,7 @@ FAMILIES = (
         "gomodel_model_list_age_seconds",
         "gauge",
         ("instance",),
-        "Since the instance's model list was last read; absent while it never was. The oldest of all workers.",
+        "Since the instance's model list was last read, or since the start if it never was. The oldest of all workers.",
         max,
     ),
     Family(
@@ -187,8 +187,9 @@ def _plain(histogram: Histogram) -> list[Any]:
 def _ages(models: ModelLists) -> Iterator[tuple[tuple[str, ...], float]]:
     now = monotonic()
     for each in models.lists:
-        if each.fetched_at is not None:
-            yield (each.instance.name,), max(0.0, now - each.fetched_at)
+        age_s = each.age_s(now)
+        if age_s is not None:
+            yield (each.instance.name,), age_s
 
 
 def expose(snapshots: Iterable[Snapshot], accept: str = "") -> tuple[bytes, str]:

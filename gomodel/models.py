@@ -9,7 +9,7 @@ import logging
 from time import monotonic
 from typing import Any, NamedTuple
 
-from aiohttp import ClientError, ClientTimeout
+from aiohttp import ClientConnectionError, ClientError, ClientTimeout
 from yarl import URL
 
 from .config import Config
@@ -47,8 +47,10 @@ class ModelList:
             for model in instance.config.models
         ]
         self.configured = allowlist and bool(self.entries)  # instead of the instance's own, which is not asked for
+        self.since = monotonic()
         self.fetched_at: float | None = None
         self.missed_at = float("-inf")  # when a caller last waited for it in vain
+        self.failing = False
         self.task: asyncio.Task[None] | None = None
 
     def go_on(self, previous: "ModelLists") -> None:
@@ -56,6 +58,11 @@ class ModelList:
         for old in previous.lists:
             if old.instance is self.instance:
                 self.entries, self.fetched_at, self.missed_at = old.entries, old.fetched_at, old.missed_at
+                self.since, self.failing = old.since, old.failing
+
+    def age_s(self, now: float) -> float | None:
+        """Since it was read, or since the start while it never was; None for one that is not asked for."""
+        return None if self.configured else now - (self.since if self.fetched_at is None else self.fetched_at)
 
 
 class ModelLists:
@@ -158,10 +165,16 @@ class ModelLists:
         try:
             entries = await fetch_list(instance)
         except (ListError, ClientError, OSError, ValueError) as exc:  # ValueError: a host that is no name
-            _logger.debug("The model list of instance %s could not be read: %s", instance.name, type(exc).__name__)
+            # Once per outage: the lists are read again and again, and a wrong key stays wrong.
+            if not each.failing:
+                each.failing = True
+                _logger.warning("The model list of instance %s cannot be read: %s", instance.name, _reason(exc))
             return
         finally:
             each.task = None
+        if each.failing:
+            each.failing = False
+            _logger.info("The model list of instance %s can be read again", instance.name)
         each.entries = entries
         each.fetched_at = monotonic()
         each.missed_at = float("-inf")
@@ -220,3 +233,12 @@ def _entry(instance: str, said: dict[str, Any]) -> Entry:
     """In ASCII: half a surrogate pair in one instance's list must not cost the lists of all. Raises ValueError."""
     model = said["id"]
     return Entry(model, json.dumps({**said, "id": f"{instance}/{model}"}, allow_nan=False).encode())
+
+
+def _reason(failure: Exception) -> str:
+    """What an operator may read of it; the text of another's exception may hold an address or a header."""
+    if isinstance(failure, ListError):
+        return str(failure)
+    if isinstance(failure, TimeoutError):
+        return "no answer in time"
+    return "the connection failed" if isinstance(failure, (ClientConnectionError, OSError)) else "no valid HTTP answer"

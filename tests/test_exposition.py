@@ -212,13 +212,20 @@ class TestTheRoute:
         assert found[key("gomodel_instance_up", instance="vllm")] == 1
         assert found[key("gomodel_instance_up", instance="vllm-b")] == 0
 
-    async def test_shows_the_age_of_lists_that_were_read(self, gateway, upstream, connect):
+    async def test_shows_the_age_of_lists_from_the_start_on_when_they_were_never_read(self, gateway, upstream, connect):
         handle = await gateway(vllm=upstream, vllm_b="http://127.0.0.1:9/v1")
         client = await connect(handle)
         await ask(client, request("GET", "/v1/models"))
+        for each in handle.gateway.app.models.lists:
+            each.since -= 1000
         found = await scrape(client)
         assert 0 <= found[key("gomodel_model_list_age_seconds", instance="vllm")] < 60
-        assert key("gomodel_model_list_age_seconds", instance="vllm-b") not in found
+        assert 1000 <= found[key("gomodel_model_list_age_seconds", instance="vllm-b")] < 1060
+
+    async def test_shows_no_age_of_a_list_that_the_operator_wrote(self, gateway, upstream, connect):
+        settings = {"VLLM_MODELS": "m", "CONFIGURED_PROVIDER_MODELS_MODE": "allowlist"}
+        found = await scrape(await connect(await gateway(vllm=upstream, **settings)))
+        assert key("gomodel_model_list_age_seconds", instance="vllm") not in found
 
     async def test_shows_the_lag_of_the_loop(self, gateway, upstream, connect):
         handle = await gateway(vllm=upstream, HTTP_REQUEST_IDLE_TIMEOUT="80ms")

@@ -290,3 +290,45 @@ async def test_a_large_list_passes(pair, connect):
     body = json.dumps({"data": many}).encode()
     answers(one, head(200, [("Transfer-Encoding", "chunked")]) + chunked(body[:1000], body[1000:]) + b"0\r\n\r\n")
     assert len(ids(await ask(await connect(await start()), LIST))) == 5001
+
+
+WHY = {
+    "refused": "the connection failed",
+    "closed": "the connection failed",
+    "500": "status 500",
+    "401": "status 401",
+    "redirect": "status 307",
+    "no json": "no JSON",
+    "no list": "no list of models",
+    "garbage": "no valid HTTP answer",
+}
+
+
+@pytest.mark.parametrize("fault", WHY)
+async def test_a_list_that_begins_to_fail_is_one_warning_and_its_return_one_line(pair, connect, fault):
+    start, _, other = pair
+    if BROKEN[fault] is None:
+        other.stop_listening()
+    else:
+        for _ in range(8):
+            answers(other, *BROKEN[fault])
+    handle = await start(CACHE_REFRESH_INTERVAL="1ms")
+
+    def said():
+        return [
+            (each.levelname, each.getMessage()) for each in handle.logs.records if "model list" in each.getMessage()
+        ]
+
+    client = await connect(handle)
+    for _ in range(3):
+        await asyncio.sleep(0.002)
+        await ask(client, LIST)
+    failing = ("WARNING", f"The model list of instance vllm-b cannot be read: {WHY[fault]}")
+    assert said() == [failing]
+    if BROKEN[fault] is None:
+        other.listen()
+    other._request_scripts.clear()
+    for _ in range(3):
+        await asyncio.sleep(0.002)
+        await ask(client, LIST)
+    assert said() == [failing, ("INFO", "The model list of instance vllm-b can be read again")]
