@@ -4,9 +4,7 @@ Decides the instance by contract section 4: a name binds, a bare model id goes t
 a single instance takes everything. Knows nothing of requests or of the client.
 """
 
-import difflib
 from collections.abc import Collection, Iterable
-from itertools import islice
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -16,9 +14,12 @@ from .errors import CircuitOpen, ModelNotFound, ModelRequired
 from .health import Health, State
 from .pool import Pool
 from .selector import split
+from .suggestions import likeness, near
 from .telemetry import Histogram
 
 _LAST = (State.DOWN, State.DRAINING)
+# `vlm` and `vllm_test` mean an instance, `meta-llama` does not.
+_ALIKE = 0.6
 
 
 class Instance:
@@ -112,7 +113,7 @@ class Providers:
             instance = self.instances.get(parts[0])
             if instance is not None:
                 if not parts[1]:
-                    raise ModelRequired(f"'model' names instance '{parts[0]}' but no model after the slash.")
+                    raise ModelRequired(_no_model(parts[0]))
                 return Choice([instance], parts[1], bound=True)
         only = self.only
         if only is not None:
@@ -140,22 +141,28 @@ class Providers:
 
     def unknown(self, selector: str) -> ModelNotFound:
         """The 404, with what the caller may have meant."""
-        near = self._near(selector[:256])
+        if selector in self.instances:
+            return ModelNotFound(_no_model(selector))
         shown = selector if len(selector) <= 200 else selector[:200] + "..."
-        hint = f" Did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
+        head, _, model = shown.partition("/")
+        if head in self.instances:
+            said = f"Instance '{head}' does not list the model {model!r}."
+        else:
+            said = f"No instance is named in {shown!r} and none lists it as a model."
+        similar = self._near(selector)
+        hint = f" Did you mean {' or '.join(repr(each) for each in similar)}?" if similar else ""
         names = ", ".join(self.instances)
-        return ModelNotFound(
-            f"No instance is named in {shown!r} and none lists it as a model.{hint} "
-            f"Use '<instance>/<model>' with one of: {names}; GET /v1/models lists all."
-        )
+        return ModelNotFound(f"{said}{hint} Use '<instance>/<model>' with one of: {names}; GET /v1/models lists all.")
 
     def _near(self, selector: str) -> list[str]:
-        """Models that look like it; only a few are compared, since difflib is slow and the loop waits for it."""
-        length = len(selector.rpartition("/")[2])
-        alike = (model for model in self.by_model if abs(len(model.rpartition("/")[2]) - length) <= 3)
-        models = list(islice(alike, 100))
-        named = [f"{each.name}/{model}" for model in models for each in self.by_model[model][:3]]
-        return difflib.get_close_matches(selector, [*named, *models], n=3, cutoff=0.5)
+        """Models that look like it; with an instance's name when what stands before the slash looks like one."""
+        head, _, rest = selector[:256].partition("/")
+        if not rest or not any(likeness(head, name) >= _ALIKE for name in self.instances):
+            return near(selector, self.by_model)
+        return [
+            f"{max(self.by_model[model], key=lambda each: likeness(head, each.name)).name}/{model}"
+            for model in near(rest, self.by_model)
+        ]
 
     def label(self, instance: str, model: str) -> str:
         """The metrics label of a model: only names that a list holds, so that clients cannot make new ones."""
@@ -167,3 +174,7 @@ class Providers:
         for instance in self.instances.values():
             if instance not in shared:
                 await instance.close()
+
+
+def _no_model(instance: str) -> str:
+    return f"'model' names instance '{instance}' but no model: use '{instance}/<model>'."

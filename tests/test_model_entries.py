@@ -59,6 +59,22 @@ async def test_an_id_that_no_list_holds_is_a_404_of_the_model(gateway, make_upst
     assert error["param"] == "model"
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("M", "No instance is named in 'M' and none lists it as a model. Did you mean 'm'?"),
+        ("vllm-b/mm", "Instance 'vllm-b' does not list the model 'mm'. Did you mean 'vllm-b/m'?"),
+        ("vlm-b/m", "No instance is named in 'vlm-b/m' and none lists it as a model. Did you mean 'vllm-b/m'?"),
+        ("vllm", "'model' names instance 'vllm' but no model: use 'vllm/<model>'."),
+    ],
+)
+async def test_the_404_of_an_id_says_what_that_of_a_request_would(gateway, make_upstream, connect, path, said):
+    one, other = await make_upstream(), await make_upstream()
+    client = await connect(await gateway(vllm=one, vllm_b=other))
+    answer = await ask(client, request("GET", f"/v1/models/{path}"))
+    assert answer.json()["error"]["message"].startswith(said)
+
+
 @pytest.mark.parametrize("path", ["/v1/models/", "/v1/models//m", "/v1//models", "/v1/models/..", "/v1/models/%2e%2e"])
 async def test_a_path_that_servers_read_differently_is_no_model(gateway, upstream, connect, path):
     answer = await ask(await connect(await gateway(vllm=upstream)), request("GET", path))

@@ -69,8 +69,9 @@ async def test_a_selector_leads_to_its_instance(three, connect, selector, instan
         ("org/Three", "org/three"),
         ("vllm-c/two", "vllm-a/two"),
         ("three", "org/three"),
-        ("vllm", None),
-        ("vllm-a", None),
+        ("ORG/THREE", "org/three"),
+        ("thre", "org/three"),
+        ("vlm/BOTH", "vllm/org/both"),
         ("/one", None),
         ("zzzzzzzz", None),
         (" vllm/one", "vllm/one"),
@@ -86,6 +87,18 @@ async def test_what_nobody_has_is_a_404_that_names_what_is_near(three, connect, 
     if near is not None:
         assert repr(near) in error["message"]
     assert [each.requests for each in upstreams.values()] == [[], [], []]
+
+
+@pytest.mark.parametrize("name", ["vllm", "vllm-b"])
+async def test_the_bare_name_of_an_instance_is_a_404_that_says_what_is_missing(three, connect, name):
+    handle, _ = three
+    client = await connect(handle)
+    answer = await ask(client, chat(name))
+    bound = await ask(client, chat(f"{name}/"))
+    error = answer.json()["error"]
+    assert (answer.status, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert error["message"] == f"'model' names instance '{name}' but no model: use '{name}/<model>'."
+    assert bound.json()["error"]["message"] == error["message"]
 
 
 async def test_a_404_names_no_address_and_no_more_of_a_long_selector_than_helps(three, connect):
