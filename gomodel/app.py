@@ -3,8 +3,9 @@
 Decides what each kind of route does with a request. Knows nothing of sockets, signals or processes.
 """
 
+import re
 from collections.abc import Awaitable, Collection
-from urllib.parse import parse_qs, quote, unquote
+from urllib.parse import parse_qs, unquote
 
 from .affinity import Affinity
 from .body import RequestBody
@@ -24,6 +25,7 @@ from .telemetry import Telemetry
 from .websocket import UPGRADE, Tunnel, require_websocket, wants_websocket
 
 _UNLIMITED = 1 << 62
+_SLASH = re.compile("/|%2[Ff]")
 # Served to the end of a drain: whoever waits for it wants to know what it waits for.
 _OPERATORS = frozenset({Kind.HEALTH, Kind.READY, Kind.METRICS, Kind.ADMIN_REQUESTS, Kind.STATUS_PAGE})
 
@@ -119,7 +121,7 @@ class App:
             raise ModelRequired("Name the model in the query: /v1/realtime?model=<instance>/<model>.")
         request.record.model = choice.model
         if choice.bound:
-            query = "&".join(_without_prefix(part, choice.model) for part in query.split("&"))
+            query = _without_prefix(query)
         outgoing = Outgoing(request, choice, b"", relay=_realtime_tunnel, upgrade=UPGRADE)
         outgoing.tail = f"{path}?{query}" if query else path
         await self._forwarder.forward(outgoing)
@@ -151,10 +153,16 @@ class App:
         await self.providers.close(shared)
 
 
-def _without_prefix(part: str, model: str) -> str:
-    """A query's `model=<instance>/<model>` without the instance; other parts as they are."""
-    name, _, value = part.partition("=")
-    return f"{name}={quote(model, safe='/')}" if unquote(name) == "model" and value else part
+def _without_prefix(query: str) -> str:
+    """The query without the instance in the `model` that was read, its first; every other byte stays as it is."""
+    parts = query.split("&")
+    for at, part in enumerate(parts):
+        name, _, value = part.partition("=")
+        slash = _SLASH.search(value)
+        if slash and unquote(name) == "model":
+            parts[at] = f"{name}={value[slash.end() :]}"
+            break
+    return "&".join(parts)
 
 
 def _realtime_tunnel(request: Request, instance: Instance) -> Tunnel:
