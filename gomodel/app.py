@@ -108,7 +108,11 @@ class App:
         await self._forwarder.forward(Outgoing(request, choice, held, rest, replayable=replayable))
 
     async def realtime(self, request: Request) -> None:
-        """The WebSocket /v1/realtime, by the `model` of its query (contract section 5)."""
+        """The WebSocket /v1/realtime, by the `model` of its query (contract section 5).
+
+        Where the session's first event may name an instance, which has to be cut off there, no extension is offered to
+        vLLM: compressed (RFC 7692) the event could not be read. With a bare model in the query nothing is cut.
+        """
         require_websocket(request)
         path, _, query = request.route.tail.partition("?")
         selectors = parse_qs(query).get("model", [])
@@ -122,6 +126,9 @@ class App:
         request.record.model = choice.model
         if choice.bound:
             query = _without_prefix(query)
+        if choice.bound or not selectors:
+            fields = request.fields
+            fields.forwarded = [each for each in fields.forwarded if each[0].lower() != b"sec-websocket-extensions"]
         outgoing = Outgoing(request, choice, b"", relay=_realtime_tunnel, upgrade=UPGRADE)
         outgoing.tail = f"{path}?{query}" if query else path
         await self._forwarder.forward(outgoing)

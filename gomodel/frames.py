@@ -2,7 +2,9 @@
 
 vLLM reads the model of `/v1/realtime` from the first `session.update` event, not from the URL, so a selector there has
 its instance cut off like one in a body (contract section 5). Pure; every other frame passes bit for bit. Frames of the
-client are masked (RFC 6455 5.3); the shortened one keeps its key.
+client are masked (RFC 6455 5.3); the shortened one keeps its key. What cannot be read passes as it is, and vLLM judges
+it: a compressed event (`app` keeps a session that needs the cut from agreeing on compression), one in fragments, one
+longer than LIMIT_BYTES.
 """
 
 import json
@@ -12,34 +14,43 @@ from .selector import find, prefix_length
 
 _TEXT, _FIN, _RESERVED, _OPCODE = 0x1, 0x80, 0x70, 0x0F
 _MASKED, _LENGTH = 0x80, 0x7F
-# A session.update is small; a longer first message is audio, and nothing will be found behind it.
+# A session.update is small; what is longer is audio, and passes without being held.
 LIMIT_BYTES = 1 << 16
 
 
 class SessionUpdate:
     """Fed what the client sends; returns what goes on. `done` when the rest needs no look."""
 
-    __slots__ = ("_held", "_instance", "done")
+    __slots__ = ("_held", "_instance", "_passing", "done")
 
     def __init__(self, instance: str) -> None:
         """`instance`: the name whose prefix is cut."""
         self._instance = instance
         self._held = b""
+        self._passing = 0  # bytes still to come of a frame that is too long to be the one
         self.done = False
 
     def feed(self, data: bytes) -> bytes:
-        """Whole frames as they complete, the one with the model shortened."""
+        """Whole frames as they complete, the one with the model shortened; long ones as they come."""
+        if len(data) < self._passing:
+            self._passing -= len(data)
+            return data
         held = self._held + data
-        start = 0
-        out = []
+        start = self._passing
+        self._passing = 0
+        out = [held[:start]]
         while not self.done:
             size = _frame_bytes(held, start)
-            if size is not None and size > LIMIT_BYTES:
-                self.done = True
+            if size is None:
                 break
-            if size is None or start + size > len(held):
+            if size > LIMIT_BYTES:
+                self.done = not _readable(held[start], held[start + 1])
+                self._passing = max(0, start + size - len(held))
+                out.append(held[start : start + size])
+            elif start + size > len(held):
                 break
-            out.append(self._look(held[start : start + size]))
+            else:
+                out.append(self._look(held[start : start + size]))
             start += size
         if self.done:
             out.append(held[start:])
@@ -50,8 +61,7 @@ class SessionUpdate:
         first = frame[0]
         if first & _OPCODE >= 0x8:
             return frame  # ping, pong, close
-        if first & (_FIN | _RESERVED | _OPCODE) != _FIN | _TEXT or not frame[1] & _MASKED:
-            # Binary, in fragments or compressed: not what a realtime client starts with, and not ours to open.
+        if not _readable(first, frame[1]):
             self.done = True
             return frame
         start = _payload_start(frame)
@@ -72,6 +82,11 @@ class SessionUpdate:
         cut = prefix_length(text[selector.start : selector.end])
         text = text[: selector.start] + text[selector.start + cut :]
         return bytes([first]) + _masked_length(len(text)) + key + _mask(text, key)
+
+
+def _readable(first: int, second: int) -> bool:
+    """Whether a frame is one whole message of text; others are not what a realtime client starts with."""
+    return first & (_FIN | _RESERVED | _OPCODE) == _FIN | _TEXT and bool(second & _MASKED)
 
 
 def _frame_bytes(data: bytes, start: int) -> int | None:

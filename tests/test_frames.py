@@ -84,8 +84,8 @@ LAST = {
     "in fragments": frame(b'{"type":"session.update",', fin=False) + frame(b'"model":"vllm/m"}', CONTINUATION),
     "not masked": frame(b'{"type":"session.update","model":"vllm/m"}', key=None),
     "unknown opcode": frame(b'{"type":"session.update","model":"vllm/m"}', 3),
-    "too long": update("vllm/m", after=PADDING * 2),
-    "too long by one byte": update("vllm/m", after=PADDING + " "),
+    "binary and long": frame(b"x" * (LIMIT_BYTES + 1), BINARY),
+    "compressed and long": frame(b"x" * (LIMIT_BYTES + 1), rsv=4),
     "a nested session": text('{"type":"session.update","session":{"model":"vllm/m"}}'),
 }
 PASSED_OVER = {
@@ -103,6 +103,9 @@ PASSED_OVER = {
     "half a character": text(r'{"type":"session.update","model":"vllm/\ud800"}'),
     "endless nesting": text("[" * 60_000),
     "nothing": frame(b""),
+    "too long": update("vllm/m", after=PADDING * 2),
+    "too long by one byte": update("vllm/m", after=PADDING + " "),
+    "long audio": text(json.dumps({**AUDIO, "audio": "A" * 200_000})),
 }
 CASES = (
     [pytest.param(sent, expected, True, id=name) for name, (sent, expected) in SHORTENED.items()]
@@ -147,16 +150,28 @@ def test_a_control_frame_is_not_held_back_by_the_search():
     assert [SessionUpdate("vllm").feed(ping), fed([ping[:-1]])[0]] == [ping, b""]
 
 
-def test_a_frame_over_the_limit_passes_as_soon_as_its_length_is_known():
+def test_a_frame_over_the_limit_passes_as_it_comes_and_what_is_behind_it_is_looked_at():
     update = SessionUpdate("vllm")
-    start = frame(b"x" * (LIMIT_BYTES + 1))[:10]
-    assert [update.feed(start[at : at + 1]) for at in range(10)] == [b""] * 9 + [start]
-    assert (update.done, update.feed(b"more")) == (True, b"more")
+    long = text(b"x" * (3 * LIMIT_BYTES))
+    assert [update.feed(long[at : at + 1]) for at in range(10)] == [b""] * 9 + [long[:10]]
+    assert update.feed(long[10:11]) == long[10:11]
+    assert update.feed(long[11:100_000]) == long[11:100_000]
+    assert update.feed(long[100_000:] + event("vllm/m")) == long[100_000:] + event("m")
+    assert update.done
+
+
+@pytest.mark.parametrize("at", [-15, -2, -1, 0, 1, 2, 7, 20])
+def test_the_end_of_a_long_frame_may_come_with_any_part_of_the_next(at):
+    long, sent = text(b"x" * (LIMIT_BYTES + 1)), text(b"x" * (LIMIT_BYTES + 1)) + event("vllm/m")
+    cut = len(long) + at
+    assert fed([sent[:1000], sent[1000:cut], sent[cut:]]) == (long + event("m"), True)
 
 
 @pytest.mark.parametrize("length", [2**16, 2**31, 2**63, 2**64 - 1])
 def test_no_declared_length_makes_it_wait(length):
-    assert fed([b"\x81\xff" + length.to_bytes(8, "big")])[1]
+    head = b"\x81\xff" + length.to_bytes(8, "big")
+    update = SessionUpdate("vllm")
+    assert [update.feed(head), update.feed(b"more"), update.feed(b"")] == [head, b"more", b""]
 
 
 FRAMES = st.one_of(

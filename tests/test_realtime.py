@@ -177,12 +177,44 @@ async def test_below_p_not_even_the_first_event_is_touched(gateway, upstream, co
     assert upstream.requests[0].target == "/v1/realtime?model=vllm/m"
 
 
-@pytest.mark.parametrize("path", ["/v1/realtime?model=vllm/m", "/p/vllm/any"])
+COMPRESSION = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"), ("X-Other", "kept")]
+
+
+@pytest.mark.parametrize(
+    ("path", "offered"),
+    [
+        ("/v1/realtime?model=vllm/m", False),
+        ("/v1/realtime?model=vllm%2Fm", False),
+        ("/v1/realtime", False),
+        ("/v1/realtime?model=m", True),
+        ("/p/vllm/v1/realtime?model=vllm/m", True),
+        ("/p/vllm/v1/realtime", True),
+    ],
+)
+async def test_compression_is_offered_where_no_event_has_to_be_shortened(gateway, upstream, connect, path, offered):
+    await opened(await gateway(vllm=upstream), upstream, connect, handshake(path, COMPRESSION))
+    seen = upstream.requests[0]
+    assert seen.get("Sec-WebSocket-Extensions") == (COMPRESSION[0][1] if offered else None)
+    assert seen.get("X-Other") == "kept"
+    assert seen.get("Sec-WebSocket-Key")
+
+
+@pytest.mark.parametrize("query", ["?model=m", "?model=vllm/m", ""])
+async def test_an_update_behind_long_audio_loses_its_instance_too(gateway, upstream, connect, query):
+    audio = frame(b'{"type":"input_audio_buffer.append","audio":"%b"}' % (b"A" * 300_000))
+    client, server = await opened(await gateway(vllm=upstream), upstream, connect, handshake(f"/v1/realtime{query}"))
+    sending = asyncio.create_task(client.send(audio + frame(UPDATE % b"vllm/m")))
+    expected = audio + frame(UPDATE % b"m")
+    assert await server.exactly(len(expected)) == expected
+    await sending
+
+
+@pytest.mark.parametrize("path", ["/v1/realtime?model=vllm/m", "/v1/realtime?model=m", "/p/vllm/any"])
 @pytest.mark.parametrize("compress", [0, 15])
 async def test_two_libraries_agree_on_everything_through_the_gateway(gateway, serve, dial, path, compress):
     handle = await gateway(vllm=await serve(echo))
     async with await dial(handle, path, compress=compress, protocols=("a", "b"), autoping=False) as socket:
-        assert (bool(socket.compress), socket.protocol) == (bool(compress), "b")
+        assert (bool(socket.compress), socket.protocol) == (bool(compress) and "vllm/m" not in path, "b")
         for text in ("", "héllo \u2028 \U0001f600", "x" * 300_000):
             await socket.send_str(text)
             assert await socket.receive_str(timeout=5) == text
@@ -198,15 +230,17 @@ async def test_two_libraries_agree_on_everything_through_the_gateway(gateway, se
         assert (closing.type, closing.data, closing.extra) == (WSMsgType.CLOSE, 4321, "as you like")
 
 
+@pytest.mark.parametrize("query", ["?model=vllm/org/m", "?model=org/m", ""])
 @pytest.mark.parametrize("compress", [0, 15])
-async def test_a_session_with_the_simulated_vllm_runs_to_its_end(gateway, serve, dial, compress):
-    """With compression the event cannot be shortened, so a client that compresses names the bare model in it."""
+async def test_a_session_with_the_simulated_vllm_runs_to_its_end(gateway, serve, dial, compress, query):
+    """Compressed the event cannot be shortened: who names a bare model in the query and compresses names it there."""
     handle = await gateway(vllm=await serve(build_app(model="org/m", tokens_per_s=0)), GOMODEL_MASTER_KEY="right")
     headers = {"Authorization": "Bearer right"}
-    async with await dial(handle, "/v1/realtime?model=vllm/org/m", headers=headers, compress=compress) as socket:
+    async with await dial(handle, f"/v1/realtime{query}", headers=headers, compress=compress) as socket:
         created = await socket.receive_json(timeout=5)
         assert created["type"] == "session.created"
-        await socket.send_json({"type": "session.update", "model": "org/m" if compress else "vllm/org/m"})
+        await socket.send_json({"type": "session.update", "model": "org/m" if socket.compress else "vllm/org/m"})
+        assert bool(socket.compress) == (bool(compress) and query == "?model=org/m")
         await socket.send_json({"type": "input_audio_buffer.append", "audio": "AAAA" * 1000})
         await socket.send_json({"type": "input_audio_buffer.commit"})
         await socket.send_json({"type": "input_audio_buffer.commit", "final": True})
