@@ -22,6 +22,8 @@ REMEMBERED = 1 << 16
 _ASK_TIMEOUT_S = 2.0
 # The id stands first in a JSON answer and in the first event of a stream.
 _LOOK_BYTES = 4096
+# It is no id, it is unknown, or there is no such route: whoever says so holds no response of this id.
+_HOLDS_NONE = frozenset({400, 404, 405, 501})
 _ID = re.compile(rb'"id"\s*:\s*"(resp_[A-Za-z0-9_.-]{1,250})"')
 _PREVIOUS = re.compile(rb'"previous_response_id"\s*:\s*"([A-Za-z0-9_.-]{1,256})"')
 
@@ -86,7 +88,7 @@ def previous_id(held: bytes | bytearray) -> str | None:
 
 
 async def _holds(instance: Instance, response_id: str) -> tuple[Instance, bool | None]:
-    """Whether the instance knows the id; None when it does not say. One without such a route (501) knows none."""
+    """Whether the instance knows the id; None when it does not say, as one that refuses the key or is busy."""
     url = URL(f"{instance.config.base_url}/responses/{response_id}", encoded=True)
     headers = {}
     if instance.config.api_key is not None:
@@ -98,7 +100,7 @@ async def _holds(instance: Instance, response_id: str) -> tuple[Instance, bool |
             status = response.status
     except (ClientError, OSError):
         return instance, None
-    return instance, status == 200 or (False if status < 500 or status == 501 else None)
+    return instance, True if status == 200 else False if status in _HOLDS_NONE else None
 
 
 class _LearningRelay(Relay):

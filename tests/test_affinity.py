@@ -117,7 +117,7 @@ async def test_nobody_has_it(pair, connect):
     for refusal in (
         NOT_FOUND,
         json_response({}, 400),
-        json_response({"error": "Unauthorized"}, 401),
+        json_response({"detail": "Method Not Allowed"}, 405),
         response(b"", 501),
     ):
         one.on_request(refusal)
@@ -131,6 +131,12 @@ async def test_nobody_has_it(pair, connect):
     [
         pytest.param((json_response({}, 500),), id="500"),
         pytest.param((json_response({}, 503),), id="503"),
+        pytest.param((json_response({"error": "Unauthorized"}, 401),), id="401"),
+        pytest.param((json_response({}, 403),), id="403"),
+        pytest.param((json_response({}, 408),), id="408"),
+        pytest.param((json_response({}, 429),), id="429"),
+        pytest.param((response(b"", 307, [("Location", "/v1/responses/x/")]),), id="307"),
+        pytest.param((response(b"", 204),), id="204"),
         pytest.param((Fin(),), id="closed"),
         pytest.param((b"garbage\r\n\r\n", Fin()), id="garbage"),
         pytest.param((Stall(),), id="silence"),
