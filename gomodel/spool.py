@@ -3,8 +3,13 @@
 Decides where the bytes wait; they come back out with the selector's prefix cut. Knows nothing of forms or routes.
 """
 
+import logging
 from tempfile import SpooledTemporaryFile
 from typing import Protocol
+
+from .errors import Overloaded
+
+_logger = logging.getLogger("gomodel")
 
 # An audio file before the `model` field must not be held in memory, by many clients at once (contract section 4).
 IN_MEMORY_BYTES = 256 << 10
@@ -29,8 +34,15 @@ class Spool:
         self._read = 0
 
     def write(self, piece: bytes) -> None:
-        """Append."""
-        self._file.write(piece)
+        """Append. Raises Overloaded when the disk takes no more."""
+        try:
+            self._file.write(piece)
+            self._file.flush()  # else a full disk would be found out by whoever reads, when it is too late for a 503
+        except OSError as exc:
+            _logger.warning("An upload of more than %d bytes cannot wait on disk: %s", self._size, exc.strerror)
+            raise Overloaded(
+                "The gateway has no room on disk for this upload.", code="spool_full", retry_after_s=5
+            ) from exc
         self._size += len(piece)
 
     def cut(self, at: int, size: int) -> None:
@@ -64,4 +76,7 @@ class Spool:
 
     def close(self) -> None:
         """Free the memory or the file."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:
+            pass  # it tried once more to write what the disk did not take, and is closed all the same

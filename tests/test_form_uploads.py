@@ -1,8 +1,11 @@
 """While a form's `model` is looked for the upload waits on disk; what comes behind streams; nothing is left over."""
 
 import asyncio
+import errno
 import hashlib
+import os
 import tracemalloc
+from tempfile import SpooledTemporaryFile
 
 import pytest
 
@@ -186,6 +189,24 @@ async def test_a_client_that_waits_for_100_is_told_to_go_on(gateway, upstream, c
     await client.send(body)
     assert (await client.read_response()).status == 200
     assert (upstream.requests[0].body, upstream.requests[0].get("Expect")) == (form("m", wav=wav), None)
+
+
+async def test_an_upload_for_which_the_disk_has_no_room_is_a_503(gateway, upstream, connect, spools, monkeypatch):
+    class Full(SpooledTemporaryFile):
+        def rollover(self):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("gomodel.spool.SpooledTemporaryFile", Full)
+    handle = await gateway(vllm=upstream)
+    client = await connect(handle)
+    await client.send(post(form("vllm/m", wav=BIG)))
+    answer = await client.read_response()
+    own_error(answer, 503, "spool_full", "overloaded_error")
+    assert answer.get("Retry-After") == "5"
+    said = [each.getMessage() for each in handle.logs.records if each.levelname == "WARNING"]
+    assert len(said) == 1
+    assert "No space left on device" in said[0]
+    assert (upstream.connections, spools()) == ([], 0)
 
 
 async def test_a_refusal_of_the_instance_during_the_upload_passes(gateway, upstream, connect):

@@ -1,6 +1,8 @@
 """The spool gives back what was written, without what was cut, then the rest, and holds little of it in memory."""
 
+import resource
 import tracemalloc
+from collections import deque
 from collections.abc import AsyncIterator, Iterable
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gomodel import spool as module
+from gomodel.errors import Overloaded
 from gomodel.spool import IN_MEMORY_BYTES, Spool
 
 from .harness.leaks import open_fds
@@ -121,6 +124,29 @@ async def test_twenty_megabytes_are_not_held_in_memory():
         tracemalloc.stop()
     assert size == 320 * 65536 - 5
     assert peak < 4 * IN_MEMORY_BYTES
+
+
+@pytest.fixture
+def full_disk():
+    """No file of this process grows beyond what a spool may hold in memory and a little."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (IN_MEMORY_BYTES + 10_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 65536, 2 * IN_MEMORY_BYTES])
+def test_a_disk_that_takes_no_more_is_a_503_and_one_line_in_the_log(full_disk, caplog, size):
+    before = open_fds()
+    spool = Spool(Pieces())
+    spool.write(b"x" * IN_MEMORY_BYTES)
+    with pytest.raises(Overloaded) as caught:
+        deque(map(spool.write, [b"x" * size] * 20_000), maxlen=0)
+    spool.close()
+    assert (caught.value.status, caught.value.code, caught.value.headers) == (503, "spool_full", {"Retry-After": "5"})
+    assert [(each.levelname, each.name) for each in caplog.records] == [("WARNING", "gomodel")]
+    assert "File too large" in caplog.text
+    assert open_fds() == before
 
 
 modest = settings(
