@@ -78,7 +78,7 @@ class Inference:
             choice = await self._choose(selector)
             removed = 0
             if selector is not None and choice.bound:
-                removed = len(selector.value.encode()) - len(choice.model.encode())
+                removed = len(selector.value.encode()) - len(choice.model.encode())  # a form has no escapes
                 spool.cut(selector.start, removed)
             request.record.model = choice.model
             held = spool.whole() if spool.in_memory else b""

@@ -50,11 +50,6 @@ def boundary(content_type: str | bytes) -> bytes:
     return given[0].encode()
 
 
-def prefix_length(raw: bytes) -> int:
-    """How many bytes of the field's raw value make up everything to the first slash; 0 without. It has no escapes."""
-    return raw.find(b"/") + 1
-
-
 class MultipartScan:
     """Finds the field in a body fed in pieces, holding no more than one part's headers or the value at a time.
 
