@@ -11,6 +11,7 @@ from contextlib import suppress
 import atheris
 
 with atheris.instrument_imports(include=["gomodel"]):
+    from gomodel.continuation import PreviousResponse
     from gomodel.errors import ClientError
     from gomodel.frames import SessionUpdate
     from gomodel.framing import Chunked, whole_chunk
@@ -49,6 +50,18 @@ def selector(data: bytes) -> None:
         whole = find(data)
         if whole is not None:
             assert 0 <= prefix_length(data[whole.start : whole.end]) <= whole.end - whole.start
+
+
+def continuation(data: bytes) -> None:
+    """Whole and in small pieces: one id."""
+    outcomes = []
+    for size in (len(data) or 1, 5):
+        previous = PreviousResponse()
+        for at in range(0, len(data), size):
+            if not previous.done:
+                previous.feed(data[at : at + size])
+        outcomes.append(previous.id)
+    assert outcomes[0] == outcomes[1], outcomes
 
 
 def multipart(data: bytes) -> None:
@@ -118,7 +131,8 @@ def repeated(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (selector, multipart, targets, headers, frames, framing, repeated)
+    each.__name__: each
+    for each in (selector, continuation, multipart, targets, headers, frames, framing, repeated)
 }
 
 

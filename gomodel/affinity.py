@@ -25,7 +25,6 @@ _LOOK_BYTES = 4096
 # It is no id, it is unknown, or there is no such route: whoever says so holds no response of this id.
 _HOLDS_NONE = frozenset({400, 404, 405, 501})
 _ID = re.compile(rb'"id"\s*:\s*"(resp_[A-Za-z0-9_.-]{1,250})"')
-_PREVIOUS = re.compile(rb'"previous_response_id"\s*:\s*"([A-Za-z0-9_.-]{1,256})"')
 
 
 class Affinity:
@@ -79,12 +78,6 @@ class Affinity:
     def relay(self, request: object, instance: Instance) -> Relay:
         """A relay that learns the id of the response it moves."""
         return _LearningRelay(request, instance, self)
-
-
-def previous_id(held: bytes | bytearray) -> str | None:
-    """The id of the response which a request's body, as far as it is held, continues."""
-    found = _PREVIOUS.search(held)
-    return found[1].decode() if found is not None else None
 
 
 async def _holds(instance: Instance, response_id: str) -> tuple[Instance, bool | None]:

@@ -1,10 +1,12 @@
 """Inference routes: find the selector, choose the instance, send the body on without the instance's prefix.
 
-Decides how far a body is read (contract section 4): to the selector and no further. Knows nothing of connections.
+Decides how far a body is read (contract section 4): to the selector and no further, but for a response that may
+continue another one while several instances could make it. Knows nothing of connections.
 """
 
-from .affinity import Affinity, previous_id
+from .affinity import Affinity
 from .body import RequestBody
+from .continuation import PreviousResponse
 from .errors import ModelRequired, NotFound, Overloaded
 from .forward import Forwarder, Outgoing
 from .message import Request
@@ -12,10 +14,7 @@ from .models import ModelLists
 from .multipart import MultipartScan, boundary
 from .providers import Choice, Instance, Providers
 from .selector import JsonScan, Selector, find, prefix_length
-from .spool import Spool
-
-# How far a body is read for `previous_response_id` where it decides between instances; most inputs are smaller.
-_PREVIOUS_WITHIN_BYTES = 1 << 16
+from .spool import Source, Spool
 
 
 class Inference:
@@ -55,7 +54,8 @@ class Inference:
         request.record.model = choice.model
         stored = request.route.template == "/v1/responses"
         if stored and len(choice.instances) > 1:
-            held = await self._prefer_owner(choice, held, body)
+            await self._continuing(request, choice, held, body)
+            return
         rest = None if body.exhausted else body
         outgoing = Outgoing(request, choice, held, rest, removed_bytes=removed, replayable=request.route.replayable)
         if stored:
@@ -81,18 +81,7 @@ class Inference:
                 removed = len(selector.value.encode()) - len(choice.model.encode())  # a form has no escapes
                 spool.cut(selector.start, removed)
             request.record.model = choice.model
-            held = spool.whole() if spool.in_memory else b""
-            rest = body if spool.in_memory else spool
-            await self._forwarder.forward(
-                Outgoing(
-                    request,
-                    choice,
-                    held,
-                    None if spool.in_memory and body.exhausted else rest,
-                    removed_bytes=removed,
-                    replayable=request.route.replayable,
-                )
-            )
+            await self._forwarder.forward(_spooled(request, choice, spool, body, removed))
         finally:
             spool.close()
 
@@ -127,23 +116,48 @@ class Inference:
             raise ModelRequired(f"Name the model as '<instance>/<model>' in 'model'; instances: {names}.")
         return Choice([only], "", bound=False)
 
-    async def _prefer_owner(self, choice: Choice, held: bytes | bytearray, body: RequestBody) -> bytes | bytearray:
-        """Of several instances choose the one whose response is continued; returns what is held by then.
+    async def _continuing(self, request: Request, choice: Choice, held: bytes | bytearray, body: RequestBody) -> None:
+        """Of several instances choose the one that made the response which this one continues.
 
-        SDKs write the id behind the selector, and often behind the input as well.
+        SDKs write its id behind the selector, and mostly behind the input as well, so the body is read on to the id, or
+        to the end of one without it, and waits in a spool.
         """
-        previous = previous_id(held)
-        while previous is None and len(held) < _PREVIOUS_WITHIN_BYTES and (piece := await body.read()):
-            held += piece
-            previous = previous_id(held)
-        if previous is not None:
-            try:
-                owner = await self._affinity.home(previous)
-            except Overloaded:
-                return held
-            if owner in choice.instances:
-                choice.instances = [owner]
-        return held
+        previous = PreviousResponse()
+        previous.feed(held)
+        waiting = not (previous.done or body.exhausted)
+        spool = Spool(body)
+        try:
+            if waiting:
+                spool.write(held)
+            while not previous.done and (piece := await body.read()):
+                spool.write(piece)
+                previous.feed(piece)
+            if previous.id is not None:
+                try:
+                    owner = await self._affinity.home(previous.id)
+                except Overloaded:
+                    owner = None
+                if owner in choice.instances:
+                    choice.instances = [owner]
+            if waiting:
+                outgoing = _spooled(request, choice, spool, body)
+            else:
+                rest = None if body.exhausted else body
+                outgoing = Outgoing(request, choice, held, rest, replayable=request.route.replayable)
+            outgoing.relay = self._affinity.relay
+            await self._forwarder.forward(outgoing)
+        finally:
+            spool.close()
+
+
+def _spooled(request: Request, choice: Choice, spool: Spool, body: RequestBody, removed: int = 0) -> Outgoing:
+    """What waits in `spool` and the rest of `body`; held in memory and sent at once while it is small."""
+    rest: Source | None = spool
+    held = b""
+    if spool.in_memory:
+        held = spool.whole()
+        rest = None if body.exhausted else body
+    return Outgoing(request, choice, held, rest, removed_bytes=removed, replayable=request.route.replayable)
 
 
 async def _scan(body: RequestBody) -> tuple[Selector | None, bytearray]:

@@ -31,7 +31,7 @@ _BACKSLASHES = b"\\" * _LOOKBACK
 # Each possessive loop over a group has an empty last alternative: CPython before 3.11.5 (gh-106052) otherwise leaves
 # the position inside the iteration that failed. Strings are passed over from quote to quote, since "anything but one
 # byte" is by far the fastest class; only `\"` after some other byte goes on, and a quote after `\\` is left to
-# string_end. So is text longer than the cap, for bytes.find is ten times faster still. Brackets are unrolled as deep
+# _string_end. So is text longer than the cap, for bytes.find is ten times faster still. Brackets are unrolled as deep
 # as a tool's JSON schema usually goes.
 SPACE = r"[ \t\n\r]*+"
 _TEXT = r'[^"]{0,2047}+'
@@ -113,7 +113,7 @@ def to_member(body: bytes | bytearray, position: int, member: Member, *, after_v
             if known == _IN_NESTED:
                 position = yield from _nested_end(body, position)
             elif known == _IN_STRING:
-                position = 1 + (yield from string_end(body, position))
+                position = 1 + (yield from _string_end(body, position))
             else:
                 may_close = position == opening
                 position = yield from token(body, position)
@@ -143,8 +143,8 @@ def _name(body: bytes | bytearray, position: int, member: Member) -> Generator[i
     """Any name and its colon; returns whether it is the member's, however it is escaped, and the position behind."""
     if body[position] != QUOTE:
         raise unexpected(body, position)
-    end = yield from string_end(body, position + 1, kept=True)
-    is_it = member.is_name(body, position + 1, end) is not None
+    start, end = yield from string(body, position + 1)
+    is_it = member.is_name(body, start, end) is not None
     position = yield from token(body, end + 1)
     if body[position] != _COLON:
         raise unexpected(body, position)
@@ -155,7 +155,7 @@ def _value_end(body: bytes | bytearray, position: int) -> Found:
     """Any value; returns the position behind it."""
     start = yield from token(body, position)
     if body[start] == QUOTE:
-        return 1 + (yield from string_end(body, start + 1))
+        return 1 + (yield from _string_end(body, start + 1))
     if body[start] in OPENERS:
         return (yield from _nested_end(body, start + 1))
     position = scalar(body, start).end()
@@ -175,7 +175,7 @@ def _nested_end(body: bytes | bytearray, position: int) -> Found:
         if position == len(body):
             position -= (yield position) or 0
         elif body[position] == QUOTE:
-            position = 1 + (yield from string_end(body, position + 1))
+            position = 1 + (yield from _string_end(body, position + 1))
         elif body[position] in OPENERS:
             end = _descent(body, position).end()
             depth += body.count(b"[", position, end) + body.count(b"{", position, end)
@@ -187,23 +187,35 @@ def _nested_end(body: bytes | bytearray, position: int) -> Found:
     return position
 
 
-def string_end(body: bytes | bytearray, start: int, *, kept: bool = False) -> Found:
-    """From behind an opening quote; returns the position of the closing one. `kept`: nothing of it may be dropped."""
+def string(body: bytes | bytearray, start: int) -> Generator[int, int | None, tuple[int, int]]:
+    """From behind an opening quote; returns where the content begins and ends, all of it in the buffer."""
     position = start
-    while True:
-        quote = body.find(b'"', position)
-        if quote < 0:
-            position = len(body)
-            if kept or body.endswith(_BACKSLASHES):
-                yield 0
-            else:
-                dropped = (yield max(0, position - _LOOKBACK)) or 0
-                position -= dropped
-                start = max(0, start - dropped)
-        elif body[quote - 1] != _BACKSLASH or not _is_escaped(body, start, quote):
+    while (end := _closing_quote(body, start, position)) < 0:
+        position = len(body)
+        dropped = (yield start - 1) or 0
+        position -= dropped
+        start -= dropped
+    return start, end
+
+
+def _string_end(body: bytes | bytearray, start: int) -> Found:
+    """From behind an opening quote; returns the position of the closing one."""
+    position = start
+    while (end := _closing_quote(body, start, position)) < 0:
+        position = len(body)
+        dropped = (yield 0 if body.endswith(_BACKSLASHES) else max(0, position - _LOOKBACK)) or 0
+        position -= dropped
+        start = max(0, start - dropped)
+    return end
+
+
+def _closing_quote(body: bytes | bytearray, start: int, position: int) -> int:
+    """The next quote from `position` on that closes the string whose content begins at `start`; -1 while none does."""
+    while (quote := body.find(b'"', position)) >= 0:
+        if body[quote - 1] != _BACKSLASH or not _is_escaped(body, start, quote):
             return quote
-        else:
-            position = _escaped_quotes(body, quote + 1).end()
+        position = _escaped_quotes(body, quote + 1).end()
+    return -1
 
 
 def _is_escaped(body: bytes | bytearray, start: int, quote: int) -> bool:

@@ -21,7 +21,7 @@ from .members import (
     compiled,
     opened,
     scalar,
-    string_end,
+    string,
     to_member,
     token,
     unexpected,
@@ -159,8 +159,7 @@ def _select(body: bytes | bytearray) -> Generator[Selector | int, int | None, No
         if body[start] in OPENERS or scalar(body, start).end() > start:
             raise ModelRequired("`model` must be a string.")
         raise unexpected(body, start)
-    start += 1
-    end = yield from string_end(body, start, kept=True)
+    start, end = yield from string(body, start + 1)
     value = _unescape(bytes(body[start:end]))
     _refuse_second(body, end)
     yield Selector(value, start, end)

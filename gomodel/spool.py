@@ -33,7 +33,7 @@ class Spool:
         self._cut_end = 0
         self._read = 0
 
-    def write(self, piece: bytes) -> None:
+    def write(self, piece: bytes | bytearray) -> None:
         """Append. Raises Overloaded when the disk takes no more."""
         try:
             self._file.write(piece)

@@ -12,7 +12,7 @@ import pytest
 
 from .harness.client import RawClient
 from .harness.gateway import GatewayHandle, env_for, start_gateway
-from .harness.leaks import Inventory, Records, nothing_left
+from .harness.leaks import Inventory, Records, nothing_left, open_fds
 from .harness.upstream import ScriptedUpstream
 from .processes import run  # noqa: F401 - a fixture
 
@@ -124,3 +124,14 @@ async def gateway(
         await handle.gateway.close()
     for handle in handles:
         await nothing_left(handle.remains)
+
+
+@pytest.fixture
+def spools() -> Callable[[], int]:
+    """`spools()`: how many are on disk now; their files have no name from the start. pytest has such files as well."""
+
+    def nameless() -> int:
+        return sum(count for kind, count in open_fds().items() if kind.endswith("(deleted)"))
+
+    before = nameless()
+    return lambda: nameless() - before

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from .scripted import ReadBody, ReadHead, json_response, request
-from .verdicts import OK, ask
+from .verdicts import OK, ask, own_error, turned
 
 ID = "resp_0a1B-c.d_9"
 MADE = json_response({"id": ID, "object": "response"})
@@ -47,23 +47,68 @@ async def test_a_bare_model_follows_the_response_it_continues(pair, connect):
     assert json.loads(other.requests[-1].body) == {"model": "m", "input": "hi", "previous_response_id": ID}
 
 
-@pytest.mark.parametrize(("size", "instance"), [(40_000, "vllm-b"), (400_000, "vllm")])
+@pytest.mark.parametrize("size", [40_000, 200_000, 400_000, 3_000_000])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_the_id_may_come_long_after_the_model_as_far_as_that_is_waited_for(
-    pair, connect, size, instance, framing
-):
+@pytest.mark.parametrize("behind", [b"", b',"stream":true,"x":"%b"' % (b"y" * 300_000)], ids=["last", "not last"])
+async def test_the_id_may_come_long_after_the_model(pair, connect, spools, size, framing, behind):
     handle, one, other = pair
     client = await learned(handle, connect, one, other)
-    body = b'{"model":"m","input":"%b","previous_response_id":"%b"}' % (b"x" * size, ID.encode())
+    body = b'{"model":"m","input":"%b","previous_response_id":"%b"%b}' % (b"x" * size, ID.encode(), behind)
     cuts = [0, 10, 20, 1000, len(body) - 30, len(body)]
     pieces = [body[a:b] for a, b in pairwise(cuts)]
-    raw = request(
-        "POST", "/v1/responses", [("Content-Type", "application/json")], pieces if framing == "chunked" else body
-    )
+    raw = request("POST", "/v1/responses", JSON, pieces if framing == "chunked" else body)
     await client.send_pieces([raw[:-size], raw[-size:-30], raw[-30:]])
     answer = await client.read_response()
-    assert answer.get("X-GoModel-Provider") == instance
-    assert (one if instance == "vllm" else other).requests[-1].body == body
+    assert answer.get("X-GoModel-Provider") == "vllm-b"
+    assert other.requests[-1].body == body
+    await turned(lambda: spools() == 0)
+
+
+@pytest.mark.parametrize("size", [0, 40_000, 400_000])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_body_without_an_id_arrives_as_it_was_sent(pair, connect, spools, size, framing):
+    handle, one, other = pair
+    client = await learned(handle, connect, one, other)
+    body = b'{"model":"m","metadata":{"previous_response_id":"%b"},"input":"%b"}' % (ID.encode(), b"x" * size)
+    raw = request("POST", "/v1/responses", JSON, [body[:20], body[20:]] if framing == "chunked" else body)
+    await client.send_pieces([raw[:100], raw[100:250], raw[250:]])
+    answer = await client.read_response()
+    assert (answer.status, answer.get("X-GoModel-Provider")) == (200, "vllm")
+    assert one.requests[-1].body == body
+    await turned(lambda: spools() == 0)
+
+
+@pytest.mark.parametrize("written", [rb"previous\u005fresponse_id", rb"\u0070revious_response_i\u0064"])
+async def test_the_name_of_the_member_may_be_escaped(pair, connect, written):
+    handle, one, other = pair
+    client = await learned(handle, connect, one, other)
+    body = b'{"model":"m","%b":"%b"}' % (written, ID.encode())
+    answer = await ask(client, request("POST", "/v1/responses", JSON, body))
+    assert (answer.get("X-GoModel-Provider"), other.requests[-1].body) == ("vllm-b", body)
+
+
+async def test_a_client_that_leaves_while_the_id_is_looked_for_leaves_nothing(pair, connect, spools):
+    handle, one, other = pair
+    client = await learned(handle, connect, one, other)
+    raw = create("m", padding="x" * 1_000_000, previous_response_id=ID)
+    asked = len(one.requests) + len(other.requests)
+    await client.send(raw[:-100])
+    await turned(lambda: spools() == 1)
+    client.fin()
+    await turned(lambda: spools() == 0 and not handle.gateway.telemetry.running.records)
+    assert len(one.requests) + len(other.requests) == asked
+
+
+async def test_a_body_over_the_limit_is_refused_while_the_id_is_looked_for(gateway, make_upstream, connect, spools):
+    one, other = await make_upstream(), await make_upstream()
+    handle = await gateway(vllm=one, vllm_b=other, BODY_SIZE_LIMIT="1M")
+    client = await learned(handle, connect, one, other)
+    body = b'{"model":"m","input":"%b"}' % (b"x" * 2_000_000)
+    await client.send(
+        request("POST", "/v1/responses", JSON, [body[at : at + 9999] for at in range(0, len(body), 9999)])
+    )
+    own_error(await client.read_response(), 413, "body_too_large", "invalid_request_error")
+    await turned(lambda: spools() == 0)
 
 
 async def test_a_bound_selector_stays_where_it_is_bound(pair, connect):
@@ -103,9 +148,17 @@ async def test_an_unknown_previous_response_leaves_the_choice_as_it_is(pair, con
     assert (answer.status, answer.get("X-GoModel-Provider")) == (200, "vllm")
 
 
-async def test_a_decoy_in_a_string_is_no_previous_response(pair, connect):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"instructions": f'"previous_response_id": "{ID}"'},
+        {"metadata": {"previous_response_id": ID}},
+        {"input": [{"previous_response_id": ID}]},
+    ],
+    ids=["a string", "an object", "a list"],
+)
+async def test_a_decoy_is_no_previous_response(pair, connect, fields):
     handle, one, other = pair
     client = await learned(handle, connect, one, other)
-    decoy = f'"previous_response_id": "{ID}"'
-    answer = await ask(client, create("m", instructions=decoy))
+    answer = await ask(client, create("m", **fields))
     assert answer.get("X-GoModel-Provider") == "vllm"

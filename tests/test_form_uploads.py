@@ -10,7 +10,6 @@ from tempfile import SpooledTemporaryFile
 import pytest
 
 from .forms import WAV, form, part, post
-from .harness.leaks import open_fds
 from .harness.wire import Signal
 from .scripted import SSE_HEAD, ReadBody, ReadHead, Stall, WaitFor, chunked, json_response, request
 from .verdicts import OK, ask, own_error, turned
@@ -18,17 +17,6 @@ from .verdicts import OK, ask, own_error, turned
 # No limit that could end what has to end by itself.
 PATIENT = {f"HTTP_{phase}_TIMEOUT": "60s" for phase in ("RESPONSE_HEADER", "STREAM_IDLE", "REQUEST_IDLE", "WRITE_IDLE")}
 BIG = b"x" * 400_000  # on disk when it stands before the field
-
-
-@pytest.fixture
-def spools():
-    """`spools()`: how many are on disk now; their files have no name from the start. pytest has such files as well."""
-
-    def nameless():
-        return sum(count for kind, count in open_fds().items() if kind.endswith("(deleted)"))
-
-    before = nameless()
-    return lambda: nameless() - before
 
 
 async def test_a_form_over_the_limit_is_refused_whether_its_length_is_known_or_not(gateway, upstream, connect, spools):
