@@ -3,6 +3,9 @@
 Decides what may be tried again (contract section 7): a connect failure, since nothing was sent; and once, on a fresh
 connection, a request whose reused connection died before any response byte, if all of it is still held and its route
 may be repeated. What may not be repeated never gets a reused connection, so that race cannot hit it.
+
+What an instance that shuts down refuses goes to another candidate if all of the body is here, held or in a spool. A
+body that streams through is not kept, so the refusal of an upload that came in several pieces is the client's answer.
 """
 
 import asyncio
@@ -26,7 +29,7 @@ from .message import Request
 from .providers import Choice, Instance, Providers
 from .record import Phase
 from .relay import INSTANCE_FAILURES, Relay
-from .spool import Source
+from .spool import Source, Spool
 from .telemetry import Telemetry
 from .upstream import Channel
 
@@ -34,7 +37,18 @@ from .upstream import Channel
 class Outgoing:
     """What is to be sent, and how its answer is to be taken."""
 
-    __slots__ = ("body", "choice", "parts", "relay", "removed_bytes", "replayable", "request", "tail", "upgrade")
+    __slots__ = (
+        "body",
+        "choice",
+        "parts",
+        "relay",
+        "removed_bytes",
+        "replayable",
+        "request",
+        "spool",
+        "tail",
+        "upgrade",
+    )
 
     def __init__(
         self,
@@ -58,6 +72,7 @@ class Outgoing:
         self.body = body
         self.removed_bytes = removed_bytes
         self.replayable = replayable and body is None
+        self.spool: Spool | None = None  # where all of `body` waits, so that it can be read again
         self.relay = relay
         self.upgrade = upgrade
         self.tail: str = request.route.tail
@@ -107,8 +122,10 @@ class Forwarder:
                 channel = None if fresh else instance.pool.take()
                 if channel is None:
                     channel = await self._connect(request, instance)
-                # Another instance may still take it as long as all of it is held and it was not bound to this one.
-                relay.failover = left > 0 and len(choice.instances) > 1 and outgoing.body is None
+                # Another instance may still take it as long as all of it is here and it was not bound to this one.
+                relay.failover = (
+                    left > 0 and len(choice.instances) > 1 and (outgoing.body is None or outgoing.spool is not None)
+                )
                 error = await relay.run(channel, (self._head(outgoing, instance), *outgoing.parts), outgoing.body)
                 if isinstance(error, ConnectError):
                     raise error
@@ -124,6 +141,8 @@ class Forwarder:
                     fresh = True
                 else:
                     choice.instances.remove(instance)
+                    if outgoing.spool is not None:
+                        outgoing.spool.rewind()
             except ConnectError as exc:
                 verdict = True
                 instance.breaker.failure(monotonic(), probe=relay.probe)

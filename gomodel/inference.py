@@ -14,7 +14,7 @@ from .models import ModelLists
 from .multipart import MultipartScan, boundary
 from .providers import Choice, Instance, Providers
 from .selector import JsonScan, Selector, find, prefix_length
-from .spool import Source, Spool
+from .spool import Spool
 
 
 class Inference:
@@ -152,12 +152,13 @@ class Inference:
 
 def _spooled(request: Request, choice: Choice, spool: Spool, body: RequestBody, removed: int = 0) -> Outgoing:
     """What waits in `spool` and the rest of `body`; held in memory and sent at once while it is small."""
-    rest: Source | None = spool
-    held = b""
+    rest = None if body.exhausted else body
     if spool.in_memory:
-        held = spool.whole()
-        rest = None if body.exhausted else body
-    return Outgoing(request, choice, held, rest, removed_bytes=removed, replayable=request.route.replayable)
+        replayable = request.route.replayable
+        return Outgoing(request, choice, spool.whole(), rest, removed_bytes=removed, replayable=replayable)
+    outgoing = Outgoing(request, choice, b"", spool, removed_bytes=removed)
+    outgoing.spool = spool if rest is None else None
+    return outgoing
 
 
 async def _scan(body: RequestBody) -> tuple[Selector | None, bytearray]:

@@ -74,6 +74,10 @@ class Spool:
                 return piece
         return await self._rest.read()
 
+    def rewind(self) -> None:
+        """Read once more from the start."""
+        self._read = 0
+
     def close(self) -> None:
         """Free the memory or the file."""
         try:

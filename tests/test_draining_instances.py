@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from .forms import form
+from .forms import post as form_post
 from .scripted import (
     LAST_CHUNK,
     SSE_HEAD,
@@ -189,6 +191,41 @@ async def test_a_body_that_is_still_arriving_cannot_be_sent_again(pair):
     assert (answer.status, answer.json(), answer.get("Connection")) == (500, REFUSAL, "close")
     assert other.requests == []
     one.lenient = True
+
+
+@pytest.mark.parametrize("size", [1000, 400_000, 3_000_000], ids=["in memory", "on disk", "large"])
+async def test_another_instance_takes_a_form_that_was_received_whole(pair, spools, size):
+    """A form whose `model` comes last has been spooled to its end before an instance is chosen."""
+    _, client, one, other = pair
+    sent = form("m", wav=b"x" * size)
+    one.on_request(DRAINING)
+    other.on_request(OK)
+    answer = await ask(client, form_post(sent))
+    assert (answer.status, answer.get("X-GoModel-Provider")) == (200, "vllm-b")
+    assert (one.requests[0].body == sent, other.requests[0].body == sent) == (True, True)
+    await turned(lambda: spools() == 0)
+
+
+async def test_another_instance_takes_a_spooled_form_that_was_refused_before_it_was_sent(pair, spools):
+    _, client, one, other = pair
+    sent = form("m", wav=b"x" * 12_000_000)
+    one.lenient = True
+    one.on_request(ReadHead(), DRAINING, WaitFor(asyncio.Event()))
+    other.on_request(OK)
+    answer = await ask(client, form_post(sent))
+    assert (answer.status, answer.get("X-GoModel-Provider")) == (200, "vllm-b")
+    assert other.requests[0].body == sent
+    await turned(lambda: spools() == 0)
+
+
+async def test_another_instance_takes_a_long_response_whose_previous_one_was_looked_for(pair, spools):
+    _, client, one, other = pair
+    one.on_request(DRAINING)
+    other.on_request(OK)
+    answer = await ask(client, post(path="/v1/responses", input="x" * 1_000_000))
+    assert (answer.status, answer.get("X-GoModel-Provider")) == (200, "vllm-b")
+    assert one.requests[0].body == other.requests[0].body
+    await turned(lambda: spools() == 0)
 
 
 async def test_an_instance_that_is_known_to_drain_is_the_last_to_be_asked(pair):

@@ -75,6 +75,18 @@ async def test_without_a_cut_nothing_is_left_out():
     spool.close()
 
 
+@pytest.mark.parametrize("size", [100, 3 * IN_MEMORY_BYTES])
+@pytest.mark.parametrize("pieces", [0, 1, 2, 99])
+async def test_what_was_read_can_be_read_again_from_the_start(size, pieces):
+    spool = filled([b"abc", b"x" * size])
+    spool.cut(1, 5)
+    for _ in range(pieces):
+        await spool.read()
+    spool.rewind()
+    assert await content(spool) == b"a" + b"x" * (size - 3)
+    spool.close()
+
+
 async def test_the_rest_is_not_asked_for_before_the_spool_is_empty():
     rest = Pieces([b"rest"])
     spool = Spool(rest)
