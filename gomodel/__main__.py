@@ -42,7 +42,8 @@ Any of the keys can stand in a file that <NAME>_FILE names. All variables are in
 
 signals:
   SIGTERM, SIGINT           let running requests end, then exit; a second one aborts them
-  SIGHUP                    read the configuration again, without dropping a connection
+  SIGHUP                    read the configuration again, without dropping a connection; one that is bad, or that
+                            lost the master key or the whole .env, is logged and the old one stays
   SIGUSR1                   log how busy the gateway is
 
 exit status:

@@ -177,7 +177,7 @@ def load(environ: Mapping[str, str], dotenv_path: Path | None = Path(".env")) ->
         problems = tuple(problem for problem in error.problems if problem.partition(":")[0] not in file.unresolved)
     if file.problems or problems:
         raise ConfigError(file.problems + problems)
-    return config
+    return replace(config, dotenv=bool(file.values))
 
 
 def _cross_check(reader: Reader, config: Config) -> None:

@@ -1,7 +1,7 @@
 """SIGHUP: the configuration to go on with.
 
-Decides that a bad configuration changes nothing, and which settings only a restart can change. Knows nothing of how a
-running process takes up what it is given.
+Decides that a bad configuration changes nothing, which settings only a restart can change, and what must not vanish
+while requests are served. Knows nothing of how a running process takes up what it is given.
 """
 
 import logging
@@ -37,6 +37,8 @@ def read_again(load: Load, current: Config) -> Config | None:
     """
     try:
         config = load()
+        if vanished := _vanished(config, current):
+            raise ConfigError(vanished)
         if current.tls_cert_file is not None:
             tls_context(config)
     except ConfigError as error:
@@ -55,3 +57,17 @@ def read_again(load: Load, current: Config) -> Config | None:
         if warning not in current.warnings:
             _logger.warning("%s", warning)
     return replace(config, **fixed)
+
+
+def _vanished(config: Config, current: Config) -> list[str]:
+    """What `current` has and `config` lacks in a way that looks like a file caught while it was being replaced.
+
+    Many editors and copies truncate before they write. A signal in between would open the gateway to everybody, or
+    send its clients to an instance that nobody named; whoever means it can restart.
+    """
+    problems = []
+    if current.master_key is not None and config.master_key is None:
+        problems.append("GOMODEL_MASTER_KEY was set and is gone; restart to serve without a key")
+    if current.dotenv and not config.dotenv:
+        problems.append(".env was in use and is now missing or sets nothing; restart to serve without it")
+    return problems

@@ -5,7 +5,7 @@ Decides nothing. Knows nothing of variables, files or where a value came from.
 
 import hmac
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -75,7 +75,10 @@ class BreakerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything gomodel is told. `port` is None when only the unix socket is listened on."""
+    """Everything gomodel is told. `port` is None when only the unix socket is listened on.
+
+    `dotenv`: some of it was told by a .env file.
+    """
 
     instances: tuple[InstanceConfig, ...]
     models_mode: Literal["fallback", "allowlist"]
@@ -104,6 +107,7 @@ class Config:
     tls_cert_file: str | None
     tls_key_file: str | None
     warnings: tuple[str, ...]
+    dotenv: bool = field(default=False, compare=False)
 
 
 class ConfigError(Exception):

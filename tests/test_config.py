@@ -78,6 +78,7 @@ DEFAULTS = [
     ("drain_s", 600.0),
     ("tls_cert_file", None),
     ("tls_key_file", None),
+    ("dotenv", False),
 ]
 
 
