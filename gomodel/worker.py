@@ -14,7 +14,7 @@ from typing import Any
 
 from . import peers
 from .config import Config, ConfigError
-from .listeners import Listener
+from .listeners import Listener, ListenError
 from .reload import log_refusal
 from .serving import Serving
 from .signals import Signals
@@ -29,7 +29,7 @@ _HEADER_BYTES = 4
 
 
 def encoded(order: str, argument: Any = None) -> bytes:
-    """An order as it travels: "drain", "abort", "report", or "reload" with a Config."""
+    """An order as it travels: "drain", "abort", "report", "reload" with a Config, or "move" with a directory."""
     data = pickle.dumps((order, argument))
     return len(data).to_bytes(_HEADER_BYTES, "big") + data
 
@@ -39,7 +39,7 @@ async def serve(
 ) -> int:
     """Serve on `listeners` until the supervisor, at the other end of `orders`, says otherwise; the exit status.
 
-    `directory` and `name`: where the workers ask each other, and what this one is called there.
+    `directory` and `name`: where the workers ask each other, and what this one is called there. Raises ListenError.
     """
     serving = Serving(config)
     loop = asyncio.get_running_loop()
@@ -55,9 +55,9 @@ async def serve(
     def ready() -> None:
         signals.attach(loop, deliver)
         writer.write(READY)
-        obeying.append(asyncio.create_task(_obey(reader, serving)))
+        obeying.append(asyncio.create_task(_obey(reader, serving, name)))
 
-    await peers.process.join(directory, name)
+    await _move(directory, name)
     try:
         await serving.run(listeners, ready)
     finally:
@@ -70,7 +70,16 @@ async def serve(
     return CUT_SHORT if serving.cut_short else 0
 
 
-async def _obey(reader: asyncio.StreamReader, serving: Serving) -> None:
+async def _move(directory: Path, name: str) -> None:
+    try:
+        await peers.process.leave()
+        await peers.process.join(directory, name)
+    except OSError as error:
+        why = error.strerror or error
+        raise ListenError(f"Worker {name} cannot be asked by the others, in {directory}: {why}") from None
+
+
+async def _obey(reader: asyncio.StreamReader, serving: Serving, name: str) -> None:
     while True:
         try:
             length = int.from_bytes(await reader.readexactly(_HEADER_BYTES), "big")
@@ -86,6 +95,11 @@ async def _obey(reader: asyncio.StreamReader, serving: Serving) -> None:
             serving.abort()
         elif kind == "report":
             serving.report()
+        elif kind == "move":
+            try:
+                await _move(argument, name)
+            except ListenError as error:
+                _logger.error("%s", error)
         elif not serving.draining:
             try:
                 serving.reload(argument)

@@ -37,7 +37,7 @@ BACKOFF_S = 0.1
 BACKOFF_MAX_S = 5.0
 # A worker that lived this long did not die of its start.
 STABLE_S = 10.0
-# Starts of one worker that may fail while none ever got ready: 100 ms + 200 + 400 + 800.
+# Times in a row that one worker may fail while the gateway is not up, or while all others fail too: 100 ms + 200 + ...
 START_ATTEMPTS = 5
 # For workers that were told to abort, before they are killed.
 ABORT_S = 3.0
@@ -110,7 +110,7 @@ class Supervisor:
             os.close(self._wake_out)
             if self._directory is not None:
                 shutil.rmtree(self._directory, ignore_errors=True)
-        return 128 + self._forced if self._cut_short else self._status
+        return 128 + self._forced if self._cut_short and self._forced else self._status
 
     def _turn(self) -> None:
         now = monotonic()
@@ -185,6 +185,9 @@ class Supervisor:
         worker.restart_at = float("inf")
         worker.ready = False
         worker.started_at = monotonic()
+        assert self._directory is not None
+        if not self._directory.is_dir():
+            self._replace_directory()
         worker.orders, theirs = socket.socketpair()
         worker.orders.settimeout(1.0)
         for handler in _logger.handlers:
@@ -206,6 +209,16 @@ class Supervisor:
             self._start_later(worker)
         else:
             worker.pid = pid
+
+    def _replace_directory(self) -> None:
+        """Somebody who tidied up temporary files took the workers' sockets along: all of them move to a new place."""
+        try:
+            self._directory = _directory()
+        except ListenError as error:
+            _logger.error("%s", error)
+            return
+        _logger.warning("The directory of the workers' sockets was removed; they move to another")
+        self._order("move", self._directory)
 
     def _become(self, worker: _Worker, orders: socket.socket) -> NoReturn:
         """The forked child: give up what is the parent's, serve, and end without running the parent's code."""
@@ -290,8 +303,10 @@ class Supervisor:
         """A worker's start, or its life, failed: try again after a while, or give up on all."""
         now = monotonic()
         worker.failures = 1 if now - worker.started_at >= STABLE_S else worker.failures + 1
-        if worker.failures >= START_ATTEMPTS and not self._announced:
-            _logger.error("Worker %d does not start; giving up", worker.index)
+        # One that is ready, or has not failed yet, may go on serving without this one.
+        hope = self._announced and any(each.ready or not each.failures for each in self._workers)
+        if worker.failures >= START_ATTEMPTS and not hope:
+            _logger.error("Worker %d does not %s; giving up", worker.index, "stay up" if self._announced else "start")
             self._status = 1
             self._end("abort", ABORT_S)
             return
@@ -301,6 +316,7 @@ class Supervisor:
 
     def _hang_up(self, worker: _Worker) -> None:
         orders, worker.orders = worker.orders, None
+        worker.ready = False
         if orders is not None:
             self._selector.unregister(orders)
             orders.close()

@@ -1,8 +1,10 @@
 """Several processes on one port: who is started again, what signals mean, and that they answer as one."""
 
 import asyncio
+import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -59,6 +61,15 @@ async def number_of_children(process: Process, number: int) -> list[int]:
         while len(found := children(process.pid)) != number:
             await let_peers_run()
     return found
+
+
+async def asked_by_all(process: Process) -> None:
+    """Ask often enough that every worker answers some, and see that one scrape knows of all."""
+    for _ in range(30):
+        await asked(process)
+    scrape = (await asked(process, request("GET", "/metrics", [("Connection", "close")]))).body.decode()
+    (count,) = re.findall(r'^gomodel_requests_total\{[^}]*route="/health"[^}]*\} (\S+)$', scrape, re.MULTILINE)
+    assert float(count) == 30
 
 
 def private_directories(temporary: Path) -> list[str]:
@@ -142,6 +153,62 @@ async def test_workers_that_never_start_are_given_up_on(run: Run, tmp_path: Path
     assert re.search(r"Worker [12] does not start; giving up", process.text)
     assert "no luck" in process.text
     assert private_directories(tmp_path) == []
+
+
+IMPATIENT = "import gomodel.workers as w; w.BACKOFF_S = 0.01\n" + RUN
+
+
+async def test_workers_that_all_keep_dying_after_a_good_start_are_given_up_on(run: Run, tmp_path: Path) -> None:
+    process = await started(run, 2, {"TMPDIR": str(tmp_path)}, code=IMPATIENT)
+    ended = asyncio.create_task(process.ended())
+    while not ended.done():
+        for pid in children(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await let_peers_run()
+    assert await ended == 1
+    assert re.search(r"Worker [12] does not stay up; giving up", process.text)
+    assert private_directories(tmp_path) == []
+
+
+async def test_a_worker_that_keeps_dying_does_not_end_those_that_serve(run: Run, upstream: ScriptedUpstream) -> None:
+    process = await started(run, 2, env_for(vllm=upstream), code=IMPATIENT)
+    dying, survivor = children(process.pid)
+    for _ in range(7):
+        os.kill(dying, signal.SIGKILL)
+        await process.says(f"Worker 1-{dying} ended with SIGKILL")
+        (dying,) = set(await number_of_children(process, 2)) - {survivor}
+    assert (await asked(process)).status == 200
+    assert await process.stop() == 0
+
+
+async def test_workers_whose_directory_was_removed_are_replaced_and_answer_as_one(
+    run: Run, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    process = await started(run, 2, {**env_for(vllm=upstream), "TMPDIR": str(tmp_path)})
+    (directory,) = private_directories(tmp_path)
+    await asyncio.to_thread(shutil.rmtree, tmp_path / directory)
+    killed, _ = children(process.pid)
+    os.kill(killed, signal.SIGKILL)
+    await process.says("The directory of the workers' sockets was removed; they move to another")
+    fresh = await number_of_children(process, 2)
+    (directory,) = private_directories(tmp_path)
+    wanted = sorted(f"{number}-{pid}.sock" for number, pid in zip((2, 1), fresh, strict=True))
+    async with asyncio.timeout(SAFETY_S):
+        while sorted(os.listdir(tmp_path / directory)) != wanted:
+            await let_peers_run()
+    await asked_by_all(process)
+    assert await process.stop() == 0
+    assert private_directories(tmp_path) == []
+    assert "Traceback" not in process.text
+
+
+async def test_a_worker_that_finds_no_place_for_its_socket_says_so_in_a_line(run: Run, tmp_path: Path) -> None:
+    lost = "import gomodel.workers as w, pathlib; w._directory = lambda: pathlib.Path('/nowhere'); w.BACKOFF_S = 0.01\n"
+    process = await run({"GOMODEL_WORKERS": "2"}, code=lost + RUN)
+    assert await process.ended() == 1
+    assert re.search(r"Worker 1-\d+ cannot be asked by the others, in /nowhere: No such file or dir", process.text)
+    assert "Traceback" not in process.text
 
 
 async def test_a_signal_to_the_whole_group_counts_once(run: Run, connect: Any, upstream: ScriptedUpstream) -> None:
@@ -233,11 +300,7 @@ async def test_sighup_reaches_every_worker_and_those_started_later(
 
 async def test_one_scrape_counts_the_requests_of_all_workers(run: Run, upstream: ScriptedUpstream) -> None:
     process = await started(run, 3, env_for(vllm=upstream))
-    for _ in range(30):
-        await asked(process)
-    scrape = (await asked(process, request("GET", "/metrics", [("Connection", "close")]))).body.decode()
-    (count,) = re.findall(r'^gomodel_requests_total\{[^}]*route="/health"[^}]*\} (\S+)$', scrape, re.MULTILINE)
-    assert float(count) == 30
+    await asked_by_all(process)
     assert await process.stop() == 0
 
 
