@@ -23,6 +23,7 @@ from . import notices
 from .config import Config
 from .daemon import MARGIN_S
 from .listeners import Listener, ListenError, beside, bind
+from .logs import configure_logging
 from .peers import private_directory
 from .reload import Load, read_again
 from .serving import run_loop
@@ -167,7 +168,7 @@ class Supervisor:
         config = read_again(self._load, self._config)
         if config is not None:
             self._config = config
-            logging.getLogger("gomodel").setLevel(config.log_level.upper())
+            configure_logging(config.log_level, config.log_format)
             self._order("reload", config)
         self._notifier.ready()
 

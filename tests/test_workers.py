@@ -211,6 +211,23 @@ async def test_a_worker_that_finds_no_place_for_its_socket_says_so_in_a_line(run
     assert "Traceback" not in process.text
 
 
+async def test_a_changed_log_format_reaches_supervisor_and_workers_started_later(
+    run: Run, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("LOG_FORMAT=json\n")
+    process = await started(run, 2, env_for(vllm=upstream))
+    await process.says("Instance vllm is up", 2)
+    (tmp_path / ".env").write_text("LOG_FORMAT=text\n")
+    process.signal(signal.SIGHUP)
+    await process.says("The configuration was read again")
+    killed, _ = children(process.pid)
+    os.kill(killed, signal.SIGKILL)
+    said = [await process.says(f"Worker 1-{killed} ended with SIGKILL"), await process.says("Worker 1 starts again")]
+    said.append(await process.says("Instance vllm is up", 3))
+    assert [line for line in said if line.startswith("{")] == []
+    assert await process.stop() == 0
+
+
 async def test_a_signal_to_the_whole_group_counts_once(run: Run, connect: Any, upstream: ScriptedUpstream) -> None:
     process = await started(run, 2, env_for(vllm=upstream))
     clients = [await streaming(connect, process, upstream) for _ in range(4)]
