@@ -95,7 +95,8 @@ class RequestFields:
                 forwarded.append(pair)
             elif kind == _TYPE:
                 self.content_type = pair[1]
-                forwarded.append(pair)
+                if name not in strip:
+                    forwarded.append(pair)
             elif kind == _HOST_FIELD:
                 self.host = pair[1]
             elif kind == _BEARER:

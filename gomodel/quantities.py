@@ -29,6 +29,9 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]*))?")
 _PATH_SEGMENT = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+")
 
+# What the client sends under these names never reaches vLLM; what does is about the connection to vLLM.
+_WRITTEN_ANEW = frozenset({"connection", "host", "upgrade", "x-request-id"})
+
 _BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 
 
@@ -144,14 +147,16 @@ def lower_set(text: str) -> frozenset[str]:
 
 
 def header_names(text: str) -> frozenset[str]:
-    """A comma list of header field names (RFC 9110 5.1), lower case. Framing headers are refused: without them the
-    body could not be delimited (RFC 9112 6)."""
+    """A comma list of header field names (RFC 9110 5.1), lower case. Those that every request upstream needs are
+    refused: without framing headers the body could not be delimited (RFC 9112 6)."""
     names = lower_set(text)
     for name in sorted(names):
         if not _TOKEN.fullmatch(name):
             raise ValueError(f"{_quoted(name)} is not a header name; use a comma list such as X-Vllm-Priority,X-Foo")
         if name in {"content-length", "transfer-encoding"}:
             raise ValueError(f"{_quoted(name)} delimits the body and cannot be stripped")
+        if name in _WRITTEN_ANEW:
+            raise ValueError(f"{_quoted(name)} is not the client's: gomodel writes its own, which cannot be stripped")
     return names
 
 

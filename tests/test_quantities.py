@@ -207,6 +207,10 @@ REFUSED: list[tuple[Callable[[str], Any], str, str]] = [
         for text in ("X Foo", "X:Foo", "X-Foo:", "a,(b)", "ä", "X-Foo;X-Bar", "X/Y", '"X"')
     ],
     *[(q.header_names, text, "delimits the body") for text in ("Content-Length", "x-foo, TRANSFER-ENCODING")],
+    *[
+        (q.header_names, text, "gomodel writes its own")
+        for text in ("Host", "x-foo,X-Request-ID", "UPGRADE", "connection")
+    ],
     (q.header_names, ",", "names nothing"),
     *[
         (q.bearer_token, text, "holds whitespace, a control character or a character outside ASCII")

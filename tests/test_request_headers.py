@@ -184,6 +184,26 @@ async def test_the_operators_list_of_fields_is_stripped_whatever_their_case(gate
     assert got == expected(upstream, "X-Session: b", request_id="r")
 
 
+@pytest.mark.parametrize("name", ["Content-Type", "Traceparent", "Content-Encoding", "Expect", "TE", "Authorization"])
+async def test_a_field_that_the_gateway_itself_heeds_can_be_stripped(gateway, upstream, connect, name):
+    client = await connect(await gateway(vllm=upstream, STRIP_REQUEST_HEADERS=name, GOMODEL_MASTER_KEY="k"))
+    value = {"Expect": "100-continue", "Authorization": "Bearer k"}.get(name, "canary")
+    got = await exchange(client, upstream, [("x-api-key", "k"), (name, value), ("X-Request-Id", "r")], b"{}")
+    assert got == expected(upstream, "Content-Length: 2", request_id="r", start="POST /tokenize")
+
+
+async def test_a_form_is_read_by_its_content_type_although_the_field_is_stripped(gateway, make_upstream, connect):
+    first, second = await make_upstream(), await make_upstream()
+    handle = await gateway(vllm=first, vllm_b=second, STRIP_REQUEST_HEADERS="Content-Type")
+    client = await connect(handle)
+    second.on_request(OK)
+    form = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nvllm-b/m\r\n--x--\r\n'
+    fields = [("Content-Type", "multipart/form-data; boundary=x")]
+    await client.send(request("POST", "/v1/audio/transcriptions", fields, form))
+    assert (await client.read_response("POST")).status == 200
+    assert second.requests[0].get_all("Content-Type") == []
+
+
 @pytest.mark.parametrize("given", ["a", "A-z_0.9", "0" * 128])
 async def test_a_clients_request_id_is_kept_on_both_sides_and_in_the_log(gateway, upstream, connect, given):
     handle = await gateway(vllm=upstream)
