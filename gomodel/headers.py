@@ -34,7 +34,8 @@ PROTECTED_OPTIONS = frozenset({b"content-length", b"transfer-encoding", b"host"}
 
 # A reg-name, IPv4 or bracketed IP literal and an optional port (RFC 3986 3.2.2); no userinfo, which Host cannot have.
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?")
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+# Not of dots alone: as the last segment of DELETE /admin/requests/{id}, "." and ".." would be another path.
+_REQUEST_ID = re.compile(rb"(?!\.*\Z)[A-Za-z0-9._-]{1,128}")
 _LENGTH_DIGITS = 20
 
 _PLAIN, _DROP, _LENGTH, _CONNECTION, _CODING, _HOST_FIELD, _BEARER, _KEY, _ID, _EXPECT, _TYPE, _ENCODING, _TRACE = (

@@ -204,7 +204,7 @@ async def test_a_form_is_read_by_its_content_type_although_the_field_is_stripped
     assert second.requests[0].get_all("Content-Type") == []
 
 
-@pytest.mark.parametrize("given", ["a", "A-z_0.9", "0" * 128])
+@pytest.mark.parametrize("given", ["a", "A-z_0.9", "0" * 128, "-", "..a", "a..", "_."])
 async def test_a_clients_request_id_is_kept_on_both_sides_and_in_the_log(gateway, upstream, connect, given):
     handle = await gateway(vllm=upstream)
     client = await connect(handle)
@@ -214,7 +214,23 @@ async def test_a_clients_request_id_is_kept_on_both_sides_and_in_the_log(gateway
 
 
 @pytest.mark.parametrize(
-    "given", [None, "", "0" * 129, "a" * 8000, "a b", "a%0d%0aX-Evil: 1", "a;b", "\xff", "a/../b", '"}\x7e'], ids=repr
+    "given",
+    [
+        None,
+        "",
+        "0" * 129,
+        "a" * 8000,
+        "a b",
+        "a%0d%0aX-Evil: 1",
+        "a;b",
+        "\xff",
+        "a/../b",
+        '"}\x7e',
+        ".",
+        "..",
+        "." * 128,
+    ],
+    ids=repr,
 )
 async def test_any_other_request_id_is_replaced_by_a_new_one(gateway, upstream, connect, given):
     handle = await gateway(vllm=upstream)
