@@ -70,7 +70,7 @@ def recording(telemetry: Telemetry, router: Router, providers: Providers, strip:
             reply = await handler(request)
             if reply is not None:
                 entry.status = reply.status
-                entry.bytes_out = len(reply.body)
+                entry.bytes_out = len(reply.body) if request.method != "HEAD" else 0
                 reply.headers["X-Request-Id"] = entry.id
             return reply
         except asyncio.CancelledError:

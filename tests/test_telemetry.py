@@ -162,6 +162,15 @@ class TestTheLineOf:
         assert 0 < line["first_byte_ms"] <= line["duration_ms"]
         assert CANARY not in handle.logs.text
 
+    @pytest.mark.parametrize("path", ["/health", "/v1/models", "/nothing"])
+    async def test_a_head_request_counts_no_byte_of_the_body_it_does_not_get(self, gateway, upstream, connect, path):
+        handle = await gateway(vllm=upstream)
+        client = await connect(handle)
+        get, head = await ask(client, request("GET", path)), await ask(client, request("HEAD", path), "HEAD")
+        assert (head.status, head.body, head.get("Content-Length")) == (get.status, b"", str(len(get.body)))
+        assert [(await line_of(handle, number))["bytes_out"] for number in (1, 2)] == [len(get.body), 0]
+        assert sum(traffic.response_bytes for traffic in handle.gateway.telemetry.traffic.values()) == len(get.body)
+
     async def test_a_client_that_leaves_before_the_head(self, gateway, upstream, connect):
         upstream.on_request(ReadHead(), Stall())
         handle = await gateway(vllm=upstream)
