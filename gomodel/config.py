@@ -42,7 +42,14 @@ def _metrics_path(text: str) -> str:
 
 
 def _workers(text: str) -> int:
-    return os.cpu_count() or 1 if text.lower() == "auto" else q.integer(1, 1024)(text)
+    return _usable_cpus() if text.lower() == "auto" else q.integer(1, 1024)(text)
+
+
+def _usable_cpus() -> int:
+    """The CPUs this process may run on: taskset and a container's cpuset leave it fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 # Variable -> parser and default as an operator would write it; "" has no default and gives None.

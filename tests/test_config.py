@@ -176,8 +176,18 @@ def test_every_plain_variable_has_a_vector() -> None:
     assert {name for name, *_ in SETTINGS} | {"TLS_CERT_FILE", "TLS_KEY_FILE"} == set(config_module.VARIABLES)
 
 
+@pytest.mark.parametrize("cpus", [{0}, {2, 5, 7}])
+def test_auto_workers_are_one_per_cpu_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch, cpus: set[int]) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cpus, raising=False)
+    assert from_environ({"GOMODEL_WORKERS": "Auto"}).workers == len(cpus)
+
+
 @pytest.mark.parametrize(("cpus", "workers"), [(8, 8), (1, 1), (None, 1)])
-def test_auto_workers_are_one_per_cpu(monkeypatch: pytest.MonkeyPatch, cpus: int | None, workers: int) -> None:
+def test_auto_workers_are_one_per_cpu_where_no_more_is_known(
+    monkeypatch: pytest.MonkeyPatch, cpus: int | None, workers: int
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: cpus)
     assert from_environ({"GOMODEL_WORKERS": "Auto"}).workers == workers
 
