@@ -15,7 +15,7 @@ from gomodel import models
 from gomodel.config import VARIABLES, Config, from_environ
 from gomodel.version import VERSION
 
-from .processes import Run
+from .processes import RUN, Run
 from .scripted import SAFETY_S, ScriptedUpstream, Stall, env_for, json_response, response
 
 
@@ -174,6 +174,14 @@ async def test_the_demo_prints_curl_lines_that_work(run: Run) -> None:
     assert stream.endswith("data: [DONE]\n\n")
     assert '"count"' in tokens
     assert await process.stop() == 0
+
+
+async def test_the_demo_serves_although_nobody_reads_its_guide(run: Run) -> None:
+    unread = "import os; ours, theirs = os.pipe(); os.close(ours); os.dup2(theirs, 1); os.close(theirs); "
+    process = await run({}, "--demo", "--port", "0", code=unread + RUN)
+    await process.listening()
+    assert await process.stop() == 0
+    assert "Traceback" not in process.text
 
 
 async def test_the_demo_leaves_the_operators_key_to_the_shell_and_reads_no_env_file(run: Run, tmp_path: Path) -> None:
