@@ -17,6 +17,7 @@ from . import dotenv_file
 from . import quantities as q
 from .environment import Reader, readable_file
 from .instances import INSTANCE_VARIABLE, Listener, instances
+from .routes import Kind, Router
 from .settings import BreakerConfig, Config, ConfigError, InstanceConfig, Retry, Secret, Timeouts
 
 __all__ = [
@@ -33,10 +34,22 @@ __all__ = [
 ]
 
 
+# Whatever this knows is taken; the switches only decide what a known route answers.
+_WITHOUT_METRICS = Router(
+    base_path="/",
+    passthrough=True,
+    passthrough_v1_alias=True,
+    passthrough_admin=True,
+    metrics_path=None,
+    metrics_public=False,
+)
+
+
 def _metrics_path(text: str) -> str:
     path = q.route_path(text)
-    # /v1 and /v2 belong to vLLM as a whole: a route it adds tomorrow must not be hidden behind the metrics.
-    if path.split("/")[1:2] in ([], ["health"], ["v1"], ["v2"], ["inference"], ["p"]):
+    # /v1, /v2 and the like belong to vLLM as a whole: a route it adds tomorrow must not be hidden behind the metrics.
+    whole = path.split("/")[1:2] in ([], ["admin"], ["cohere"], ["health"], ["inference"], ["p"], ["v1"], ["v2"])
+    if whole or _WITHOUT_METRICS.resolve(path).kind is not Kind.NOT_FOUND:
         raise ValueError(f"{text!r} belongs to another route; use a path of its own such as /metrics")
     return path
 

@@ -258,6 +258,9 @@ REFUSED = [
                 "/p/x",
             ),
             *("/inference/v1", "/m?x", "/m/../x", "/%6d"),
+            *("/admin", "/admin/requests", "/admin/requests/x", "/cohere/v2/chat", "/cohere/x", "/score/", "/p"),
+            *("/tokenize", "/detokenize", "/pooling", "/classify", "/score", "/rerank", "/invocations"),
+            "/generative_scoring",
         )
     ],
     *[("LOG_LEVEL", text) for text in ("trace", "critical", "10", "warnings")],
