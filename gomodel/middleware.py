@@ -32,7 +32,7 @@ from .headers import RequestFields
 from .message import Handler, Reply, Request
 from .providers import Providers
 from .record import TOTAL, Record
-from .routes import Router
+from .routes import Kind, Router
 from .telemetry import Telemetry
 
 _logger = logging.getLogger("gomodel")
@@ -41,6 +41,8 @@ Middleware = Callable[[Request, Handler], Awaitable[Reply | None]]
 
 # nginx's word for a client that left before its answer; nobody reads it but logs and metrics.
 CLIENT_LEFT = 499
+# One echoes what it gets, credentials included; the other asks for a tunnel to anywhere.
+_NEVER_SERVED = frozenset({"TRACE", "CONNECT"})
 
 
 def compose(handler: Handler, layers: list[Middleware]) -> Handler:
@@ -152,14 +154,14 @@ def presents(fields: RequestFields, expected: bytes) -> bool:
 def allowed(request: Request, handler: Handler) -> Awaitable[Reply | None]:
     """Refuse, now that the caller has shown the key, what the route refuses: method, target, closed route."""
     route, method = request.route, request.method
-    if method not in route.methods:
-        if method in ("TRACE", "CONNECT"):
-            raise MethodNotAllowed(f"{method} is not served here.", "GET, POST")
+    if method not in route.methods and (route.kind is not Kind.PASSTHROUGH or method in _NEVER_SERVED):
+        allow = ", ".join(sorted(route.methods))
+        if method in _NEVER_SERVED:
+            raise MethodNotAllowed(f"{method} is not served here.", allow or "GET, POST")
         if route.refusal is not None:
             if route.template == "*" and method == "OPTIONS":
                 return _options(request)
             raise route.refusal()
-        allow = ", ".join(sorted(route.methods))
         raise MethodNotAllowed(f"{method} is not allowed here; use {allow}.", allow)
     if route.refusal is not None:
         raise route.refusal()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from .targets import decoded_segments
 
+# What Allow says; whatever else HTTP has passes as well, but for TRACE and CONNECT.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _ADAPTER_FAMILIES = frozenset({"load_lora_adapter", "unload_lora_adapter"})

@@ -107,7 +107,9 @@ class Route:
 
     kind: Kind
     template: str  # a label from a bounded set; "*" is the target of OPTIONS * and of nothing else
-    methods: frozenset[str] = frozenset()  # others are 405; empty where `refusal` is set and no method would help
+    # Others are 405, except for PASSTHROUGH, where these are but the usual ones; empty where `refusal` is set and no
+    # method would help.
+    methods: frozenset[str] = frozenset()
     below_base: bool = False  # `tail` counts from the instance's base URL, else from its root
     tail: str = ""  # raw path with its leading slash, and the raw query with its "?"; "" where nothing goes upstream
     anthropic: bool = False  # errors take Anthropic's shape

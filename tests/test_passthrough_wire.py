@@ -118,7 +118,7 @@ async def test_a_path_that_servers_read_differently_is_a_400(pair, connect, rest
     assert one.connections == []
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "QUERY"])
 @pytest.mark.parametrize(
     "body", [None, b"", BINARY, [BINARY[:7], BINARY[7:]]], ids=["none", "empty", "length", "chunked"]
 )
@@ -150,6 +150,16 @@ async def test_trace_and_connect_are_not_passed(pair, connect, method):
     answer = await ask(await connect(handle), request(method, "/p/vllm/version"), "GET")
     assert (answer.status, one.connections) == (405 if method == "TRACE" else answer.status, [])
     assert answer.status in (400, 405)
+    if method == "TRACE":
+        assert answer.get("Allow") == "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+
+
+async def test_an_unusual_method_opens_no_closed_route_and_none_outside_passthrough(pair, connect):
+    handle, one, _ = pair
+    client = await connect(handle)
+    assert (await ask(client, request("PROPFIND", "/p/vllm/sleep"))).status == 403
+    answer = await ask(client, request("PROPFIND", "/v1/models"))
+    assert (answer.status, answer.get("Allow"), one.connections) == (405, "GET, HEAD", [])
 
 
 @pytest.mark.parametrize("status", [204, 304])
