@@ -20,7 +20,7 @@ from .logs import configure_logging
 from .reload import Load, log_refusal, read_again
 from .roots import provide
 from .serving import Serving, run_loop
-from .signals import Signals
+from .signals import Signals, StopSignals
 from .systemd import Notifier, inherited_sockets
 
 _logger = logging.getLogger("gomodel")
@@ -77,6 +77,7 @@ class _Alone:
         self._serving = Serving(config)
         self._load = load
         self._notifier = notifier
+        self._stops = StopSignals()
         self._last_signal = 0
 
     async def run(self, listeners: list[Listener], signals: Signals, arrived: deque[int], company: Company) -> int:
@@ -105,12 +106,14 @@ class _Alone:
             self._reload()
         elif number == signal.SIGUSR1:
             serving.report()
+        elif not self._stops.counts(number):
+            _logger.debug("%s, delivered twice", name)
         elif not serving.draining:
             _logger.info("%s: ending", name)
             self._notifier.stopping(serving.gateway.config.drain_s + MARGIN_S)
             serving.drain()
         else:
-            _logger.warning("%s again: ending now", name)
+            _logger.warning("%s, a second signal: ending now", name)
             self._last_signal = number
             serving.abort()
 

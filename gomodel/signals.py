@@ -8,6 +8,7 @@ Knows nothing of what a signal means to a running process; imports nothing that 
 import os
 import signal
 from collections.abc import Callable
+from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
+# Longer than two deliveries of one signal are apart, shorter than it takes a person to send another.
+DUPLICATE_S = 0.2
 _HANDLED = (*_STOPPING, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -69,6 +72,26 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._deliver(number)
+
+
+class StopSignals:
+    """Which SIGTERM and SIGINT are signals of their own; one object hears all that a process gets.
+
+    GNU timeout signals its child and then the child's group, and a terminal signals a group whose leader passes it on:
+    one and the same signal arrives twice at once. It must not count as the second one, which cuts streams.
+    """
+
+    def __init__(self) -> None:
+        self._first = 0
+        self._first_at = 0.0
+
+    def counts(self, number: int) -> bool:
+        """Whether `number` is not merely the first signal again, less than DUPLICATE_S after it."""
+        now = monotonic()
+        if not self._first:
+            self._first, self._first_at = number, now
+            return True
+        return number != self._first or now - self._first_at >= DUPLICATE_S
 
 
 class _Held:

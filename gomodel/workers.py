@@ -27,7 +27,7 @@ from .logs import configure_logging
 from .peers import private_directory
 from .reload import Load, read_again
 from .serving import run_loop
-from .signals import Signals
+from .signals import Signals, StopSignals
 from .systemd import Notifier
 from .worker import CUT_SHORT, READY, encoded, serve
 
@@ -79,6 +79,7 @@ class Supervisor:
         self._ending = False
         self._kill_at = float("inf")
         self._beat_at = float("inf")
+        self._stops = StopSignals()
         self._forced = 0
         self._cut_short = False
         self._status = 0
@@ -139,11 +140,13 @@ class Supervisor:
             self._reload()
         elif number == signal.SIGUSR1:
             self._order("report")
+        elif not self._stops.counts(number):
+            _logger.debug("%s, delivered twice", name)
         elif not self._ending:
             _logger.info("%s: ending, %d workers", name, len(self._workers))
             self._end("drain", self._config.drain_s + MARGIN_S)
         else:
-            _logger.warning("%s again: ending now", name)
+            _logger.warning("%s, a second signal: ending now", name)
             self._forced = number
             self._end("abort", ABORT_S)
 

@@ -36,6 +36,8 @@ from .scripted import (
 )
 
 HEALTH = request("GET", "/health")
+# Every signal counts, however soon it follows another.
+AT_ONCE = "import gomodel.signals as s; s.DUPLICATE_S = 0.0; "
 LOOPS = pytest.mark.parametrize("code", [None, WITHOUT_UVLOOP + RUN], ids=["uvloop", "asyncio"])
 
 
@@ -222,14 +224,31 @@ async def test_the_drain_limit_aborts_without_a_clean_end_and_the_log_says_how_m
 async def test_a_second_signal_aborts_what_runs_and_the_status_names_it(
     run: Run, connect: Any, upstream: ScriptedUpstream, number: int, code: str | None
 ) -> None:
-    process = await run(env_for(vllm=upstream), code=code)
+    process = await run(env_for(vllm=upstream), code=AT_ONCE + (code or RUN))
     client = await streaming(connect, process, upstream)
     process.signal(signal.SIGTERM)
     await process.says("Draining: 1 requests")
     process.signal(number)
     assert await process.ended() == 128 + number
     assert not (await client.read_rest()).complete
+    assert f"{signal.Signals(number).name}, a second signal: ending now" in process.messages
     assert "Aborted 1 requests on order" in process.messages
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_signal_that_is_delivered_twice_cuts_no_stream(
+    run: Run, connect: Any, upstream: ScriptedUpstream, workers: str
+) -> None:
+    environ = {**env_for(vllm=upstream), "GOMODEL_WORKERS": workers, "LOG_LEVEL": "debug"}
+    process = await run(environ, code="import gomodel.signals as s; s.DUPLICATE_S = 3600.0; " + RUN)
+    client = await streaming(connect, process, upstream)
+    process.signal(signal.SIGTERM)
+    await process.says("Draining: 1 requests")
+    process.signal(signal.SIGTERM)
+    await process.says("SIGTERM, delivered twice")
+    upstream.release()
+    assert (await client.read_rest()).complete
+    assert await process.ended() == 0
 
 
 async def test_sigusr1_logs_how_busy_the_process_is(run: Run, connect: Any, upstream: ScriptedUpstream) -> None:

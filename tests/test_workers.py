@@ -245,7 +245,8 @@ async def test_a_signal_to_the_whole_group_counts_once(run: Run, connect: Any, u
 async def test_a_second_signal_aborts_the_requests_of_all_workers(
     run: Run, connect: Any, upstream: ScriptedUpstream, number: int
 ) -> None:
-    process = await started(run, 2, env_for(vllm=upstream))
+    at_once = "import gomodel.signals as s; s.DUPLICATE_S = 0.0; "
+    process = await started(run, 2, env_for(vllm=upstream), code=at_once + RUN)
     clients = [await streaming(connect, process, upstream) for _ in range(4)]
     process.signal(signal.SIGTERM)
     await process.says("Draining: ", 2)
