@@ -26,6 +26,15 @@ _RETRY_S = 0.1
 _LAST_WAIT_MS = 1000
 
 
+_worker = ""
+
+
+def name_worker(name: str) -> None:
+    """Say `name` in every line of this process: others write lines like them to the same log."""
+    global _worker  # noqa: PLW0603 - one name for the process
+    _worker = name
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line, for machines."""
 
@@ -37,7 +46,8 @@ class JsonFormatter(logging.Formatter):
             fields = {**fields, "traceback": self.formatException(record.exc_info)}
         # The part in front needs no escaping, and an access line is written for every request.
         level, rest = record.levelname.lower(), _encode(fields)[1:]
-        return f'{{"time": "{_time(record.created)}", "level": "{level}", "logger": "{record.name}", {rest}'
+        source = f'{record.name}", "worker": "{_worker}' if _worker else record.name
+        return f'{{"time": "{_time(record.created)}", "level": "{level}", "logger": "{source}", {rest}'
 
 
 class TextFormatter(logging.Formatter):
@@ -51,6 +61,8 @@ class TextFormatter(logging.Formatter):
             parts.append(message if message.isprintable() else _encode(message)[1:-1])
         fields: dict[str, object] = getattr(record, "fields", {})
         parts += [f"{name}={_word(value)}" for name, value in fields.items() if value is not None and value != ""]
+        if _worker:
+            parts.append(f"worker={_worker}")
         text = " ".join(parts)
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 

@@ -23,7 +23,7 @@ from . import notices
 from .config import Config
 from .daemon import MARGIN_S
 from .listeners import Listener, ListenError, beside, bind
-from .logs import configure_logging
+from .logs import configure_logging, name_worker
 from .peers import private_directory
 from .reload import Load, read_again
 from .serving import run_loop
@@ -241,6 +241,7 @@ class Supervisor:
             for listener in self._reserved:
                 listener.sock.close()
             worker.pid = os.getpid()
+            name_worker(worker.name)
             assert self._directory is not None
             place = self._directory, worker.name
             status = run_loop(serve(self._config, [*shared, *twins], orders, self._signals, *place))

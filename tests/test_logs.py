@@ -91,6 +91,19 @@ def test_a_traceback_is_kept_and_is_one_line_of_json():
     assert TextFormatter().format(made).endswith("\nValueError: why")
 
 
+def test_a_named_worker_is_in_every_line(monkeypatch):
+    monkeypatch.setattr(logs, "_worker", "")
+    logs.name_worker("2-4711")
+    line = json.loads(JsonFormatter().format(record("Instance vllm is up", model="m")))
+    assert (line["logger"], line["worker"], line["message"], line["model"]) == (
+        "gomodel.access",
+        "2-4711",
+        "Instance vllm is up",
+        "m",
+    )
+    assert TextFormatter().format(record("up", model="m")).endswith("INFO    up model=m worker=2-4711")
+
+
 def test_time_goes_on():
     first, later = record("x"), record("x")
     later.created += 1.5

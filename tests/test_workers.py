@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -141,6 +142,18 @@ async def test_a_worker_told_alone_to_end_drains_and_another_takes_its_place(
     assert await number_of_children(process, 2) != before
     assert path.exists()  # shared by all of them
     assert await process.stop() == 0
+
+
+async def test_the_lines_of_a_worker_name_it_also_after_a_reload(run: Run, upstream: ScriptedUpstream) -> None:
+    process = await started(run, 2, env_for(vllm=upstream))
+    process.signal(signal.SIGHUP)
+    await process.says("The configuration was read again")
+    workers = {f"{index}-{pid}" for index, pid in enumerate(children(process.pid), 1)}
+    assert await process.stop() == 0
+    entries = [json.loads(line) for line in process.lines]
+    for part in ("Draining: ", "Drained: "):
+        assert {entry.get("worker") for entry in entries if part in entry["message"]} == workers
+    assert {entry.get("worker") for entry in entries if "SIGTERM: ending" in entry["message"]} == {None}
 
 
 @pytest.mark.parametrize("what", ["w.serve", "w.os.fork"])
