@@ -36,6 +36,8 @@ PROTECTED_OPTIONS = frozenset({b"content-length", b"transfer-encoding", b"host"}
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?")
 # Not of dots alone: as the last segment of DELETE /admin/requests/{id}, "." and ".." would be another path.
 _REQUEST_ID = re.compile(rb"(?!\.*\Z)[A-Za-z0-9._-]{1,128}")
+# version-traceid-parentid-flags (W3C Trace Context 3.2.2); goes on as it came, but only this is worth a word in a log.
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _LENGTH_DIGITS = 20
 
 _PLAIN, _DROP, _LENGTH, _CONNECTION, _CODING, _HOST_FIELD, _BEARER, _KEY, _ID, _EXPECT, _TYPE, _ENCODING, _TRACE = (
@@ -114,7 +116,7 @@ class RequestFields:
             elif kind == _EXPECT:
                 self.expect = pair[1]
             elif kind == _TRACE:
-                self.trace = pair[1]
+                self.trace = pair[1] if _TRACEPARENT.fullmatch(pair[1]) else b""
                 if name not in strip:
                     forwarded.append(pair)
         self.forwarded = forwarded

@@ -172,6 +172,9 @@ def test_a_request_id_that_could_not_be_copied_anywhere_is_not(given_id):
     assert fields((b"X-Request-Id", given_id)).request_id is None
 
 
+TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
 def test_the_operators_list_takes_fields_away():
     pairs = [(b"X-Vllm-Priority", b"1"), (b"x-data-PARALLEL-rank", b"2"), (b"X-Kept", b"3"), (b"Traceparent", b"00-1")]
     strip = frozenset({b"x-vllm-priority", b"x-data-parallel-rank", b"traceparent"})
@@ -198,9 +201,18 @@ def test_the_facts_of_a_request_are_kept_for_the_gateway():
         (b"Expect", b"100-continue"),
         (b"Content-Type", b"application/json"),
         (b"Content-Length", b"007"),
-        (b"traceparent", b"00-1"),
+        (b"traceparent", TRACE),
         (b"Host", b"h"),
     )
     assert (made.authorization, made.keys) == ([b"Bearer a", b"Basic b"], [b"c"])
     assert (made.expect, made.content_type, made.content_length) == (b"100-continue", b"application/json", 7)
-    assert (made.trace, made.host, made.chunked) == (b"00-1", b"h", False)
+    assert (made.trace, made.host, made.chunked) == (TRACE, b"h", False)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [b"", b"00-1", TRACE + b"-more", TRACE.upper(), TRACE[:-1], b"x" + TRACE[1:], TRACE + b"\n", b"<script>" * 100],
+)
+def test_a_traceparent_of_another_shape_crosses_but_is_no_fact(given):
+    made = fields((b"Traceparent", given))
+    assert (made.trace, made.forwarded) == (b"", [(b"Traceparent", given)])
