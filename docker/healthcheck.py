@@ -1,16 +1,27 @@
 """The image's HEALTHCHECK: exit 0 when the gateway in this container answers GET /health with 200, else 1.
 
-Decides only where the listener is, from the environment the container was given; a .env file is not read. Liveness,
-not readiness: restarting a gateway does not bring back a vLLM. Runs every few seconds, so it imports nothing heavy.
+Decides only where the listener is, from the environment the container was given over the .env file of its working
+directory; what is wrong elsewhere in that file is the gateway's to say. Liveness, not readiness: restarting a gateway
+does not bring back a vLLM. Runs every few seconds, so it imports nothing heavy that it can do without.
 """
 
 import os
 import socket
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 TIMEOUT_S = 2.0
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def settings(environ: Mapping[str, str], dotenv_path: Path) -> Mapping[str, str]:
+    """What the gateway reads: `environ` over the file, if there is one."""
+    if not dotenv_path.exists():
+        return environ
+    from gomodel.dotenv_file import read  # noqa: PLC0415 - half of the run time, and most containers have no such file
+
+    return {**read(dotenv_path, environ).values, **environ}
 
 
 def connect(environ: Mapping[str, str]) -> socket.socket:
@@ -50,7 +61,10 @@ def healthy(environ: Mapping[str, str]) -> bool:
     except OSError as error:
         print(type(error).__name__, error.strerror or "", file=sys.stderr)
         return False
+    except ValueError:
+        print("PORT is no number", file=sys.stderr)
+        return False
 
 
 if __name__ == "__main__":
-    sys.exit(0 if healthy(os.environ) else 1)
+    sys.exit(0 if healthy(settings(os.environ, Path(".env"))) else 1)

@@ -95,20 +95,41 @@ async def test_silence_is_unhealthy(
     assert not await healthy(module, {"HOST": "127.0.0.1", "PORT": str(upstream.port), "BASE_PATH": "/gw"})
 
 
+async def as_the_image_runs_it(environ: dict[str, str], directory: Path) -> int:
+    """The exit status, with nothing of the environment's Python settings and nothing of this checkout."""
+    ended = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-I", str(FILE)],
+        env=environ,
+        cwd=directory,
+        check=False,
+        capture_output=True,
+    )
+    assert b"Traceback" not in ended.stderr
+    return int(ended.returncode)
+
+
 @pytest.mark.parametrize(("running", "status"), [(True, 0), (False, 1)])
 async def test_the_exit_status_tells_docker(gateway: Gateway, running: bool, status: int, tmp_path: Path) -> None:
     handle = await gateway()
     port = handle.port
     if not running:
         await handle.gateway.close()
-    # As the image runs it: nothing of the environment's Python settings, nothing of this checkout.
-    ended = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-I", str(FILE)],
-        env={"HOST": "127.0.0.1", "PORT": str(port)},
-        cwd=tmp_path,
-        check=False,
-        capture_output=True,
-    )
-    assert ended.returncode == status
-    assert b"Traceback" not in ended.stderr
+    assert await as_the_image_runs_it({"HOST": "127.0.0.1", "PORT": str(port)}, tmp_path) == status
+
+
+async def test_a_gateway_that_a_mounted_env_file_describes_is_healthy(gateway: Gateway, tmp_path: Path) -> None:
+    (tmp_path / "pem").write_text(KEY_AND_CERTIFICATE)
+    tls = {"TLS_CERT_FILE": str(tmp_path / "pem"), "TLS_KEY_FILE": str(tmp_path / "pem"), "BASE_PATH": "/gw"}
+    handle = await gateway(tls)
+    lines = {**tls, "HOST": "localhost", "PORT": "${P:-1}${Q}", "BODY_SIZE_LIMIT": "changed to nonsense since"}
+    (tmp_path / ".env").write_text("".join(f'{name}="{value}"\n' for name, value in lines.items()) + "malformed\n")
+    port = str(handle.port)
+    assert await as_the_image_runs_it({"P": port[:1], "Q": port[1:]}, tmp_path) == 0
+    assert await as_the_image_runs_it({"PORT": port, "HOST": "127.0.0.1"}, tmp_path) == 0
+    assert await as_the_image_runs_it({"PORT": port, "BASE_PATH": ""}, tmp_path) == 1
+
+
+async def test_a_port_that_is_none_is_unhealthy(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PORT=http\n")
+    assert await as_the_image_runs_it({}, tmp_path) == 1
