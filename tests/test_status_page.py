@@ -188,6 +188,9 @@ async def test_the_page_asks_routes_that_the_gateway_has(gateway: Gateway, conne
     for path in asked:
         answer = await fetch(handle, connect, f"/{path}")
         assert answer.status in (200, 503)
+    # What it says of its own requests: that they are not among those it counts.
+    own = re.findall(r'"(/[\w/-]*)"', re.findall(r"OWN_ROUTES = new Set\(\[(.*?)\]\)", script, re.DOTALL)[0])
+    assert {f"/{path}" for path in asked} < set(own)
     # What the script reads of the answers.
     ready = json.loads((await fetch(handle, connect, "/health/ready")).body)
     assert {"state", "for_s", "last_error", "last_error_age_s", "in_flight", "models"} <= set(
