@@ -1,5 +1,6 @@
 """The documents name tests, files and variables that exist."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def test_a_file_linked_by_the_readme_exists(target):
 @pytest.mark.parametrize("variable", sorted(VARIABLES))
 def test_the_readme_lists_every_variable(variable):
     assert f"`{variable}`" in README
+
+
+@pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_an_example_is_python_that_asks_something(example):
+    literals = [node for node in ast.walk(ast.parse(example)) if isinstance(node, ast.Dict | ast.List)]
+    assert all(ast.literal_eval(each) for each in literals)
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE))))
