@@ -93,6 +93,8 @@ class App:
     async def passthrough(self, request: Request) -> None:
         """To the instance in the path, whatever it is (contract section 6)."""
         provider = request.route.provider
+        if "vllm" not in self.config.passthrough_types:
+            raise NotFound("Passthrough to vLLM is disabled: ENABLED_PASSTHROUGH_PROVIDERS does not name vllm.")
         instance: Instance | None = self.providers.by_type(provider, self.config.passthrough_types)
         if instance is None:
             names = ", ".join(self.providers.instances)

@@ -69,4 +69,7 @@ async def test_what_is_switched_off_is_a_404(gateway, upstream, connect, setting
     upstream.repeat(OK)
     answer = await ask(await connect(await gateway(vllm=upstream, **settings)), request("GET", path))
     assert answer.status == status
+    if status == 404 and "BASE_PATH" not in settings:
+        # The switch by its name: whoever is told that there is no such provider looks in the wrong place.
+        assert next(iter(settings)) in own_error(answer, 404, "not_found", "invalid_request_error")
     assert len(upstream.requests) == (status == 200)
