@@ -26,6 +26,7 @@ DOCKER = ROOT / "docker"
 MANIFESTS = ("gateway.yaml", "sidecar.yaml", "vllm.yaml")
 GATEWAY_MANIFESTS = ("gateway.yaml", "sidecar.yaml")
 KEYS = {"GOMODEL_MASTER_KEY", "GOMODEL_MASTER_KEY_FILE"}
+PYTHONS = {"TMPDIR"}
 # What a process needs beyond the drain limit to close and exit.
 MARGIN_S = 5
 
@@ -92,7 +93,7 @@ def last_stage() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("environ", GATEWAY_ENVIRONS)
 def test_every_variable_is_one_that_the_gateway_reads(environ: dict[str, str]) -> None:
-    unknown = {name for name in environ if name not in VARIABLES and name not in KEYS}
+    unknown = {name for name in environ if name not in {*VARIABLES, *KEYS, *PYTHONS}}
     assert {name for name in unknown if INSTANCE_VARIABLE.fullmatch(name) is None} == set()
 
 
@@ -261,6 +262,22 @@ def test_the_gateways_service_has_no_rights(name: str) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("name", ["gomodel", "demo"])
+def test_uploads_that_wait_in_a_file_are_not_in_memory_under_compose(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert "tmpfs" not in service
+    (volume,) = [each.split(":") for each in service["volumes"]]
+    assert volume[0] in COMPOSE["volumes"]
+    assert volume[1] == service["environment"]["TMPDIR"]
+
+
+@pytest.mark.parametrize("file", GATEWAY_MANIFESTS)
+def test_uploads_that_wait_in_a_file_are_not_in_memory_under_kubernetes(file: str) -> None:
+    mounts = {each["mountPath"]: each["name"] for each in container(file, "gomodel")["volumeMounts"]}
+    (volume,) = [each for each in pod(file)["volumes"] if each["name"] == mounts["/tmp"]]
+    assert set(volume["emptyDir"]) == {"sizeLimit"}
 
 
 def test_vllm_is_published_by_the_gateway_alone() -> None:
