@@ -48,7 +48,7 @@ signals:
 
 exit status:
   0    ended after a drain, or the check found every instance well
-  1    cannot listen, a worker cannot start, or the check found an instance that does not answer
+  1    cannot listen, a worker cannot start or all keep dying, or the check found an instance that does not answer
   2    wrong use of the command line
   64   the configuration has problems; all of them are listed and nothing was bound
   128+n  signal n came a second time and aborted running requests (130: SIGINT, 143: SIGTERM)
