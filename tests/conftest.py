@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+import hypothesis
 import pytest
 
 from .harness.client import RawClient
@@ -20,6 +21,10 @@ try:
     import uvloop
 except ImportError:
     uvloop = None
+
+# Nothing here is timed: an example may take long on a machine that is busy with something else.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 LOOP = os.environ.get("GOMODEL_TEST_LOOP") or ("asyncio" if uvloop is None else "uvloop")
 
