@@ -235,5 +235,5 @@ def test_no_mix_of_encodings_slashes_and_v1_hides_an_administrative_route(data: 
     assert administers(("/v1" if placement.below_base else "") + placement.path)
 
 
-def test_trace_and_connect_are_the_only_methods_that_do_not_pass() -> None:
+def test_allow_lists_the_usual_methods() -> None:
     assert {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} == METHODS
