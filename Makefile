@@ -21,8 +21,8 @@ demo: $(VENV)/.installed  ## serve in front of a simulated vLLM
 run: $(VENV)/.installed  ## serve what .env describes
 	@$(BIN)/python -m gomodel
 
-test: $(VENV)/.installed  ## the test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed  ## the test suite, in as many processes as there are CPUs, four at most
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 static: $(VENV)/.installed  ## format, lint and types
 	$(BIN)/ruff format --check $(SOURCES)

@@ -131,8 +131,7 @@ def repeated(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each
-    for each in (selector, continuation, multipart, targets, headers, frames, framing, repeated)
+    each.__name__: each for each in (selector, continuation, multipart, targets, headers, frames, framing, repeated)
 }
 
 
