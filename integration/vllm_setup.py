@@ -3,9 +3,9 @@
     python -m integration.vllm_setup
 
 GOMODEL_VLLM_FRONTEND=rust adds vLLM's front end in Rust, from a newer release whose Python runs over the same kernels;
-340 MB are fetched for it. GOMODEL_VLLM_DIR names an installation that exists already; it is checked and never changed. Otherwise one is built
-in GOMODEL_VLLM_CACHE (default: gomodel/vllm below XDG_CACHE_HOME or ~/.cache): about two minutes and 3.5 GB. A
-second call finds it and returns at once. Does not know how the server is started.
+340 MB are fetched for it. GOMODEL_VLLM_DIR names an installation that exists already; it is checked and never changed.
+Otherwise one is built in GOMODEL_VLLM_CACHE (default: gomodel/vllm below XDG_CACHE_HOME or ~/.cache): about two minutes
+and 3.5 GB. A second call finds it and returns at once. Does not know how the server is started.
 """
 
 import os
