@@ -95,6 +95,7 @@ class ModelNotFound(ClientError):
     status = 404
     code = "model_not_found"
     param = "model"
+    selector = ""  # as the client wrote it, for the access line
 
 
 class NotFound(ClientError):

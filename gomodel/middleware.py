@@ -23,6 +23,7 @@ from .errors import (
     GatewayError,
     InternalError,
     MethodNotAllowed,
+    ModelNotFound,
     Unauthorized,
     UpstreamTimeout,
     anthropic_body,
@@ -108,6 +109,8 @@ async def errors(request: Request, handler: Handler) -> Reply | None:
         request.protocol.truncate(close_delimited=True)
         return None
     request.record.reason = request.record.reason or error.code
+    if isinstance(error, ModelNotFound):
+        request.record.model = error.selector
     body = anthropic_body(error) if request.route.anthropic else openai_body(error)
     headers = dict(error.headers)
     if request.record.instance:

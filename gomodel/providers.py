@@ -141,8 +141,13 @@ class Providers:
 
     def unknown(self, selector: str) -> ModelNotFound:
         """The 404, with what the caller may have meant."""
+        error = ModelNotFound(self._why_unknown(selector))
+        error.selector = selector
+        return error
+
+    def _why_unknown(self, selector: str) -> str:
         if selector in self.instances:
-            return ModelNotFound(_no_model(selector))
+            return _no_model(selector)
         shown = selector if len(selector) <= 200 else selector[:200] + "..."
         head, _, model = shown.partition("/")
         if head in self.instances:
@@ -152,7 +157,7 @@ class Providers:
         similar = self._near(selector)
         hint = f" Did you mean {' or '.join(repr(each) for each in similar)}?" if similar else ""
         names = ", ".join(self.instances)
-        return ModelNotFound(f"{said}{hint} Use '<instance>/<model>' with one of: {names}; GET /v1/models lists all.")
+        return f"{said}{hint} Use '<instance>/<model>' with one of: {names}; GET /v1/models lists all."
 
     def _near(self, selector: str) -> list[str]:
         """Models that look like it; with an instance's name when what stands before the slash looks like one."""

@@ -11,7 +11,7 @@ import re
 import pytest
 
 from .scripted import request
-from .verdicts import CHAT, OK, post, turned
+from .verdicts import CHAT, OK, access_lines, post, turned
 
 ANTHROPIC = "/v1/messages"
 DEEP = 100_000
@@ -193,6 +193,7 @@ async def test_an_unknown_model_is_a_404_that_names_near_ones(two, connect, sele
         assert bool(re.search(r"Did you mean '([\w-]+/)?m'", message)) == near
         assert "127.0.0.1" not in message
     assert [each.requests for each in upstreams] == [[], []]
+    assert [line["model"] for line in access_lines(handle)] == [selector, selector]
 
 
 async def test_a_selector_as_long_as_the_body_is_a_404_of_bounded_length(two, connect):

@@ -22,7 +22,7 @@ from .scripted import (
     request,
     response,
 )
-from .verdicts import turned
+from .verdicts import access_lines, turned
 
 SMUGGLED = request("GET", "/p/vllm/tokenize?smuggled")
 LONG = "a" * 8200
@@ -264,3 +264,12 @@ async def test_many_pipelined_requests_are_parsed_a_few_at_a_time_and_all_are_an
     answers = await client.read_until(b"HTTP/1.1 404 ")
     await sending
     assert answers.count(b"HTTP/1.1 200 ") == PIPELINED
+
+
+async def test_what_does_not_parse_has_no_route(gateway, connect, upstream):
+    handle = await gateway(vllm=upstream)
+    client = await connect(handle)
+    await client.send(b"GE\x01T / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await client.read_response()).status == 400
+    await turned(lambda: access_lines(handle))
+    assert (access_lines(handle)[0]["route"], access_lines(handle)[0]["method"]) == ("unknown", "UNKNOWN")

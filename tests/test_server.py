@@ -28,6 +28,7 @@ from .scripted import (
     request,
     response,
 )
+from .verdicts import access_lines
 
 CHAT = b'{"model": "m", "stream": true}'
 HEALTH = request("GET", "/health")
@@ -186,6 +187,16 @@ async def test_a_unix_socket_is_served_and_its_file_removed(
     assert path.exists()
     await drained(handle)
     assert not path.exists()
+
+
+async def test_an_ipv4_client_of_an_ipv6_listener_is_logged_by_its_ipv4_address(
+    gateway: Any, upstream: ScriptedUpstream, connect: Any
+) -> None:
+    handle = await gateway(vllm=upstream, HOST="::")
+    client = await connect(handle)
+    await client.send(HEALTH)
+    assert (await client.read_response()).status == 200
+    assert access_lines(handle)[0]["client"] == "127.0.0.1"
 
 
 async def test_a_reload_serves_new_requests_by_the_new_table_on_the_same_connection(
