@@ -5,6 +5,7 @@ Decides when an upload is too large, too slow or broken. Knows nothing of what i
 
 from time import monotonic
 
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
 from .errors import BadRequest, BodyTooLarge, ClientError, RequestTimeout
@@ -59,7 +60,7 @@ class RequestBody:
             return self._count(await payload.readany())
         except ClientError:
             raise
-        except (RequestPayloadError, ValueError, ArithmeticError) as exc:
+        except (RequestPayloadError, HttpProcessingError, ValueError, ArithmeticError) as exc:
             raise BadRequest("The framing of the request body is invalid.") from exc
 
     def _count(self, piece: bytes) -> bytes:

@@ -116,3 +116,16 @@ async def test_what_breaks_off_on_either_side_never_looks_complete_on_the_other(
     own_error(await client.read_response(), 408, "request_timeout", "invalid_request_error")
     await upstream.connections[-1].over
     assert not upstream.requests[-1].complete
+
+
+@pytest.mark.parametrize("broken", [b"zz\r\n", b"-1\r\nx\r\n", b"1\nx\n"])
+async def test_an_upload_whose_framing_breaks_on_the_way_is_a_400_and_no_bug(plain, upstream, broken):
+    upstream.lenient = True
+    upstream.on_request(ReadHead(), Stall())
+    client = await plain()
+    await client.send(request("POST", CHAT, [("Transfer-Encoding", "chunked")]) + chunked(b'{"model":"m",'))
+    seen = await upstream.wait_for_request()
+    await client.send(broken)
+    answer = await client.read_response()
+    assert (answer.status, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    await seen.connection.closed
