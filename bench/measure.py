@@ -106,11 +106,14 @@ class Bench:
         sent = len(body) - subject.removed_bytes if subject.exact else None
         return load.run(subject.port, payloads.request(body, chunked=chunked), connections, seconds, sent)
 
-    def chat(self, subject: Running, connections: int, seconds: float, threads: int = 1) -> load.Load:
-        """Small chats as fast as they are answered, through wrk where it is installed."""
+    def chat(
+        self, subject: Running, connections: int, seconds: float, threads: int = 1, *, distinct: bool = False
+    ) -> load.Load:
+        """Small chats as fast as they are answered, through wrk where it is installed; `distinct` needs wrk."""
         body = payloads.small(subject.model)
         if wrk.program():
-            return wrk.run(subject.port, body, connections, seconds, self.fleet.directory, threads)
+            directory = self.fleet.directory
+            return wrk.run(subject.port, body, connections, seconds, directory, threads, distinct=distinct)
         return self.exact(subject, body, connections, seconds)
 
     def turns(self, title: str, subjects: Sequence[Running], cell: Callable[[Running, int], Iterable[Sample]]) -> None:

@@ -7,7 +7,7 @@ lifecycle.py.
 import math
 from collections.abc import Callable, Iterable
 
-from bench import payloads, procfs, streams
+from bench import payloads, procfs, streams, wrk
 from bench.load import Load
 from bench.measure import PACED_SHARE, Bench, cpu_around, per_unit_us
 from bench.peers import Running
@@ -55,15 +55,20 @@ def _stream(work: Callable[[], tuple[Flow, float]]) -> tuple[Flow, float]:
 
 
 def json_requests(bench: Bench) -> None:
-    """CPU per small chat request at 32 keep-alive connections."""
+    """CPU per small chat request at 32 keep-alive connections, with the same head each time and with another."""
 
-    def cell(subject: Running, number: int) -> list[Sample]:
-        done, cpu = cpu_around(subject.pid, lambda: bench.chat(subject, 32, bench.json_s))
-        figures = [("cpu", "us/request", per_unit_us(cpu, done.done))]
-        figures.append(("throughput", "requests/s", done.done / done.seconds if done.seconds else 0.0))
-        return _samples("json", "chat, 32 connections", subject, number, done, figures)
+    def cell(case: str, *, distinct: bool) -> Callable[[Running, int], list[Sample]]:
+        def turn(subject: Running, number: int) -> list[Sample]:
+            done, cpu = cpu_around(subject.pid, lambda: bench.chat(subject, 32, bench.json_s, distinct=distinct))
+            figures = [("cpu", "us/request", per_unit_us(cpu, done.done))]
+            figures.append(("throughput", "requests/s", done.done / done.seconds if done.seconds else 0.0))
+            return _samples("json", case, subject, number, done, figures)
 
-    bench.turns("json", bench.subjects(), cell)
+        return turn
+
+    bench.turns("json", bench.subjects(), cell("chat, 32 connections", distinct=False))
+    if wrk.program():
+        bench.turns("json, other heads", bench.subjects(), cell("chat, no two heads equal", distinct=True))
 
 
 def sse_events(bench: Bench) -> None:

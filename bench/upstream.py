@@ -12,6 +12,7 @@ import re
 import socket
 import sys
 import time
+from email.utils import formatdate
 from typing import cast
 
 import uvloop
@@ -38,10 +39,7 @@ MODELS = json.dumps(
         ],
     }
 ).encode()
-SSE_HEAD = (
-    b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-    b"transfer-encoding: chunked\r\n\r\n"
-)
+SSE_FIELDS = b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.I)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.I)
 _STREAM = re.compile(rb'"stream": ?true')
@@ -49,9 +47,30 @@ _EVENTS = re.compile(rb'"max_tokens": ?(\d+)')
 _GAP = re.compile(rb'"user": ?"gap-ms=([0-9.]+)"')
 
 
+class Clock:
+    """What uvicorn puts first into every head; the date makes heads differ from second to second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._lines = b""
+
+    def lines(self) -> bytes:
+        now = int(time.time())
+        if now != self._second:
+            self._second = now
+            self._lines = b"date: %b\r\nserver: uvicorn\r\n" % formatdate(now, usegmt=True).encode()
+        return self._lines
+
+
+CLOCK = Clock()
+
+
+def _head(fields: bytes, status: bytes = b"200 OK") -> bytes:
+    return b"HTTP/1.1 %b\r\n%b%b\r\n" % (status, CLOCK.lines(), fields)
+
+
 def _json(body: bytes, status: bytes = b"200 OK") -> bytes:
-    head = b"HTTP/1.1 %b\r\nserver: uvicorn\r\ncontent-length: %d\r\ncontent-type: application/json\r\n\r\n"
-    return head % (status, len(body)) + body
+    return _head(b"content-length: %d\r\ncontent-type: application/json\r\n" % len(body), status) + body
 
 
 def _chunk(data: bytes) -> bytes:
@@ -168,7 +187,7 @@ class Upstream(asyncio.Protocol):
             self.transport.write(_json(b'{"detail":"Not Found"}', b"404 Not Found"))
 
     def stream(self, events: int, gap_s: float) -> None:
-        self.transport.write(SSE_HEAD)
+        self.transport.write(_head(SSE_FIELDS))
         self.tick(0, events, gap_s, self.loop.time())
 
     def tick(self, index: int, events: int, gap_s: float, due: float) -> None:

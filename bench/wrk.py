@@ -18,6 +18,7 @@ wrk.method = "POST"
 wrk.body = file:read("*a")
 file:close()
 %(headers)s
+%(request)s
 done = function(summary, latency, requests)
     local e = summary.errors
     io.write(string.format(
@@ -34,12 +35,27 @@ def program() -> str | None:
     return which("wrk")
 
 
-def script(body: Path) -> str:
-    """The Lua script that sends the body in the file `body` with a client library's headers."""
+# One field that is new in every request, as tracing clients send it.
+_DISTINCT = """\
+local sent = 0
+request = function()
+    sent = sent + 1
+    wrk.headers["traceparent"] = string.format("00-%032x-%016x-01", sent, sent)
+    return wrk.format()
+end
+"""
+
+
+def script(body: Path, *, distinct: bool = False) -> str:
+    """The Lua script that sends the body in the file `body` with a client library's headers.
+
+    `distinct`: no two heads are equal.
+    """
     sent = [(name, value) for name, value in payloads.headers(0) if name not in ("Host", "Content-Length")]
     return _SCRIPT % {
         "body": body,
         "headers": "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in sent),
+        "request": _DISTINCT if distinct else "",
     }
 
 
@@ -69,11 +85,20 @@ def parse(output: str, smallest_answer: int) -> Load:
     return load
 
 
-def run(port: int, body: bytes, connections: int, seconds: float, directory: Path, threads: int = 1) -> Load:
+def run(
+    port: int,
+    body: bytes,
+    connections: int,
+    seconds: float,
+    directory: Path,
+    threads: int = 1,
+    *,
+    distinct: bool = False,
+) -> Load:
     """Loads `port` for `seconds` over `connections` connections; faults are counted, not raised."""
     path, lua = directory / "wrk-body.json", directory / "wrk.lua"
     path.write_bytes(body)
-    lua.write_text(script(path))
+    lua.write_text(script(path, distinct=distinct))
     command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"]
     command += ["-s", str(lua), f"http://127.0.0.1:{port}{payloads.CHAT_PATH}"]
     try:

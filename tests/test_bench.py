@@ -255,6 +255,11 @@ class TestWrk:
         text = wrk.script(tmp_path / "body.json")
         assert 'wrk.headers["Authorization"] = "Bearer change-me"' in text
         assert "Content-Length" not in text
+        assert "traceparent" not in text
+
+    def test_distinct_heads_come_from_a_field_that_counts(self, tmp_path: Path) -> None:
+        text = wrk.script(tmp_path / "body.json", distinct=True)
+        assert 'wrk.headers["traceparent"] = string.format("00-%032x-%016x-01", sent, sent)' in text
 
 
 class TestReport:
