@@ -2,10 +2,12 @@
 
 import http.client
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from gomodel.signals import DUPLICATE_S
 from integration import processes
 from integration.conftest import settings
 from integration.processes import Server
@@ -41,10 +43,12 @@ def test_a_second_sigterm_ends_the_stream_as_broken_and_frees_vllm(directory: Pa
             first_event_with(response, b'"delta"')
             gateway.process.send_signal(signal.SIGTERM)
             assert wait_for(lambda: refuses(gateway))
+            # Sooner it would be taken for the first one, delivered twice.
+            time.sleep(2 * DUPLICATE_S)
             gateway.process.send_signal(signal.SIGTERM)
             with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
                 response.read()
-        gateway.process.wait(processes.STOP_S)
+        assert gateway.process.wait(processes.STOP_S) == 128 + signal.SIGTERM
         assert wait_for(lambda: requests_running(vllm) == 0, 1.0)
     finally:
         gateway.kill()
