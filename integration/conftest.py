@@ -1,6 +1,7 @@
 """The servers of the suite: one vLLM for the whole session, and gomodel in front of it in the shapes the tests need.
 
 `pytest integration` runs what one vLLM can show; `--slow` adds the tests that start, kill or outwait further servers.
+What the chosen front end of vLLM lacks (`frontend`) is skipped.
 """
 
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from integration import processes, vllm_setup
+from integration import frontend, processes, vllm_setup
 from integration.processes import INSTANCE_KEY, MASTER_KEY, Server
 from integration.questions import CALLER
 from integration.tap import Tap
@@ -22,6 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: starts, kills or outwaits a vLLM; runs with --slow")
+    config.addinivalue_line("markers", "asks(what): needs this of vLLM, a route or an ability that one front end lacks")
     try:
         vllm_setup.require()
     except vllm_setup.SetupError as error:
@@ -33,6 +35,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="needs --slow"))
+    for item in items:
+        for asked in item.iter_markers("asks"):
+            if reason := frontend.lacking(*asked.args):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

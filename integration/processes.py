@@ -119,9 +119,17 @@ def wait_until_healthy(server: Server, limit_s: float) -> Server:
 
 
 def start_vllm(
-    directory: Path, *arguments: str, name: str = MODEL, port: int | None = None, **environment: str
+    directory: Path,
+    *arguments: str,
+    name: str = MODEL,
+    port: int | None = None,
+    rust: bool | None = None,
+    **environment: str,
 ) -> Server:
-    """A real vLLM, ready, with these arguments and variables more. Raises RuntimeError when it does not come up."""
+    """A real vLLM, ready, with these arguments and variables more. Raises RuntimeError when it does not come up.
+
+    It has the front end the suite was started with, unless `rust` says which.
+    """
     vllm_setup.require()
     directory.mkdir(parents=True, exist_ok=True)
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("VLLM_")}
@@ -137,7 +145,7 @@ def start_vllm(
         **environment,
     }
     program: list[str | Path] = [vllm_setup.executable()]
-    if vllm_setup.rust():
+    if vllm_setup.rust() if rust is None else rust:
         settings |= {"PYTHONPATH": str(vllm_setup.overlay()), "VLLM_USE_RUST_FRONTEND": "1"}
         program = [vllm_setup.executable().with_name("python"), "-m", "vllm.entrypoints.cli.main"]
     port = port or free_port()

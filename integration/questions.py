@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from integration.processes import INSTANCE_KEY, MASTER_KEY, MODEL
 from integration.wire import Event
 
@@ -79,3 +81,8 @@ QUESTIONS = {
         "/v1/messages", {"messages": MESSAGES, "temperature": 0}, "max_tokens", message_delta, last_name="message_stop"
     ),
 }
+
+# A test for each of them that vLLM's front end has.
+every_question = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.asks(question.path)) for name, question in QUESTIONS.items()]
+)

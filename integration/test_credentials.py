@@ -8,7 +8,7 @@ import pytest
 from integration import processes
 from integration.conftest import Tapped, settings
 from integration.processes import INSTANCE_KEY, MASTER_KEY, Server
-from integration.questions import QUESTIONS, SELECTOR
+from integration.questions import QUESTIONS, SELECTOR, every_question
 from integration.wire import cut_events, get, post
 
 PRESENTED = {
@@ -19,7 +19,7 @@ PRESENTED = {
 
 
 @pytest.mark.parametrize("how", PRESENTED)
-@pytest.mark.parametrize("name", QUESTIONS)
+@every_question
 def test_the_callers_key_never_reaches_vllm_and_the_instances_does(tapped: Tapped, name: str, how: str) -> None:
     question = QUESTIONS[name]
     headers = {**PRESENTED[how], "Cookie": "session=1", "Proxy-Authorization": "Basic eDp5"}
@@ -32,6 +32,7 @@ def test_the_callers_key_never_reaches_vllm_and_the_instances_does(tapped: Tappe
         assert name_of_secret + b":" not in head.lower()
 
 
+@pytest.mark.asks("/v1/messages")
 def test_an_anthropic_client_can_stream_with_x_api_key(tapped: Tapped) -> None:
     question = QUESTIONS["messages"]
     body = question.body(SELECTOR, 8, stream=True)

@@ -66,7 +66,7 @@ def kill_engine(server: Server) -> None:
 
 
 @pytest.mark.parametrize("death", [Server.kill, kill_engine], ids=["server", "engine"])
-@pytest.mark.parametrize("name", ["chat", "responses"])
+@pytest.mark.parametrize("name", ["chat", pytest.param("responses", marks=pytest.mark.asks("/v1/responses"))])
 def test_a_stream_ends_as_broken_or_whole_as_vllm_left_it(
     front: Tapped, mortal: Server, name: str, death: Callable[[Server], None]
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from integration.processes import Server
-from integration.questions import CALLER, LONG, QUESTIONS, SELECTOR
+from integration.questions import CALLER, LONG, QUESTIONS, SELECTOR, every_question
 from integration.wire import post, requests_running, reset, send, wait_for
 
 # vLLM itself takes 10 to 70 ms, and nobody else may add much. Seconds in which a full machine gave the two no CPU are
@@ -42,7 +42,7 @@ def idle(vllm: Server) -> None:
 
 @pytest.mark.parametrize("leave", [close, reset])
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "waiting"])
-@pytest.mark.parametrize("name", QUESTIONS)
+@every_question
 def test_leaving_ends_the_generation(
     vllm: Server, gateway: Server, name: str, stream: bool, leave: Callable[[http.client.HTTPConnection], None]
 ) -> None:
