@@ -6,10 +6,9 @@ import pytest
 
 from integration.conftest import Tapped
 from integration.processes import INSTANCE_KEY, MODEL, Server
-from integration.questions import CALLER, DIRECT, LONG, PROMPT, QUESTIONS, SELECTOR
+from integration.questions import CALLER, DIRECT, LONG, PROMPT, QUESTIONS, SELECTOR, every_question
 from integration.wire import get, masked, post, requests_running, wait_for
 
-every_question = pytest.mark.parametrize("name", QUESTIONS)
 REQUEST_ID = "one-id.for_both"
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding"}
 
@@ -93,6 +92,7 @@ def test_the_only_instance_takes_requests_that_name_none(gateway: Server, model:
     assert answer.header("x-gomodel-provider") == "vllm"
 
 
+@pytest.mark.asks("/v1/messages/count_tokens")
 def test_token_counts_of_messages_come_through(vllm: Server, gateway: Server) -> None:
     fields = QUESTIONS["messages"].fields
     through = post(gateway, "/v1/messages/count_tokens", {"model": SELECTOR, **fields}, CALLER)
@@ -101,6 +101,16 @@ def test_token_counts_of_messages_come_through(vllm: Server, gateway: Server) ->
     assert through.json()["input_tokens"] > 0
 
 
+def test_an_answer_larger_than_one_read_comes_through_whole(tapped: Tapped) -> None:
+    fields = {"prompt": PROMPT, "logprobs": 5, "max_tokens": 1024, "ignore_eos": True, "seed": 1}
+    through = post(tapped.gateway, "/v1/completions", {"model": SELECTOR, **fields}, CALLER)
+    assert through.status == 200
+    assert len(through.json()["choices"][0]["logprobs"]["tokens"]) == 1024
+    assert len(through.body) > 65536
+    assert through.body == tapped.tap.received_body()
+
+
+@pytest.mark.asks("several choices")
 def test_several_prompts_and_log_probabilities_come_through_whole(vllm: Server, gateway: Server) -> None:
     fields = {"prompt": [PROMPT, "import os"], "n": 2, "logprobs": 5, "echo": True, "max_tokens": 64, "seed": 1}
     named = {"X-Request-Id": REQUEST_ID}
@@ -113,14 +123,16 @@ def test_several_prompts_and_log_probabilities_come_through_whole(vllm: Server, 
     ]
 
 
+@pytest.mark.asks("/v1/responses")
 def test_a_stored_response_is_found_again(gateway: Server) -> None:
     question = QUESTIONS["responses"]
     made = post(gateway, question.path, question.body(SELECTOR, 4), CALLER).json()
-    found = get(gateway, f"/v1/responses/{made['id']}", CALLER)
+    found = get(gateway, f"/v1/responses/{made['id']}?stream=false", CALLER)
     assert found.status == 200
     assert found.json()["output"] == made["output"]
 
 
+@pytest.mark.asks("/v1/responses")
 def test_a_background_response_is_cancelled_where_it_runs(vllm: Server, gateway: Server) -> None:
     question = QUESTIONS["responses"]
     made = post(gateway, question.path, {**question.body(SELECTOR, LONG), "background": True}, CALLER).json()

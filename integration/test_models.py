@@ -15,7 +15,7 @@ def entries(server: Server, path: str, headers: dict[str, str]) -> list[Any]:
     # vLLM makes these up anew on every call.
     for entry in data:
         del entry["created"]
-        for permission in entry["permission"]:
+        for permission in entry.get("permission", []):
             del permission["id"], permission["created"]
     return list(data)
 
@@ -28,7 +28,7 @@ def test_every_field_but_the_id_is_vllms(vllm: Server, gateway: Server) -> None:
     assert offered == own
     assert [list(entry) for entry in offered] == [list(entry) for entry in own]
     assert offered[0]["max_model_len"] == 8192
-    assert {"root", "parent", "owned_by", "permission"} <= offered[0].keys()
+    assert {"root", "parent", "owned_by"} <= offered[0].keys()
 
 
 def test_one_model_is_found_by_its_id_with_slashes(gateway: Server) -> None:

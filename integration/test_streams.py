@@ -4,10 +4,9 @@ import pytest
 
 from integration.conftest import Tapped
 from integration.processes import MODEL, Server
-from integration.questions import CALLER, DIRECT, LONG, QUESTIONS, SELECTOR
+from integration.questions import CALLER, DIRECT, LONG, QUESTIONS, SELECTOR, every_question
 from integration.wire import cut_events, first_event_with, post, requests_running, streaming, wait_for
 
-every_question = pytest.mark.parametrize("name", QUESTIONS)
 TOKENS = 200
 
 
@@ -42,6 +41,7 @@ def test_a_stream_ends_as_its_route_ends_streams(gateway: Server, name: str) -> 
         assert all(event.name == event.json()["type"] for event in events)
 
 
+@pytest.mark.asks("/v1/responses")
 def test_the_events_of_a_response_are_numbered_without_a_gap(gateway: Server) -> None:
     question = QUESTIONS["responses"]
     events = cut_events(post(gateway, question.path, question.body(SELECTOR, TOKENS, stream=True), CALLER).body)
@@ -56,10 +56,12 @@ def test_every_event_of_a_chat_carries_the_callers_request_id(gateway: Server) -
     assert {event.json()["id"] for event in events[:-1]} == {"chatcmpl-abc.1_2-3"}
 
 
-def test_the_head_forbids_buffering_and_names_the_instance(gateway: Server) -> None:
+def test_the_head_forbids_buffering_and_names_the_instance(vllm: Server, gateway: Server) -> None:
     question = QUESTIONS["chat"]
     answer = post(gateway, question.path, question.body(SELECTOR, 2, stream=True), CALLER)
-    assert answer.header("content-type") == "text/event-stream; charset=utf-8"
+    directly = post(vllm, question.path, question.body(MODEL, 2, stream=True), DIRECT)
+    assert answer.header("content-type") == directly.header("content-type")
+    assert (answer.header("content-type") or "").partition(";")[0] == "text/event-stream"
     assert answer.header("cache-control") == "no-cache"
     assert answer.header("x-accel-buffering") == "no"
     assert answer.header("x-gomodel-provider") == "vllm"
