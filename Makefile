@@ -43,7 +43,7 @@ build: $(VENV)/.installed  ## ./bin/gomodel
 bench: $(VENV)/.installed  ## cost beside nginx and its peers; BENCH="--quick --only json,sse" passes options
 	$(BIN)/python -m bench $(BENCH)
 
-test-vllm: $(VENV)/.installed  ## against a real vLLM on the CPU; builds it once in ~/.cache/gomodel (GOMODEL_VLLM_DIR uses another), 3.5 GB
+test-vllm: $(VENV)/.installed  ## against a real vLLM on the CPU, built once in ~/.cache/gomodel, 3.5 GB (GOMODEL_VLLM_DIR: another); GOMODEL_VLLM_FRONTEND=rust: its Rust front end
 	$(BIN)/python -m integration.vllm_setup
 	$(BIN)/python -m pytest integration $(VLLM)
 
