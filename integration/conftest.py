@@ -66,6 +66,8 @@ def settings(vllm_port: int, **more: str) -> dict[str, str]:
         "VLLM_BASE_URL": f"http://127.0.0.1:{vllm_port}/v1",
         "VLLM_API_KEY": INSTANCE_KEY,
         "GOMODEL_MASTER_KEY": MASTER_KEY,
+        # A gomodel that gets no CPU for five seconds would take a connection it has for one that is not accepted.
+        "HTTP_CONNECT_TIMEOUT": "1m",
         **more,
     }
 
