@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp import connector
 
+from .harness.wire import FLOOD_BYTES
 from .scripted import SSE_HEAD, Close, Fin, ReadBody, ReadHead, Reset, Stall, chunked, request
 from .test_connect_faults import KEY_AND_CERTIFICATE
 from .verdicts import CHAT, aborted, access_lines, ask, post, turned
@@ -84,7 +85,7 @@ async def over_unix(gateway, make_upstream, connect, tmp_path):
 async def test_a_client_of_a_unix_socket_that_is_held_back_is_seen_leaving(over_unix, how):
     handle, upstream, client = over_unix
     upstream.on_request(ReadHead(), Stall())
-    sending = asyncio.create_task(client.send(request("POST", "/p/vllm/x", body=bytes(24 << 20))))
+    sending = asyncio.create_task(client.send(request("POST", "/p/vllm/x", body=bytes(FLOOD_BYTES))))
     connection = (await upstream.wait_for_request()).connection
     await client.wire.blocked()
     sending.cancel()

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from .harness.leaks import nothing_left
+from .harness.wire import FLOOD_BYTES
 from .scripted import let_peers_run
 from .tunnels import CLOSE, PING, frame, opened
 from .verdicts import aborted, access_lines, turned
@@ -44,7 +45,7 @@ async def test_little_is_held_of_what_either_end_does_not_read(gateway, make_ups
     upstream = await make_upstream(receive_buffer=BUFFER)
     handle = await gateway(vllm=upstream)
     ends = await opened(handle, upstream, connect, receive_buffer=BUFFER)
-    flood = b"x" * (60 << 20)
+    flood = b"x" * (2 * FLOOD_BYTES)
     both = [asyncio.create_task(each.wire.send(flood)) for each in ends]
     for each in ends:
         assert await each.wire.blocked() < len(flood) / 2
@@ -62,7 +63,7 @@ async def test_a_stalled_end_goes_on_where_it_stopped(gateway, make_upstream, co
     upstream = await make_upstream(receive_buffer=BUFFER)
     ends = await opened(await gateway(vllm=upstream), upstream, connect, receive_buffer=BUFFER)
     receiver, sender = ends if reader == "client" else ends[::-1]
-    sent = bytes(range(256)) * (10 << 12)
+    sent = bytes(range(256)) * (FLOOD_BYTES >> 8)
     sending = asyncio.create_task(sender.wire.send(sent))
     await sender.wire.blocked()
     assert await receiver.exactly(len(sent)) == sent

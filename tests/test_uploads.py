@@ -10,6 +10,7 @@ import json
 
 import pytest
 
+from .harness.wire import FLOOD_BYTES
 from .scripted import (
     LAST_CHUNK,
     SSE_HEAD,
@@ -96,7 +97,7 @@ async def test_a_client_is_held_back_as_long_as_the_instance_does_not_read(gatew
     upstream.on_request(ReadHead(), WaitFor(go), ReadBody(), OK)
     handle = await gateway(vllm=upstream)
     client = await connect(handle)
-    data = bytes(range(256)) * (24 << 12)
+    data = bytes(range(256)) * (FLOOD_BYTES >> 8)
     body = piece(data, framing) + (LAST_CHUNK if framing == "chunked" else b"")
     sending = asyncio.create_task(client.send(upload(len(data), framing, "/p/vllm/x") + body))
     seen = await upstream.wait_for_request()

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from .harness.wire import FLOOD_BYTES
 from .scripted import (
     SSE_HEAD,
     Close,
@@ -221,7 +222,7 @@ async def test_an_upstream_that_stops_reading_the_upload_holds_the_client_back_a
     upstream.on_request(ReadHead(), Stall())
     handle = await gateway(vllm=upstream, HTTP_RESPONSE_HEADER_TIMEOUT="1s")
     client = await connect(handle)
-    size = 30_000_000
+    size = 2 * FLOOD_BYTES  # of which less than half can be anywhere on the way
     raw = request("POST", "/v1/chat/completions", [("Content-Length", str(size))])
     sending = asyncio.create_task(client.wire.send(raw + b'{"model":"m","x":"' + b"x" * size))
     assert await client.wire.blocked() < size / 2

@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable, Generator
 from errno import EPIPE
+from pathlib import Path
 from typing import Any
 
 # Far beyond anything a test waits for; reaching it is a failure, never a way to synchronise.
@@ -21,6 +22,16 @@ BLOCKED_S = 0.25
 PIECE = 65536
 # All connected sockets that are the harness's own, to tell them from those of the code under test.
 HARNESS_SOCKETS: set[socket.socket] = set()
+
+
+def _most(kind: str) -> int:
+    """The most bytes the kernel gives a TCP socket to receive ("rmem") or send ("wmem"); it grows there by itself."""
+    return int(Path(f"/proc/sys/net/ipv4/tcp_{kind}").read_text().split()[2])
+
+
+# More than the kernel holds of one way through a gateway (sent, received, sent on) with room for what the gateway
+# holds: less may be taken whole, and nobody would ever be held back.
+FLOOD_BYTES = _most("rmem") + 2 * _most("wmem") + (8 << 20)
 
 
 class HarnessTimeout(AssertionError):
