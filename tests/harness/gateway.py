@@ -57,6 +57,8 @@ class GatewayHandle:
 
     def remains(self) -> list[str]:
         """The gateway's sockets and tasks there are; after close() none may be, whoever else is still connected."""
+        import gomodel
+
         addresses = {address for each in self.config.instances if (address := _address(each)) is not None}
         ours = {sock.fileno() for sock in HARNESS_SOCKETS}
         found = []
@@ -67,7 +69,9 @@ class GatewayHandle:
                 local, peer = sock.getsockname(), _peer(sock)
             if (local and local[1:2] == (self.port,)) or (peer and (peer in addresses or peer[1:2] in addresses)):
                 found.append(f"socket {local} to {peer}")
-        tasks = [task for task in asyncio.all_tasks() if "/gomodel/" in _source(task)]
+        # The package's files only: a checkout called gomodel holds others, such as its virtual environment's.
+        package = os.path.dirname(gomodel.__file__) + os.sep
+        tasks = [task for task in asyncio.all_tasks() if _source(task).startswith(package)]
         return found + [f"task {task!r}" for task in tasks]
 
 
