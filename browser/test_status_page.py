@@ -167,21 +167,21 @@ def test_rates_and_percentiles_follow_from_the_counters(page: Page, start: Start
 
 def _counters(times: int) -> str:
     """Metrics after `times` batches of 100 requests, with labels that need the escapes of the format."""
-    duration = 'gomodel_request_duration_seconds_bucket{instance="vllm",route="/v1/\\"x\\\\",le='
-    first_byte = 'gomodel_time_to_first_byte_seconds_bucket{instance="vllm",route="/v1",le='
+    duration = 'gomodel_request_duration_seconds_bucket{upstream="vllm",route="/v1/\\"x\\\\",le='
+    first_byte = 'gomodel_time_to_first_byte_seconds_bucket{upstream="vllm",route="/v1",le='
     return f"""# HELP gomodel_requests_total Requests that ended.
 # TYPE gomodel_requests_total counter
-gomodel_requests_total{{code="200",instance="vllm",model="a\\nb}}",route="/v1/x"}} {90.0 * (times + 1)}
-gomodel_requests_total{{code="502",instance="vllm",model="",route="/v1/x"}} {10.0 * (times + 1)}
-gomodel_requests_total{{code="200",instance="",model="",route="/metrics"}} {1e6 * (times + 1)}
-gomodel_requests_total{{code="200",instance="",model="",route="/v1/models"}} {1e6 * (times + 1)}
+gomodel_requests_total{{code="200",upstream="vllm",model="a\\nb}}",route="/v1/x"}} {90.0 * (times + 1)}
+gomodel_requests_total{{code="502",upstream="vllm",model="",route="/v1/x"}} {10.0 * (times + 1)}
+gomodel_requests_total{{code="200",upstream="",model="",route="/metrics"}} {1e6 * (times + 1)}
+gomodel_requests_total{{code="200",upstream="",model="",route="/v1/models"}} {1e6 * (times + 1)}
 {duration}"0.1"}} {50 * times}
 {duration}"0.25"}} {100 * times}
 {duration}"+Inf"}} {100 * times}
 {first_byte}"600.0"}} 0
 {first_byte}"+Inf"}} {100 * times}
 gomodel_aborted_total{{by="client",phase="data"}} 7
-gomodel_breaker_open{{instance="vllm"}} 1.0
+gomodel_breaker_open{{upstream="vllm"}} 1.0
 """
 
 

@@ -30,7 +30,7 @@ def test_gomodel_counts_what_vllm_counted(vllm: Server, gateway: Server) -> None
         wanted = "gomodel_requests_total{"
         lines = get(gateway, "/metrics", CALLER).body.decode().splitlines()
         return sum(
-            float(line.rpartition(" ")[2]) for line in lines if line.startswith(wanted) and 'instance="vllm"' in line
+            float(line.rpartition(" ")[2]) for line in lines if line.startswith(wanted) and 'upstream="vllm"' in line
         )
 
     before = counted()

@@ -31,9 +31,8 @@ EXPRESSIONS = [pytest.param(rule["expr"], id=rule["alert"]) for rule in ALERTS] 
     for target in panel["targets"]
 ]
 
-# What a scrape adds; it renames our own `instance`, which is taken (honor_labels is off by default).
+# What a scrape adds.
 SCRAPED = {"job", "instance"}
-RENAMED = {"instance": "exported_instance"}
 
 _SELECTOR = re.compile(r"(gomodel_\w+)(?:\{([^{}]*)\})?")
 _MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
@@ -44,7 +43,7 @@ def labels_of(metric: str) -> set[str]:
     """The labels that the series of `metric` have in Prometheus. KeyError when gomodel exports no such metric."""
     exported = {}
     for family in FAMILIES:
-        own = {RENAMED.get(label, label) for label in family.labels} | SCRAPED
+        own = set(family.labels) | SCRAPED
         if family.kind == "histogram":
             exported[f"{family.name}_bucket"] = own | {"le"}
             exported[f"{family.name}_sum"] = exported[f"{family.name}_count"] = own
@@ -76,6 +75,10 @@ def _fits(labels: dict[str, str], label: str, operator: str, value: str) -> bool
 
 def selectors(expression: str) -> list[Selector]:
     return [Selector(metric, _MATCHER.findall(matchers or "")) for metric, matchers in _SELECTOR.findall(expression)]
+
+
+def test_no_label_is_one_that_a_scrape_sets_and_would_rename():
+    assert [family.name for family in FAMILIES if SCRAPED & set(family.labels)] == []
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
@@ -110,11 +113,7 @@ async def test_every_selector_finds_a_series_once_everything_has_happened(gatewa
     await counted(handle, 5)
     answer = await ask(await connect(handle), request("GET", "/metrics"))
     series = [
-        (
-            sample.name,
-            {RENAMED.get(name, name): value for name, value in sample.labels.items()}
-            | {"job": "gomodel", "instance": "gomodel:8080"},
-        )
+        (sample.name, sample.labels | {"job": "gomodel", "instance": "gomodel:8080"})
         for family in text_string_to_metric_families(answer.body.decode())
         for sample in family.samples
     ]

@@ -22,19 +22,19 @@ from .verdicts import CANARY, OK, ask, counted, own_error, post
 
 # Contract section 8; where it names no labels, those that its cardinality rule allows.
 CONTRACT = {
-    "gomodel_requests_total": ("instance", "route", "model", "code"),
-    "gomodel_requests_in_flight": ("instance",),
-    "gomodel_request_duration_seconds": ("instance", "route"),
-    "gomodel_time_to_first_byte_seconds": ("instance", "route"),
-    "gomodel_chunk_gap_seconds": ("instance",),
-    "gomodel_request_bytes_total": ("instance",),
-    "gomodel_response_bytes_total": ("instance",),
+    "gomodel_requests_total": ("upstream", "route", "model", "code"),
+    "gomodel_requests_in_flight": ("upstream",),
+    "gomodel_request_duration_seconds": ("upstream", "route"),
+    "gomodel_time_to_first_byte_seconds": ("upstream", "route"),
+    "gomodel_chunk_gap_seconds": ("upstream",),
+    "gomodel_request_bytes_total": ("upstream",),
+    "gomodel_response_bytes_total": ("upstream",),
     "gomodel_aborted_total": ("by", "phase"),
-    "gomodel_upstream_connects_total": ("instance", "result"),
-    "gomodel_upstream_retries_total": ("instance",),
-    "gomodel_breaker_open": ("instance",),
-    "gomodel_instance_up": ("instance",),
-    "gomodel_model_list_age_seconds": ("instance",),
+    "gomodel_upstream_connects_total": ("upstream", "result"),
+    "gomodel_upstream_retries_total": ("upstream",),
+    "gomodel_breaker_open": ("upstream",),
+    "gomodel_instance_up": ("upstream",),
+    "gomodel_model_list_age_seconds": ("upstream",),
     "gomodel_event_loop_lag_seconds": (),
     "gomodel_build_info": ("version",),
 }
@@ -86,9 +86,9 @@ class TestSumsOverWorkers:
         one = samples(("gomodel_requests_total", labels, 3), ("gomodel_requests_in_flight", ("vllm",), 1))
         two = samples(("gomodel_requests_total", labels, 4), ("gomodel_requests_in_flight", ("vllm",), 5))
         found = parsed(expose([one, two])[0])
-        expected = key("gomodel_requests_total", instance="vllm", route="/v1/completions", model="m", code="200")
+        expected = key("gomodel_requests_total", upstream="vllm", route="/v1/completions", model="m", code="200")
         assert found[expected] == 7
-        assert found[key("gomodel_requests_in_flight", instance="vllm")] == 6
+        assert found[key("gomodel_requests_in_flight", upstream="vllm")] == 6
 
     def test_histograms_add_up_bucket_by_bucket_and_are_cumulative(self):
         counts = [0] * (len(SECONDS) + 1)
@@ -107,15 +107,15 @@ class TestSumsOverWorkers:
     )
     def test_an_instance_is_up_when_every_worker_that_knows_says_so(self, known, up):
         each = [samples(("gomodel_instance_up", ("vllm",), number)) for number in known]
-        assert parsed(expose(each)[0])[key("gomodel_instance_up", instance="vllm")] == up
+        assert parsed(expose(each)[0])[key("gomodel_instance_up", upstream="vllm")] == up
 
     def test_a_breaker_is_open_when_it_is_in_any_worker(self):
         each = [samples(("gomodel_breaker_open", ("vllm",), number)) for number in (0, 1)]
-        assert parsed(expose(each)[0])[key("gomodel_breaker_open", instance="vllm")] == 1
+        assert parsed(expose(each)[0])[key("gomodel_breaker_open", upstream="vllm")] == 1
 
     def test_the_oldest_model_list_counts(self):
         each = [samples(("gomodel_model_list_age_seconds", ("vllm",), number)) for number in (5.5, 3)]
-        assert parsed(expose(each)[0])[key("gomodel_model_list_age_seconds", instance="vllm")] == 5.5
+        assert parsed(expose(each)[0])[key("gomodel_model_list_age_seconds", upstream="vllm")] == 5.5
 
     def test_a_worker_that_lacks_a_family_is_no_error(self):
         assert parsed(expose([{}])[0]) == {}
@@ -141,13 +141,13 @@ class TestTheRoute:
         assert typed == {family.name: family.kind for family in FAMILIES}
         found = parsed(answer.body)
         assert found[key("gomodel_build_info", version=VERSION)] == 1
-        assert found[key("gomodel_instance_up", instance="vllm")] == 0
-        assert found[key("gomodel_breaker_open", instance="vllm")] == 0
+        assert found[key("gomodel_instance_up", upstream="vllm")] == 0
+        assert found[key("gomodel_breaker_open", upstream="vllm")] == 0
         # Counters that an alert watches must be there before they first count.
         assert found[key("gomodel_aborted_total", by="upstream", phase="data")] == 0
-        assert found[key("gomodel_upstream_connects_total", instance="vllm", result="ok")] == 0
-        assert found[key("gomodel_upstream_retries_total", instance="vllm")] == 0
-        assert found[key("gomodel_response_bytes_total", instance="vllm")] == 0
+        assert found[key("gomodel_upstream_connects_total", upstream="vllm", result="ok")] == 0
+        assert found[key("gomodel_upstream_retries_total", upstream="vllm")] == 0
+        assert found[key("gomodel_response_bytes_total", upstream="vllm")] == 0
 
     async def test_counts_requests_bytes_and_times(self, gateway, upstream, connect):
         upstream.on_request(sse(["1", "2", "[DONE]"]))
@@ -156,13 +156,13 @@ class TestTheRoute:
         answer = await ask(client)
         await counted(handle, 1)
         found = await scrape(client)
-        where = {"instance": "vllm", "route": "/v1/chat/completions"}
+        where = {"upstream": "vllm", "route": "/v1/chat/completions"}
         assert found[key("gomodel_requests_total", **where, model="m", code="200")] == 1
         assert found[key("gomodel_request_duration_seconds_count", **where)] == 1
         assert found[key("gomodel_time_to_first_byte_seconds_count", **where)] == 1
-        assert found[key("gomodel_upstream_connects_total", instance="vllm", result="ok")] == 1
-        assert found[key("gomodel_response_bytes_total", instance="vllm")] == len(answer.body)
-        assert found[key("gomodel_request_bytes_total", instance="vllm")] == len(post().partition(b"\r\n\r\n")[2])
+        assert found[key("gomodel_upstream_connects_total", upstream="vllm", result="ok")] == 1
+        assert found[key("gomodel_response_bytes_total", upstream="vllm")] == len(answer.body)
+        assert found[key("gomodel_request_bytes_total", upstream="vllm")] == len(post().partition(b"\r\n\r\n")[2])
 
     async def test_counts_gaps_between_pieces(self, gateway, upstream, connect):
         upstream.on_request(SSE_HEAD + chunked(b"data: 1\n\n"), Stall(), chunked(b"data: 2\n\n"), b"0\r\n\r\n")
@@ -174,7 +174,7 @@ class TestTheRoute:
         upstream.release()
         await client.read_rest()
         found = await scrape(await connect(handle))
-        assert found[key("gomodel_chunk_gap_seconds_count", instance="vllm")] >= 1
+        assert found[key("gomodel_chunk_gap_seconds_count", upstream="vllm")] >= 1
 
     async def test_counts_who_broke_off_and_what_failed(self, gateway, upstream, connect):
         upstream.on_request(SSE_HEAD + chunked(b"data: 1\n\n"), Fin())
@@ -186,8 +186,8 @@ class TestTheRoute:
         found = await scrape(await connect(handle))
         assert found[key("gomodel_aborted_total", by="upstream", phase="data")] == 1
         assert found[key("gomodel_aborted_total", by="upstream", phase="connect")] == 1
-        assert found[key("gomodel_upstream_connects_total", instance="vllm", result="connection_refused")] == 2
-        assert found[key("gomodel_upstream_retries_total", instance="vllm")] == 1
+        assert found[key("gomodel_upstream_connects_total", upstream="vllm", result="connection_refused")] == 2
+        assert found[key("gomodel_upstream_retries_total", upstream="vllm")] == 1
 
     async def test_shows_what_runs_without_the_scrape_itself(self, gateway, upstream, connect):
         upstream.on_request(ReadHead(), Stall())
@@ -196,8 +196,8 @@ class TestTheRoute:
         await busy.send(post())
         await upstream.wait_for_request()
         found = await scrape(await connect(handle))
-        assert found[key("gomodel_requests_in_flight", instance="vllm")] == 1
-        assert found[key("gomodel_requests_in_flight", instance="")] == 0
+        assert found[key("gomodel_requests_in_flight", upstream="vllm")] == 1
+        assert found[key("gomodel_requests_in_flight", upstream="")] == 0
 
     async def test_shows_breakers_and_health(self, gateway, upstream, connect):
         handle = await gateway(vllm=upstream, vllm_b=upstream, CIRCUIT_BREAKER_FAILURE_THRESHOLD="1")
@@ -207,10 +207,10 @@ class TestTheRoute:
         first.health.ok(first.health.failures)
         second.health.failed(DRAINING)
         found = await scrape(await connect(handle))
-        assert found[key("gomodel_breaker_open", instance="vllm")] == 1
-        assert found[key("gomodel_breaker_open", instance="vllm-b")] == 0
-        assert found[key("gomodel_instance_up", instance="vllm")] == 1
-        assert found[key("gomodel_instance_up", instance="vllm-b")] == 0
+        assert found[key("gomodel_breaker_open", upstream="vllm")] == 1
+        assert found[key("gomodel_breaker_open", upstream="vllm-b")] == 0
+        assert found[key("gomodel_instance_up", upstream="vllm")] == 1
+        assert found[key("gomodel_instance_up", upstream="vllm-b")] == 0
 
     async def test_shows_the_age_of_lists_from_the_start_on_when_they_were_never_read(self, gateway, upstream, connect):
         handle = await gateway(vllm=upstream, vllm_b="http://127.0.0.1:9/v1")
@@ -219,13 +219,13 @@ class TestTheRoute:
         for each in handle.gateway.app.models.lists:
             each.since -= 1000
         found = await scrape(client)
-        assert 0 <= found[key("gomodel_model_list_age_seconds", instance="vllm")] < 60
-        assert 1000 <= found[key("gomodel_model_list_age_seconds", instance="vllm-b")] < 1060
+        assert 0 <= found[key("gomodel_model_list_age_seconds", upstream="vllm")] < 60
+        assert 1000 <= found[key("gomodel_model_list_age_seconds", upstream="vllm-b")] < 1060
 
     async def test_shows_no_age_of_a_list_that_the_operator_wrote(self, gateway, upstream, connect):
         settings = {"VLLM_MODELS": "m", "CONFIGURED_PROVIDER_MODELS_MODE": "allowlist"}
         found = await scrape(await connect(await gateway(vllm=upstream, **settings)))
-        assert key("gomodel_model_list_age_seconds", instance="vllm") not in found
+        assert key("gomodel_model_list_age_seconds", upstream="vllm") not in found
 
     async def test_shows_the_lag_of_the_loop(self, gateway, upstream, connect):
         handle = await gateway(vllm=upstream, HTTP_REQUEST_IDLE_TIMEOUT="80ms")
@@ -314,8 +314,8 @@ class TestTheRoute:
 
         monkeypatch.setattr(operations, "ask_peers", ask_peers)
         client = await connect(await gateway(vllm=upstream))
-        total = key("gomodel_requests_total", instance="vllm", route="/v1/completions", model="m", code="200")
-        running = key("gomodel_requests_in_flight", instance="vllm")
+        total = key("gomodel_requests_total", upstream="vllm", route="/v1/completions", model="m", code="200")
+        running = key("gomodel_requests_in_flight", upstream="vllm")
         found = await scrape(client)
         assert (found[total], found[running]) == (40, 2)
         present.clear()
@@ -363,5 +363,5 @@ async def test_a_list_of_hostile_names_breaks_no_scrape(gateway, make_upstream, 
     await ask(client, request("GET", "/v1/models"))
     await ask(client, post(model=f"vllm/{model}"))
     found = await scrape(client)
-    labels = {"instance": "vllm", "route": "/v1/chat/completions", "code": "200"}
+    labels = {"upstream": "vllm", "route": "/v1/chat/completions", "code": "200"}
     assert found[key("gomodel_requests_total", **labels, model=model)] == 1
