@@ -6,7 +6,6 @@ what goes over them. `connector._factory` and `connector.connect` are aiohttp's 
 
 import asyncio
 import errno
-import socket
 from collections import deque
 from functools import partial
 
@@ -22,7 +21,9 @@ from aiohttp.connector import BaseConnector
 from yarl import URL
 
 from .config import InstanceConfig, Timeouts
+from .descriptors import EXHAUSTED
 from .errors import ConnectError, GatewayError, Overloaded, UpstreamTimeout
+from .resolver import Resolver
 from .upstream import MAX_FIELD_BYTES, Channel
 
 # Each request that may not be repeated leaves a fresh connection behind; a flood of them must not use up descriptors.
@@ -36,7 +37,7 @@ class Pool:
     at that very moment; here the newest goes first and none is used after `upstream_keepalive_s`.
     """
 
-    def __init__(self, config: InstanceConfig, timeouts: Timeouts) -> None:
+    def __init__(self, config: InstanceConfig, timeouts: Timeouts, resolver: Resolver) -> None:
         loop = asyncio.get_running_loop()
         self._name = config.name
         connector: BaseConnector
@@ -44,7 +45,7 @@ class Pool:
         if config.unix_socket is not None:
             connector = UnixConnector(config.unix_socket, force_close=True, limit=0)
         else:
-            connector = TCPConnector(force_close=True, limit=0, ttl_dns_cache=10)
+            connector = TCPConnector(force_close=True, limit=0, resolver=resolver, use_dns_cache=False)
         connector._factory = partial(Channel, loop, config.name)  # type: ignore[assignment]
         self.session = ClientSession(
             connector=connector,
@@ -127,7 +128,6 @@ class Pool:
         await self.session.close()
 
 
-_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _UNROUTABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
@@ -139,12 +139,13 @@ def _connect_error(instance: str, exc: BaseException) -> GatewayError:
         return ConnectError(f"The certificate of instance '{instance}' is not valid.", code="tls_certificate_error")
     if isinstance(exc, ClientConnectorSSLError):
         return ConnectError(f"The TLS handshake with instance '{instance}' failed.", code="tls_error")
-    if isinstance(exc, (ClientConnectorDNSError, socket.gaierror, UnicodeError)):
-        return ConnectError(f"The host name of instance '{instance}' could not be resolved.", code="dns_error")
     cause = exc.os_error if isinstance(exc, ClientConnectorError) else exc
     number = getattr(cause, "errno", None)
-    if number in _TOO_MANY_FILES:
+    # Before the rest: a look-up fails for want of a descriptor as well.
+    if number in EXHAUSTED:
         return Overloaded("The gateway has no free file descriptor.", code="connection_limit", retry_after_s=1)
+    if isinstance(exc, (ClientConnectorDNSError, UnicodeError)):
+        return ConnectError(f"The host name of instance '{instance}' could not be resolved.", code="dns_error")
     if number in _UNROUTABLE:
         return ConnectError(f"There is no route to instance '{instance}'.", code="destination_ip_unroutable")
     if isinstance(cause, ConnectionResetError):

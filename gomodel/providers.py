@@ -13,6 +13,7 @@ from .config import Config, InstanceConfig
 from .errors import CircuitOpen, ModelNotFound, ModelRequired
 from .health import Health, State
 from .pool import Pool
+from .resolver import Resolver
 from .selector import split
 from .suggestions import likeness, near
 from .telemetry import Histogram
@@ -25,7 +26,7 @@ _ALIKE = 0.6
 class Instance:
     """One vLLM server."""
 
-    def __init__(self, config: InstanceConfig, settings: Config) -> None:
+    def __init__(self, config: InstanceConfig, settings: Config, resolver: Resolver) -> None:
         self.config = config
         self._settings = (settings.timeouts, settings.breaker, settings.models_mode)
         self.name = config.name
@@ -37,7 +38,7 @@ class Instance:
         if config.api_key is not None:
             own += b"Authorization: Bearer %b\r\n" % config.api_key.reveal().encode()
         self.own_fields = own
-        self.pool = Pool(config, settings.timeouts)
+        self.pool = Pool(config, settings.timeouts, resolver)
         self.breaker = Breaker(settings.breaker)
         self.health = Health(config.name)
         self.in_flight = 0
@@ -74,10 +75,13 @@ class Providers:
     def __init__(self, config: Config, previous: "Providers | None" = None) -> None:
         """`previous`: the table that this one replaces; instances that did not change are the same objects in both."""
         known = previous.instances if previous is not None else {}
+        self._resolver: Resolver = previous._resolver if previous is not None else Resolver()
         self.instances: dict[str, Instance] = {}
         for each in config.instances:
             old = known.get(each.name)
-            self.instances[each.name] = old if old and old.is_as(each, config) else Instance(each, config)
+            self.instances[each.name] = (
+                old if old and old.is_as(each, config) else Instance(each, config, self._resolver)
+            )
         self.by_model: dict[str, list[Instance]] = {}
         self.index()
 

@@ -5,7 +5,7 @@ GOMODEL_TEST_LOOP=asyncio|uvloop; without it uvloop where it is installed.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import hypothesis
@@ -14,6 +14,7 @@ import pytest
 from .harness.client import RawClient
 from .harness.gateway import GatewayHandle, env_for, start_gateway
 from .harness.leaks import Inventory, Records, nothing_left, open_fds
+from .harness.names import Names
 from .harness.upstream import ScriptedUpstream
 from .processes import run  # noqa: F401 - a fixture
 
@@ -129,6 +130,14 @@ async def gateway(
         await handle.gateway.close()
     for handle in handles:
         await nothing_left(handle.remains)
+
+
+@pytest.fixture
+def names() -> Iterator[Names]:
+    """Host names of this test's own: `names.answer("gpu.test", "127.0.0.1")`, `names.silence("far.test")`."""
+    names = Names()
+    yield names
+    names.close()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from gomodel.health import DRAINING, MISSES, Health
 from gomodel.pool import Pool
 from gomodel.providers import Instance
 from gomodel.readiness import report
+from gomodel.resolver import Resolver
 
 from .harness.leaks import nothing_left
 from .scripted import (
@@ -464,7 +465,7 @@ class TestTheRoute:
 
 async def test_ask_says_why_an_instance_does_not_answer(upstream, no_leaks):
     config = from_environ({"VLLM_BASE_URL": upstream.base_url})
-    instance = Instance(config.instances[0], config)
+    instance = Instance(config.instances[0], config, Resolver())
     on_health(upstream, b"HTTP/1.1 200 X\r\nContent-", Fin())
     assert await readiness.ask(instance) == "http_response_incomplete"
     await instance.close()
