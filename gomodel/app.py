@@ -44,13 +44,7 @@ class App:
         self._inference = Inference(
             self.providers, self.models, self._forwarder, Affinity(self.providers), config.body_limit_bytes
         )
-        self._operations: Operations = Operations(
-            telemetry,
-            self.providers,
-            self.models,
-            lambda: self.draining,
-            previous._operations if previous is not None else None,
-        )
+        self._operations = Operations(telemetry, self.providers, self.models, lambda: self.draining)
         router = Router(
             base_path=config.base_path or "/",
             passthrough=config.passthrough,

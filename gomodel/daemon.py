@@ -1,6 +1,6 @@
 """The start-up of gomodel, and the signals of its single process.
 
-Decides the order of things: log, limits, certificate, sockets, then one process here or several under `workers`; and
+Decides the order of things: log, limits, certificate, sockets, then one process here or several under `supervisor`; and
 what each signal means (contract section 7). Knows nothing of the command line or of HTTP.
 """
 
@@ -19,14 +19,12 @@ from .listeners import Listener, ListenError, adopt, bind, tls_context
 from .logs import configure_logging
 from .reload import Load, log_refusal, read_again
 from .roots import provide
-from .serving import Serving, run_loop
+from .serving import MARGIN_S, Serving, run_loop
 from .signals import Signals, StopSignals
 from .systemd import Notifier, inherited_sockets
 
 _logger = logging.getLogger("gomodel")
 
-# Given on top of the drain limit to whoever waits for our end.
-MARGIN_S = 5.0
 _OPEN_FILES = 1 << 20
 
 
@@ -60,7 +58,7 @@ def start(config: Config, load: Load, signals: Signals, company: Company = _NOBO
     try:
         inherited = adopt(inherited_sockets(os.environ), config)
         if config.workers > 1:
-            from .workers import Supervisor  # noqa: PLC0415 - a single process needs none of it
+            from .supervisor import Supervisor  # noqa: PLC0415 - a single process needs none of it
 
             return Supervisor(config, load, signals, notifier).run(inherited, arrived)
         listeners = inherited or bind(config)

@@ -134,9 +134,6 @@ FAMILIES = (
     Family("gomodel_build_info", "gauge", ("version",), "Always 1.", max),
 )
 
-# What only ever grows, and so must not be lost with a worker.
-CUMULATIVE = tuple(family.name for family in FAMILIES if family.kind != "gauge")
-
 _UP = {State.UP: 1, State.UNKNOWN: None}
 _ENDED_BY = ("client", "upstream", "gomodel")
 _RUNNING_PHASES = PHASE_WORDS[:-1]
@@ -225,6 +222,12 @@ class _Collector:
                 else:
                     metric.add_sample(family.name, labels, number or 0)
             yield metric
+
+
+def lasting(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """The sum of what only ever grows, and so must not be lost with a worker."""
+    given = list(snapshots)
+    return {each.name: list(_merged(each, given).items()) for each in FAMILIES if each.kind != "gauge"}
 
 
 def _merged(family: Family, snapshots: list[Snapshot]) -> dict[tuple[str, ...], Any]:

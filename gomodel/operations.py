@@ -11,16 +11,16 @@ from time import monotonic
 from typing import Any
 
 from .errors import NotFound
-from .exposition import CUMULATIVE, expose, snapshot
+from .exposition import expose, snapshot
+from .hub import METRICS
 from .inflight import abort, listed, merged
 from .message import Handler, Reply, Request
 from .models import ModelLists
-from .peers import ask_peers, register
 from .providers import Providers
 from .readiness import Probes, report
 from .record import Record
 from .routes import Kind
-from .tally import Tally
+from .siblings import ask_siblings, register
 from .telemetry import Telemetry
 
 
@@ -33,15 +33,12 @@ class Operations:
         providers: Providers,
         models: ModelLists,
         draining: Callable[[], bool],
-        previous: "Operations | None" = None,
     ) -> None:
-        """`previous` is that of the app which this one replaces at a reload."""
         self._telemetry = telemetry
         self._providers = providers
         self._models = models
         self._draining = draining
         self._probes = Probes(providers.instances.values(), on_alive=models.keep_fresh)
-        self._tally: Tally = previous._tally if previous is not None else Tally(CUMULATIVE)
         for instance in providers.instances.values():
             instance.gaps = telemetry.gaps[instance.name]
         self.handlers: dict[Kind, Handler] = {
@@ -52,8 +49,7 @@ class Operations:
 
     def start(self) -> None:
         """Probe the instances and answer the other workers."""
-        register("metrics", lambda _: {"worker": self._tally.worker, "numbers": self._snapshot(None)})
-        register("departed", self._tally.departed)
+        register(METRICS, lambda _: self._snapshot(None))
         register("requests", lambda _: self._listed(None))
         register("abort", lambda request_id: self._abort(request_id, None))
         self._probes.start()
@@ -75,12 +71,7 @@ class Operations:
 
     async def metrics(self, request: Request) -> Reply:
         """GET /metrics: all workers in one scrape; contract section 8."""
-        own, answers = self._snapshot(request.record), await ask_peers("metrics")
-        for each in answers:
-            self._tally.hear(each["worker"], each["numbers"])
-        present = [self._tally.worker, *(each["worker"] for each in answers)]
-        gone = self._tally.last_words(present, await ask_peers("departed", present))
-        snapshots = [own, *(each["numbers"] for each in answers), *gone]
+        snapshots = await ask_siblings(METRICS, self._snapshot(request.record))
         # A large table takes tens of milliseconds, which no stream should wait for.
         accept = request.message.headers.get("Accept", "")
         text, media_type = await asyncio.to_thread(expose, snapshots, accept)
@@ -90,9 +81,9 @@ class Operations:
         """GET /admin/requests and DELETE /admin/requests/{id}. Raises NotFound when no worker runs that request."""
         request_id = request.route.id
         if request_id is None:
-            lists = [self._listed(request.record), *await ask_peers("requests")]
+            lists = [self._listed(request.record), *await ask_siblings("requests")]
             return Reply(200, json.dumps({"requests": merged(lists)}).encode(), {"Cache-Control": "no-store"})
-        count = self._abort(request_id, request.record) + sum(await ask_peers("abort", request_id))
+        count = self._abort(request_id, request.record) + sum(await ask_siblings("abort", request_id))
         if not count:
             raise NotFound("No request with this id is running; GET /admin/requests lists those that are.")
         return Reply(200, json.dumps({"id": request_id, "aborted": count}).encode())

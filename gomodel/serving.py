@@ -1,7 +1,7 @@
 """One process that serves: its gateway, its event loop and its end.
 
 Decides what draining, aborting and reloading mean for a process. Knows nothing of who asks for them: the process's own
-signals (`daemon`) or the supervisor of several workers (`workers`).
+signals (`daemon`) or the supervisor of several workers (`supervisor`).
 """
 
 import asyncio
@@ -26,6 +26,8 @@ except ImportError:  # there is none for this platform
 
 _logger = logging.getLogger("gomodel")
 
+# Given on top of the drain limit to whoever waits for our end.
+MARGIN_S = 5.0
 GC_THRESHOLD = 50_000
 
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)

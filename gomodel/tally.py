@@ -1,46 +1,36 @@
-"""The counters of workers that are gone, or too busy to answer, so that a sum over workers never goes back.
+"""The last numbers of each worker, so that a sum over workers never falls when one of them dies or does not answer.
 
 A counter that falls is taken for one that started anew (Prometheus, rate()), and the whole rest of the sum for new
-requests. Decides what is remembered of whom. Knows nothing of how workers talk to each other.
+requests. Decides what of a worker outlives it. Knows nothing of processes, sockets or families of metrics.
 """
 
-import secrets
-from collections.abc import Iterable
-from time import monotonic
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Any
 
-# Workers that crash one after the other, each remembered for as long as this process lives.
-REMEMBERED = 64
-
-Heard = tuple[float, dict[str, Any]]
+Numbers = dict[str, Any]
 
 
 class Tally:
-    """What one worker last heard of each other worker; times are time.monotonic, one clock for the whole host."""
+    """What was last heard of each worker, and the sum of those that are gone, which takes no room for each."""
 
-    def __init__(self, cumulative: Iterable[str]) -> None:
-        """`cumulative`: the families that only ever grow; nothing else of a worker survives it."""
-        self.worker = secrets.token_hex(8)
-        self._cumulative = frozenset(cumulative)
-        self._heard: dict[str, Heard] = {}
+    def __init__(self, lasting: Callable[[Iterable[Numbers]], Numbers]) -> None:
+        """`lasting` makes one snapshot of several, of nothing but what only ever grows."""
+        self._lasting = lasting
+        self._known: dict[Hashable, Numbers] = {}
+        self._gone: Numbers = {}
 
-    def hear(self, worker: str, numbers: dict[str, Any]) -> None:
-        """Remember the numbers of `worker`."""
-        kept = {name: samples for name, samples in numbers.items() if name in self._cumulative}
-        self._heard.pop(worker, None)
-        self._heard[worker] = monotonic(), kept
-        if len(self._heard) > REMEMBERED:
-            del self._heard[next(iter(self._heard))]
+    def hear(self, worker: Hashable, numbers: Numbers) -> None:
+        """`worker` has counted this much."""
+        self._known[worker] = numbers
 
-    def departed(self, present: list[str]) -> dict[str, Heard]:
-        """What is remembered of workers that are not among `present`. JSON-serialisable."""
-        return {worker: heard for worker, heard in self._heard.items() if worker not in present}
+    def depart(self, worker: Hashable) -> None:
+        """`worker` counts no more; what it last said stays in the sum."""
+        numbers = self._known.pop(worker, None)
+        if numbers is not None:
+            self._gone = self._lasting([self._gone, numbers])
 
-    def last_words(self, present: list[str], others: Iterable[dict[str, Heard]]) -> list[dict[str, Any]]:
-        """The numbers of everybody who is not `present`, the latest that this worker or one of `others` heard."""
-        latest = self.departed(present)
-        for each in others:
-            for worker, (heard_at, numbers) in each.items():
-                if worker not in latest or heard_at > latest[worker][0]:
-                    latest[worker] = heard_at, numbers
-        return [numbers for _, numbers in latest.values()]
+    def everything(self, answered: Collection[Hashable]) -> list[Numbers]:
+        """Snapshots that add up to all that was ever counted; gauges only of workers that have `answered` just now."""
+        present = [numbers for worker, numbers in self._known.items() if worker in answered]
+        silent = [numbers for worker, numbers in self._known.items() if worker not in answered]
+        return [*present, self._lasting([self._gone, *silent])]

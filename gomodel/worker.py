@@ -1,7 +1,7 @@
 """One worker process: serves as its supervisor orders.
 
-Decides how orders are read and what a signal sent to a worker alone means. Knows nothing of the other workers but the
-directory in which it can ask them. Losing the supervisor is an order to end.
+Decides how orders are read, what a signal sent to a worker alone means, and that the supervisor hears that the event
+loop turns. Knows nothing of the other workers. Losing the supervisor is an order to end.
 """
 
 import asyncio
@@ -9,37 +9,30 @@ import logging
 import pickle
 import signal
 import socket
-from pathlib import Path
 from typing import Any
 
-from . import peers
+from . import siblings
 from .config import Config, ConfigError
-from .listeners import Listener, ListenError
+from .listeners import Listener
+from .orders import HEADER_BYTES, Message, encoded
 from .reload import log_refusal
 from .serving import Serving
 from .signals import Signals
 
 _logger = logging.getLogger("gomodel")
 
-# What a worker says once, when it takes requests.
-READY = b"ready"
 # The exit status of a worker that aborted running requests on order.
 CUT_SHORT = 3
-_HEADER_BYTES = 4
-
-
-def encoded(order: str, argument: Any = None) -> bytes:
-    """An order as it travels: "drain", "abort", "report", "reload" with a Config, or "move" with a directory."""
-    data = pickle.dumps((order, argument))
-    return len(data).to_bytes(_HEADER_BYTES, "big") + data
+# For the supervisor to read the last numbers.
+_FAREWELL_S = 1.0
 
 
 async def serve(
-    config: Config, listeners: list[Listener], orders: socket.socket, signals: Signals, directory: Path, name: str
+    config: Config, listeners: list[Listener], orders: socket.socket, signals: Signals, beat_s: float
 ) -> int:
     """Serve on `listeners` until the supervisor, at the other end of `orders`, says otherwise; the exit status.
 
-    `directory` and `name`: where the workers ask each other, and what this one is called there. Raises ListenError.
+    Every `beat_s` it is told that the loop turns. Raises ListenError.
     """
     serving = Serving(config)
     loop = asyncio.get_running_loop()
@@ -50,58 +43,75 @@ async def serve(
             serving.drain()
 
     reader, writer = await asyncio.open_connection(sock=orders)
-    obeying: list[asyncio.Task[None]] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    def send(*message: Any) -> None:
+        writer.write(encoded(message))
 
     def ready() -> None:
         signals.attach(loop, deliver)
-        writer.write(READY)
-        obeying.append(asyncio.create_task(_obey(reader, serving, name)))
+        send("ready")
+        tasks.append(asyncio.create_task(_obey(reader, serving)))
 
-    await _move(directory, name)
+    tasks.append(asyncio.create_task(_beat(writer, beat_s)))
+    siblings.process.join(send)
     try:
         await serving.run(listeners, ready)
     finally:
-        await peers.process.leave()
-        for task in obeying:
+        siblings.process.leave()
+        for task in tasks:
             task.cancel()
-            await asyncio.wait([task])
-        writer.close()
+        await asyncio.wait(tasks)
+        await _hang_up(writer)
     signals.detach()
     return CUT_SHORT if serving.cut_short else 0
 
 
-async def _move(directory: Path, name: str) -> None:
+async def _beat(writer: asyncio.StreamWriter, beat_s: float) -> None:
+    beat = encoded(("beat",))
+    while not writer.is_closing():
+        writer.write(beat)
+        await asyncio.sleep(beat_s)
+
+
+async def _hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close the line when all is said."""
+    writer.close()
     try:
-        await peers.process.leave()
-        await peers.process.join(directory, name)
-    except OSError as error:
-        why = error.strerror or error
-        raise ListenError(f"Worker {name} cannot be asked by the others, in {directory}: {why}") from None
+        async with asyncio.timeout(_FAREWELL_S):
+            await writer.wait_closed()
+    except (OSError, TimeoutError):
+        writer.transport.abort()
 
 
-async def _obey(reader: asyncio.StreamReader, serving: Serving, name: str) -> None:
+async def _obey(reader: asyncio.StreamReader, serving: Serving) -> None:
     while True:
         try:
-            length = int.from_bytes(await reader.readexactly(_HEADER_BYTES), "big")
-            kind, argument = pickle.loads(await reader.readexactly(length))
+            length = int.from_bytes(await reader.readexactly(HEADER_BYTES), "big")
+            message = pickle.loads(await reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError):
             if not serving.draining:
                 _logger.error("The supervisor is gone; ending")
+            siblings.process.lost()
             serving.drain()
             return
-        if kind == "drain":
+        _follow(message, serving)
+
+
+def _follow(message: Message, serving: Serving) -> None:
+    match message:
+        case ("drain",):
             serving.drain()
-        elif kind == "abort":
+        case ("abort",):
             serving.abort()
-        elif kind == "report":
+        case ("report",):
             serving.report()
-        elif kind == "move":
+        case ("reload", config) if not serving.draining:
             try:
-                await _move(argument, name)
-            except ListenError as error:
-                _logger.error("%s", error)
-        elif not serving.draining:
-            try:
-                serving.reload(argument)
+                serving.reload(config)
             except ConfigError as error:  # a file changed since the supervisor looked
                 log_refusal(error)
+        case ("question", number, kind, argument):
+            siblings.process.asked(number, kind, argument)
+        case ("answers", number, answers):
+            siblings.process.answered(number, answers)

@@ -465,6 +465,12 @@ class Manager:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.bind(self.path)
         self._sock.setblocking(False)
+        self.notices: list[str] = []
+
+    async def all_told(self) -> None:
+        """Collect every notice from now on in `notices`."""
+        while True:
+            self.notices.append((await asyncio.get_running_loop().sock_recv(self._sock, 1000)).decode())
 
     async def told(self) -> str:
         """The next notice."""

@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from gomodel.config import VARIABLES, from_environ
 from gomodel.instances import INSTANCE_VARIABLE
 from gomodel.quantities import duration_s
+from gomodel.restarts import Limits
 from gomodel.routes import Kind, Router
 from gomodel.version import VERSION
 
@@ -233,6 +234,12 @@ def test_compose_and_systemd_wait_for_the_drain() -> None:
     assert gateway["depends_on"] == ["vllm"]
     default = duration_s(VARIABLES["GOMODEL_DRAIN_TIMEOUT"][1])
     assert int(unit("gomodel.service")["Service"]["TimeoutStopSec"][0]) >= default + MARGIN_S
+
+
+def test_systemds_watchdog_leaves_time_to_replace_a_worker_that_hangs() -> None:
+    limits = Limits()
+    replaced_s = limits.beat_s * (limits.silent_beats + 1)
+    assert int(unit("gomodel.service")["Service"]["WatchdogSec"][0]) / 2 >= replaced_s
 
 
 @pytest.mark.parametrize("file", GATEWAY_MANIFESTS)

@@ -11,7 +11,7 @@ from prometheus_client import openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from gomodel import operations
-from gomodel.exposition import CUMULATIVE, FAMILIES, expose, snapshot
+from gomodel.exposition import FAMILIES, expose, lasting, snapshot
 from gomodel.health import DRAINING
 from gomodel.telemetry import SECONDS
 from gomodel.version import VERSION
@@ -77,7 +77,7 @@ def test_what_only_grows_is_what_is_no_gauge():
     gauges = {name for name in CONTRACT if not name.endswith("_total")} - {
         name for name in CONTRACT if re.search("duration|first_byte|gap|lag", name)
     }
-    assert set(CUMULATIVE) == set(CONTRACT) - gauges
+    assert set(lasting([])) == set(CONTRACT) - gauges
 
 
 class TestSumsOverWorkers:
@@ -304,43 +304,21 @@ class TestTheRoute:
         assert CANARY not in answer.body.decode()
         assert str(upstream.port) not in answer.body.decode()
 
-    async def test_keeps_what_a_worker_counted_that_is_gone(self, gateway, upstream, connect, monkeypatch):
+    async def test_adds_up_what_the_workers_say(self, gateway, upstream, connect, monkeypatch):
         labels = ("vllm", "/v1/completions", "m", "200")
         theirs = samples(("gomodel_requests_total", labels, 40), ("gomodel_requests_in_flight", ("vllm",), 2))
-        present = [{"worker": "other", "numbers": theirs}]
+        asked: list[Any] = []
 
-        async def ask_peers(kind: str, argument: Any = None) -> list[Any]:
-            return present if kind == "metrics" else []
+        async def ask_siblings(kind: str, argument: Any = None) -> list[Any]:
+            asked.append(kind)
+            return [argument, theirs]
 
-        monkeypatch.setattr(operations, "ask_peers", ask_peers)
-        client = await connect(await gateway(vllm=upstream))
+        monkeypatch.setattr(operations, "ask_siblings", ask_siblings)
+        found = await scrape(await connect(await gateway(vllm=upstream)))
         total = key("gomodel_requests_total", upstream="vllm", route="/v1/completions", model="m", code="200")
-        running = key("gomodel_requests_in_flight", upstream="vllm")
-        found = await scrape(client)
-        assert (found[total], found[running]) == (40, 2)
-        present.clear()
-        found = await scrape(client)
-        assert (found[total], found[running]) == (40, 0)
-
-
-async def test_a_worker_that_others_missed_for_a_while_is_not_counted_twice(gateway, upstream, connect, monkeypatch):
-    upstream.on_request(OK)
-    handle = await gateway(vllm=upstream)
-    client = await connect(handle)
-    await ask(client)
-    await counted(handle, 1)
-    labels = ("vllm", "/v1/chat/completions", "other", "200")
-    remembered = {handle.gateway.app._operations._tally.worker: (1.0, samples(("gomodel_requests_total", labels, 1)))}
-
-    async def ask_peers(kind: str, argument: Any = None) -> list[Any]:
-        if kind == "metrics":
-            return []
-        return [{worker: heard for worker, heard in remembered.items() if worker not in argument}]
-
-    monkeypatch.setattr(operations, "ask_peers", ask_peers)
-    found = await scrape(client)
-    total = key("gomodel_requests_total", **dict(zip(CONTRACT["gomodel_requests_total"], labels, strict=True)))
-    assert found[total] == 1
+        assert (found[total], found[key("gomodel_requests_in_flight", upstream="vllm")]) == (40, 2)
+        assert found[key("gomodel_build_info", version=VERSION)] == 1
+        assert asked == ["metrics"]
 
 
 async def test_an_instance_of_which_nothing_is_known_says_nothing_to_other_workers(gateway, upstream, connect):

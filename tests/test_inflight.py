@@ -179,11 +179,11 @@ class TestTheRoute:
     async def test_knows_the_requests_of_all_workers(self, gateway, upstream, connect, monkeypatch):
         asked: list[Any] = []
 
-        async def ask_peers(kind: str, argument: Any = None) -> list[Any]:
+        async def ask_siblings(kind: str, argument: Any = None) -> list[Any]:
             asked.append((kind, argument))
             return {"requests": [listed([record("r-9")], 101.0), []], "abort": [0, 2]}[kind]
 
-        monkeypatch.setattr(operations, "ask_peers", ask_peers)
+        monkeypatch.setattr(operations, "ask_siblings", ask_siblings)
         handle = await gateway(vllm=upstream)
         [entry] = await running(handle, connect)
         assert entry["id"] == "r-9"

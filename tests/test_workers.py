@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 from pathlib import Path
@@ -27,9 +26,12 @@ from .scripted import (
     request,
     response,
 )
+from .test_daemon import Manager
 
 HEALTH = request("GET", "/health", [("Connection", "close")])
-PRIVATE = re.compile(r"gomodel-\w+")
+METRICS = request("GET", "/metrics", [("Connection", "close")])
+# Workers that are started again soon, and taken for hung after half a second of silence.
+IMPATIENT = "import gomodel.supervisor as s; s.LIMITS = s.Limits(backoff_s=0.01, beat_s=0.05, silent_beats=10)\n"
 
 
 async def started(run: Run, workers: int, environ: dict[str, str], **options: Any) -> Process:
@@ -64,17 +66,11 @@ async def number_of_children(process: Process, number: int) -> list[int]:
     return found
 
 
-async def asked_by_all(process: Process) -> None:
-    """Ask often enough that every worker answers some, and see that one scrape knows of all."""
-    for _ in range(30):
-        await asked(process)
-    scrape = (await asked(process, request("GET", "/metrics", [("Connection", "close")]))).body.decode()
-    (count,) = re.findall(r'^gomodel_requests_total\{[^}]*route="/health"[^}]*\} (\S+)$', scrape, re.MULTILINE)
-    assert float(count) == 30
-
-
-def private_directories(temporary: Path) -> list[str]:
-    return [name for name in os.listdir(temporary) if PRIVATE.fullmatch(name)]
+async def counted(process: Process) -> int:
+    """How many requests for /health one scrape knows of."""
+    scrape = (await asked(process, METRICS)).body.decode()
+    found = re.findall(r'^gomodel_requests_total\{[^}]*route="/health"[^}]*\} (\S+)$', scrape, re.MULTILINE)
+    return int(sum(map(float, found)))
 
 
 @pytest.mark.parametrize("code", [None, WITHOUT_UVLOOP + RUN], ids=["uvloop", "asyncio"])
@@ -83,11 +79,10 @@ async def test_workers_share_a_port_end_with_status_0_and_leave_nothing(
 ) -> None:
     process = await started(run, 3, {**env_for(vllm=upstream), "TMPDIR": str(tmp_path)}, code=code)
     assert len(children(process.pid)) == 3
-    (directory,) = private_directories(tmp_path)
-    assert (tmp_path / directory).stat().st_mode & 0o777 == 0o700
+    assert os.listdir(tmp_path) == []
     assert {(await asked(process)).status for _ in range(20)} == {200}
     assert await process.stop() == 0
-    assert private_directories(tmp_path) == []
+    assert os.listdir(tmp_path) == []
     assert [message.endswith("3 workers") for message in process.messages if "started" in message] == [True]
     assert len([message for message in process.messages if "Listening" in message]) == 1
 
@@ -156,23 +151,18 @@ async def test_the_lines_of_a_worker_name_it_also_after_a_reload(run: Run, upstr
     assert {entry.get("worker") for entry in entries if "SIGTERM: ending" in entry["message"]} == {None}
 
 
-@pytest.mark.parametrize("what", ["w.serve", "w.os.fork"])
+@pytest.mark.parametrize("what", ["s.serve", "s.fork"])
 async def test_workers_that_never_start_are_given_up_on(run: Run, tmp_path: Path, what: str) -> None:
-    failing = (
-        f"import gomodel.workers as w\ndef fail(*_): raise OSError(11, 'no luck')\n{what} = fail; w.BACKOFF_S = 0.01\n"
-    )
+    failing = f"{IMPATIENT}def fail(*_): raise OSError(11, 'no luck')\n{what} = fail\n"
     process = await run({"GOMODEL_WORKERS": "2", "TMPDIR": str(tmp_path)}, code=failing + RUN)
     assert await process.ended() == 1
     assert re.search(r"Worker [12] does not start; giving up", process.text)
     assert "no luck" in process.text
-    assert private_directories(tmp_path) == []
-
-
-IMPATIENT = "import gomodel.workers as w; w.BACKOFF_S = 0.01\n" + RUN
+    assert os.listdir(tmp_path) == []
 
 
 async def test_workers_that_all_keep_dying_after_a_good_start_are_given_up_on(run: Run, tmp_path: Path) -> None:
-    process = await started(run, 2, {"TMPDIR": str(tmp_path)}, code=IMPATIENT)
+    process = await started(run, 2, {"TMPDIR": str(tmp_path)}, code=IMPATIENT + RUN)
     ended = asyncio.create_task(process.ended())
     while not ended.done():
         for pid in children(process.pid):
@@ -181,11 +171,11 @@ async def test_workers_that_all_keep_dying_after_a_good_start_are_given_up_on(ru
         await let_peers_run()
     assert await ended == 1
     assert re.search(r"Worker [12] does not stay up; giving up", process.text)
-    assert private_directories(tmp_path) == []
+    assert os.listdir(tmp_path) == []
 
 
 async def test_a_worker_that_keeps_dying_does_not_end_those_that_serve(run: Run, upstream: ScriptedUpstream) -> None:
-    process = await started(run, 2, env_for(vllm=upstream), code=IMPATIENT)
+    process = await started(run, 2, env_for(vllm=upstream), code=IMPATIENT + RUN)
     dying, survivor = children(process.pid)
     for _ in range(7):
         os.kill(dying, signal.SIGKILL)
@@ -193,35 +183,6 @@ async def test_a_worker_that_keeps_dying_does_not_end_those_that_serve(run: Run,
         (dying,) = set(await number_of_children(process, 2)) - {survivor}
     assert (await asked(process)).status == 200
     assert await process.stop() == 0
-
-
-async def test_workers_whose_directory_was_removed_are_replaced_and_answer_as_one(
-    run: Run, upstream: ScriptedUpstream, tmp_path: Path
-) -> None:
-    process = await started(run, 2, {**env_for(vllm=upstream), "TMPDIR": str(tmp_path)})
-    (directory,) = private_directories(tmp_path)
-    await asyncio.to_thread(shutil.rmtree, tmp_path / directory)
-    killed, _ = children(process.pid)
-    os.kill(killed, signal.SIGKILL)
-    await process.says("The directory of the workers' sockets was removed; they move to another")
-    fresh = await number_of_children(process, 2)
-    (directory,) = private_directories(tmp_path)
-    wanted = sorted(f"{number}-{pid}.sock" for number, pid in zip((2, 1), fresh, strict=True))
-    async with asyncio.timeout(SAFETY_S):
-        while sorted(os.listdir(tmp_path / directory)) != wanted:
-            await let_peers_run()
-    await asked_by_all(process)
-    assert await process.stop() == 0
-    assert private_directories(tmp_path) == []
-    assert "Traceback" not in process.text
-
-
-async def test_a_worker_that_finds_no_place_for_its_socket_says_so_in_a_line(run: Run, tmp_path: Path) -> None:
-    lost = "import gomodel.workers as w, pathlib; w._directory = lambda: pathlib.Path('/nowhere'); w.BACKOFF_S = 0.01\n"
-    process = await run({"GOMODEL_WORKERS": "2"}, code=lost + RUN)
-    assert await process.ended() == 1
-    assert re.search(r"Worker 1-\d+ cannot be asked by the others, in /nowhere: No such file or dir", process.text)
-    assert "Traceback" not in process.text
 
 
 async def test_a_changed_log_format_reaches_supervisor_and_workers_started_later(
@@ -275,7 +236,7 @@ async def test_signals_at_once_with_nothing_to_abort_are_status_0(run: Run, upst
 
 
 async def test_a_worker_that_does_not_end_is_killed(run: Run, connect: Any, upstream: ScriptedUpstream) -> None:
-    code = "import gomodel.workers as w; w.MARGIN_S = 0.2\n" + RUN
+    code = "import gomodel.supervisor as s; s.MARGIN_S = 0.2\n" + RUN
     process = await started(run, 2, {**env_for(vllm=upstream), "GOMODEL_DRAIN_TIMEOUT": "0"}, code=code)
     stuck = children(process.pid)[0]
     os.kill(stuck, signal.SIGSTOP)
@@ -331,8 +292,111 @@ async def test_sighup_reaches_every_worker_and_those_started_later(
 
 async def test_one_scrape_counts_the_requests_of_all_workers(run: Run, upstream: ScriptedUpstream) -> None:
     process = await started(run, 3, env_for(vllm=upstream))
-    await asked_by_all(process)
+    for _ in range(30):
+        await asked(process)
+    assert {await counted(process) for _ in range(5)} == {30}
     assert await process.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_no_counter_falls_when_one_worker_after_the_other_is_replaced(
+    run: Run, upstream: ScriptedUpstream, number: int, workers: int
+) -> None:
+    process = await started(run, workers, env_for(vllm=upstream), code=IMPATIENT + RUN)
+    for _ in range(20):
+        await asked(process)
+    if number == signal.SIGKILL:  # it has no last words; what was shown once stays
+        assert await counted(process) == 20
+    for times, pid in enumerate(children(process.pid), 1):
+        os.kill(pid, number)
+        await process.says(f"-{pid} ended")
+        await process.says("Instance vllm is up", workers + times)
+        assert await counted(process) == 20
+    assert await process.stop() == 0
+
+
+async def test_a_worker_that_hangs_is_noticed_killed_and_replaced_and_its_counters_stay(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    code = f"import gomodel.hub as h; h.PATIENCE_S = 0.05\n{IMPATIENT}{RUN}"
+    # Whoever runs takes what comes on the unix socket; of a TCP port each worker has its share.
+    path = str(tmp_path / "g.sock")
+    process = await started(run, 2, {**env_for(vllm=upstream), "GOMODEL_UNIX_SOCKET": path, "PORT": "0"}, code=code)
+    for _ in range(20):
+        await asked(process)
+    assert await counted(process) == 20
+    stopped, _ = children(process.pid)
+    os.kill(stopped, signal.SIGSTOP)
+    client = await connect(path=path)
+    await client.send(METRICS)
+    assert re.search(rb'route="/health"[^}]*\} 20\.0\n', (await client.read_response()).body)
+    await process.says(f"Worker 1-{stopped} has been silent for over 0.5s and is killed")
+    await process.says(f"Worker 1-{stopped} ended with SIGKILL")
+    await process.says("Instance vllm is up", 3)
+    assert stopped not in await number_of_children(process, 2)
+    assert await counted(process) == 20
+    assert await process.stop() == 0
+
+
+async def test_a_worker_that_hangs_during_the_drain_is_not_waited_for(run: Run, upstream: ScriptedUpstream) -> None:
+    process = await started(run, 2, env_for(vllm=upstream), code=IMPATIENT + RUN)
+    stopped, _ = children(process.pid)
+    os.kill(stopped, signal.SIGSTOP)
+    process.signal(signal.SIGTERM)
+    assert await process.ended() == 1
+    assert f"Worker 1-{stopped} ended with SIGKILL while draining" in process.messages
+
+
+async def test_the_watchdog_is_not_fed_while_a_worker_hangs(
+    run: Run, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    manager = Manager(tmp_path / "notify")
+    # Fed 100 times a second; the last beat counts for a fifth of a second and the kill comes after nine tenths.
+    limits = "import gomodel.supervisor as s; s.LIMITS = s.Limits(beat_s=0.1, silent_beats=8)\n"
+    environ = {**env_for(vllm=upstream), "NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "20000"}
+    process = await started(run, 2, environ, code=limits + RUN)
+    assert await manager.told() == "READY=1"
+    assert await manager.told() == "WATCHDOG=1"
+    reading = asyncio.create_task(manager.all_told())
+    stopped, _ = children(process.pid)
+    os.kill(stopped, signal.SIGSTOP)
+    before = len(manager.notices)
+    await process.says(f"Worker 1-{stopped} has been silent for over 0.8s and is killed")
+    assert len(manager.notices) - before < 45
+    await process.says("Worker 1 starts again")
+    known = len(manager.notices)
+    async with asyncio.timeout(SAFETY_S):
+        while len(manager.notices) == known:
+            await let_peers_run()
+    assert await process.stop() == 0
+    reading.cancel()
+    await asyncio.wait([reading])
+    manager.close()
+
+
+async def test_a_temporary_directory_that_is_none_is_not_missed(run: Run, upstream: ScriptedUpstream) -> None:
+    process = await started(run, 2, {**env_for(vllm=upstream), "TMPDIR": "/nowhere/" + "x" * 131})
+    for _ in range(10):
+        await asked(process)
+    assert await counted(process) == 10
+    assert await process.stop() == 0
+
+
+async def test_a_signal_that_comes_as_the_last_worker_is_ready_ends_with_status_0(run: Run) -> None:
+    early = """
+import gomodel.supervisor as s
+on_message = s.Supervisor._on_message
+def late(self, place, line, message):
+    if message == ("ready",) and not self._ending:
+        self._on_signal(15)
+    on_message(self, place, line, message)
+s.Supervisor._on_message = late
+"""
+    process = await run({"GOMODEL_WORKERS": "2"}, code=early + RUN)
+    assert await process.ended() == 0
+    assert "Traceback" not in process.text
+    assert "Listening on" not in process.text
 
 
 async def test_a_request_is_found_and_aborted_through_any_worker(

@@ -1,0 +1,84 @@
+"""Messages between the supervisor and a worker: how they are framed on the stream socket that joins the two.
+
+Decides the framing and that the supervisor never waits for a worker that does not read. A message is a tuple whose
+first member is its kind; both ends are forks of one process, so pickle carries it. From the supervisor: ("drain",),
+("abort",), ("report",), ("reload", Config), ("question", number, kind, argument), ("answers", number, list). From a
+worker: ("ready",), ("beat",), ("numbers", snapshot), ("ask", number, kind, argument), ("answer", number, kind, list of
+one or none).
+"""
+
+import pickle
+import socket
+from typing import Any
+
+HEADER_BYTES = 4
+_READ_BYTES = 1 << 16
+
+Message = tuple[Any, ...]
+
+
+def encoded(message: Message) -> bytes:
+    """A message as it travels."""
+    data = pickle.dumps(message)
+    return len(data).to_bytes(HEADER_BYTES, "big") + data
+
+
+class Line:
+    """The supervisor's end of the socket to one worker, which it owns. Never blocks, never raises for a lost worker."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._received = bytearray()
+        self._unsent = bytearray()
+        self.open = True  # until the worker is found to have closed its end
+
+    def fileno(self) -> int:
+        """For a selector."""
+        return self._sock.fileno()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the kernel has not taken yet; `flush` when the socket is writable."""
+        return len(self._unsent)
+
+    def send(self, *message: Any) -> None:
+        """Send as much of a message as the kernel takes, and keep the rest."""
+        self._unsent += encoded(message)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the kernel takes now of what waits."""
+        try:
+            while self._unsent:
+                del self._unsent[: self._sock.send(self._unsent)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._unsent.clear()  # it is read no more; the end of the other direction says so
+
+    def receive(self) -> list[Message]:
+        """Every whole message that has arrived; half of one, of a worker that died over it, is nobody's."""
+        try:
+            while piece := self._sock.recv(_READ_BYTES):
+                self._received += piece
+            self.open = False
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.open = False
+        messages = []
+        at, received = 0, self._received
+        while len(received) - at >= HEADER_BYTES:
+            end = at + HEADER_BYTES + int.from_bytes(received[at : at + HEADER_BYTES], "big")
+            if len(received) < end:
+                break
+            messages.append(pickle.loads(received[at + HEADER_BYTES : end]))
+            at = end
+        del received[:at]
+        return messages
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self.open = False
+        self._sock.close()

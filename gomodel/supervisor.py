@@ -1,0 +1,312 @@
+"""The supervisor of several worker processes.
+
+Decides what the signals of the whole gateway mean (contract sections 1 and 7) and acts on what `restarts` decides of
+workers that die or hang; passes questions between workers through `hub`. The parent runs no event loop, serves nothing
+and waits for nobody. It forks before any loop exists, so that the workers share the memory of everything that was
+imported. Each listens on a socket of its own on the shared port (SO_REUSEPORT); unix sockets and sockets from systemd
+are shared. Orders reach a worker through a socket, not as signals: systemd and terminals signal every process of a
+group at once, and an order must not count twice.
+"""
+
+import gc
+import logging
+import os
+import selectors
+import signal
+import socket
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any
+
+from . import notices
+from .config import Config
+from .exposition import lasting
+from .fork import fork
+from .hub import Hub
+from .listeners import Listener, beside, bind
+from .logs import configure_logging, name_worker
+from .orders import Line, Message
+from .reload import Load, read_again
+from .restarts import Limits, Place, Restarts
+from .serving import MARGIN_S, run_loop
+from .signals import Signals, StopSignals
+from .systemd import Notifier
+from .tally import Tally
+from .worker import CUT_SHORT, serve
+
+_logger = logging.getLogger("gomodel")
+
+LIMITS = Limits()
+# For workers that were told to abort, before they are killed.
+ABORT_S = 3.0
+_NEVER = float("inf")
+
+
+class _Worker:
+    """A worker process from its fork until it is reaped; `line` is None once it has closed its end."""
+
+    def __init__(self, place: Place, pid: int, line: Line) -> None:
+        self.place = place
+        self.pid = pid
+        self.line: Line | None = line
+        self.killed = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.place.index}-{self.pid}"
+
+
+class Supervisor:
+    """The parent process. `run` once."""
+
+    def __init__(self, config: Config, load: Load, signals: Signals, notifier: Notifier) -> None:
+        self._config = config
+        self._load = load
+        self._signals = signals
+        self._notifier = notifier
+        self._restarts = Restarts(config.workers, LIMITS)
+        self._hub = Hub(Tally(lasting))
+        self._workers: list[_Worker] = []
+        self._listeners: list[Listener] = []
+        self._reserved: list[Listener] = []
+        self._selector = selectors.DefaultSelector()
+        self._wake_in, self._wake_out = os.pipe()
+        self._ending = False
+        self._kill_at = _NEVER
+        self._feed_at = _NEVER
+        self._stops = StopSignals()
+        self._forced = 0
+        self._cut_short = False
+        self._status = 0
+
+    def run(self, inherited: list[Listener], arrived: Iterable[int]) -> int:
+        """Serve with workers on `inherited`, or on what the configuration says, until told to end; the exit status.
+
+        `arrived`: signals from before. Raises ListenError.
+        """
+        os.set_blocking(self._wake_out, False)
+        self._selector.register(self._wake_in, selectors.EVENT_READ)
+        self._signals.write_to(self._wake_out)
+        os.write(self._wake_out, bytes(arrived))
+        try:
+            self._listeners = inherited or bind(self._config, reuse_port=True)
+            # Our own TCP sockets never listen: they keep the port while the workers bind theirs beside them.
+            self._reserved = [each for each in self._listeners if each.port is not None and not inherited]
+            gc.freeze()  # what was imported is shared as long as no collector writes to it
+            gc.enable()
+            self._restarts.begin(monotonic())
+            while self._workers or not self._ending:
+                self._turn()
+        finally:
+            self._signals.detach()
+            self._stop_listening()
+            self._release()
+        return 128 + self._forced if self._cut_short and self._forced else self._status
+
+    def _turn(self) -> None:
+        """Act on what is due, then on what happens until something else is."""
+        now = monotonic()
+        for place in self._restarts.to_start(now):
+            self._start(place)
+        for place in self._restarts.hung(now):
+            hanging = [each for each in self._workers if each.place is place]
+            self._kill(hanging, f"has been silent for over {LIMITS.beat_s * LIMITS.silent_beats:g}s")
+        self._hub.expire(now)
+        if now >= self._kill_at:
+            self._kill_at = _NEVER
+            self._kill(self._workers, "does not end")
+        if now >= self._feed_at:
+            self._feed()
+        for worker in self._workers:
+            if worker.line is not None:
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.line.waiting else 0)
+                self._selector.modify(worker.line, events, worker)
+        due = min(self._restarts.due, self._hub.due, self._kill_at, self._feed_at)
+        for key, events in self._selector.select(max(0.0, due - monotonic()) if due < _NEVER else None):
+            if key.fd == self._wake_in:
+                for number in os.read(self._wake_in, 1024):
+                    self._on_signal(number)
+            elif key.data.line is not None:  # otherwise it was lost a moment ago
+                if events & selectors.EVENT_WRITE:
+                    key.data.line.flush()
+                self._listen_to(key.data)
+
+    def _on_signal(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if number == signal.SIGCHLD:
+            self._reap()
+        elif number == signal.SIGHUP:
+            self._reload()
+        elif number == signal.SIGUSR1:
+            self._order("report")
+        elif not self._stops.counts(number):
+            _logger.debug("%s, delivered twice", name)
+        elif not self._ending:
+            _logger.info("%s: ending, %d workers", name, len(self._restarts.places))
+            self._end("drain", self._config.drain_s + MARGIN_S)
+        else:
+            _logger.warning("%s, a second signal: ending now", name)
+            self._forced = number
+            self._end("abort", ABORT_S)
+
+    def _end(self, order: str, limit_s: float) -> None:
+        self._ending = True
+        self._kill_at = monotonic() + limit_s
+        self._notifier.stopping(limit_s)
+        self._restarts.stop()
+        self._stop_listening()
+        self._order(order)
+
+    def _stop_listening(self) -> None:
+        for each in self._listeners:
+            each.close()
+
+    def _reload(self) -> None:
+        if self._ending:
+            _logger.warning("SIGHUP comes too late: the gateway is ending")
+            return
+        self._notifier.reloading()
+        config = read_again(self._load, self._config)
+        if config is not None:
+            self._config = config
+            configure_logging(config.log_level, config.log_format)
+            self._order("reload", config)
+        self._notifier.ready()
+
+    def _order(self, *order: Any) -> None:
+        for worker in self._workers:
+            if worker.line is not None:
+                worker.line.send(*order)
+
+    def _start(self, place: Place) -> None:
+        if self._ending:  # given up on, over another place
+            return
+        ours, theirs = socket.socketpair()
+        line = Line(ours)
+        try:
+            pid = fork(self._signals, lambda: self._work(place, line, theirs))
+        except OSError as error:
+            _logger.error("No process for worker %d: %s", place.index, error.strerror)
+            line.close()
+            self._start_later(place)
+        else:
+            self._workers.append(_Worker(place, pid, line))
+            self._selector.register(line, selectors.EVENT_READ, self._workers[-1])
+            self._hub.join(line)
+        finally:
+            theirs.close()
+
+    def _work(self, place: Place, parents: Line, orders: socket.socket) -> int:
+        """The forked child: give up what is the parent's, and serve."""
+        parents.close()
+        self._release()
+        for listener in self._listeners:
+            listener.file = None  # the parent's to remove
+        twins = [beside(each) for each in self._reserved]
+        shared = [each for each in self._listeners if each not in self._reserved]
+        for listener in self._reserved:
+            listener.sock.close()
+        name_worker(f"{place.index}-{os.getpid()}")
+        return run_loop(serve(self._config, [*shared, *twins], orders, self._signals, LIMITS.beat_s))
+
+    def _release(self) -> None:
+        self._selector.close()
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+        for worker in self._workers:
+            if worker.line is not None:
+                worker.line.close()
+
+    def _listen_to(self, worker: _Worker) -> None:
+        line, place = worker.line, worker.place
+        assert line is not None
+        for message in line.receive():
+            place.missed = 0
+            self._on_message(place, line, message)
+        if not line.open:
+            self._hang_up(worker)
+
+    def _on_message(self, place: Place, line: Line, message: Message) -> None:
+        match message:
+            case ("ready",):
+                # One that was about to be ready when the end began changes nothing any more.
+                if self._restarts.ready(place) and not self._ending:
+                    notices.started(self._config, self._listeners)
+                    self._notifier.ready()
+                    self._feed()
+            case ("numbers", numbers):
+                self._hub.report(line, numbers)
+            case ("ask", number, kind, argument):
+                self._hub.ask(line, number, kind, argument, monotonic())
+            case ("answer", number, kind, answers):
+                self._hub.answer(line, number, kind, answers)
+
+    def _feed(self) -> None:
+        """Tell systemd's watchdog that all is well; when it is not, that is for the watchdog to notice."""
+        if self._notifier.watchdog_s:
+            delay_s = self._notifier.watchdog_s
+            if all(self._restarts.alive(worker.place) for worker in self._workers):
+                self._notifier.alive()
+            else:
+                delay_s = min(delay_s, LIMITS.beat_s)  # by then the one that hangs may be replaced
+            self._feed_at = monotonic() + delay_s
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for worker in self._workers[:]:
+                if worker.pid == pid:  # otherwise an orphan that PID 1 inherits
+                    self._lost(worker, os.waitstatus_to_exitcode(status))
+
+    def _lost(self, worker: _Worker, status: int) -> None:
+        if worker.line is not None:
+            self._listen_to(worker)  # its last words
+        if worker.line is not None:
+            self._hang_up(worker)
+        self._workers.remove(worker)
+        if self._ending:
+            if status == CUT_SHORT or (status and self._forced):
+                self._cut_short = True
+            elif status:
+                _logger.error("Worker %s ended with %s while draining", worker.name, _how(status))
+                self._status = 1
+        elif status == 0:
+            _logger.info("Worker %s ended; another takes its place", worker.name)
+            self._restarts.ended(worker.place, monotonic())
+        else:
+            _logger.error("Worker %s ended with %s", worker.name, _how(status))
+            self._start_later(worker.place)
+
+    def _start_later(self, place: Place) -> None:
+        """A worker's start, or its life, failed: try again after a while, or give up on all."""
+        delay_s = self._restarts.failed(place, monotonic())
+        if delay_s is None:
+            _logger.error("Worker %d does not %s; giving up", place.index, "stay up" if self._restarts.up else "start")
+            self._status = 1
+            self._end("abort", ABORT_S)
+        else:
+            _logger.info("Worker %d starts again in %gs", place.index, delay_s)
+
+    def _hang_up(self, worker: _Worker) -> None:
+        line, worker.line = worker.line, None
+        assert line is not None
+        worker.place.ready = False
+        self._selector.unregister(line)
+        line.close()
+        self._hub.leave(line)
+
+    def _kill(self, workers: Iterable[_Worker], why: str) -> None:
+        for worker in workers:
+            if not worker.killed:
+                worker.killed = True
+                _logger.error("Worker %s %s and is killed", worker.name, why)
+                os.kill(worker.pid, signal.SIGKILL)
+
+
+def _how(status: int) -> str:
+    return f"status {status}" if status >= 0 else signal.Signals(-status).name
