@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .record import PHASE_WORDS, Record
-from .telemetry import shown
+from .telemetry import path_of, shown
 
 ABORTED = "aborted_by_operator"
 
@@ -43,6 +43,7 @@ def _entry(record: Record, now: float) -> dict[str, Any]:
         "instance": record.instance or None,
         "model": shown(record.model) or None,
         "route": record.route,
+        "path": path_of(record) or None,
         "method": record.method,
         "client": record.client,
         "phase": PHASE_WORDS[record.phase],

@@ -66,6 +66,7 @@ def recording(telemetry: Telemetry, router: Router, providers: Providers, strip:
         request.record = entry = Record(request.method, protocol.client, monotonic())
         entry.id = fields.request_id.decode() if fields.request_id is not None else f"{start}-{next(counter):x}"
         entry.route = route.template
+        entry.target = request.target
         entry.trace = fields.trace.decode("latin-1")
         entry.task = protocol._task_handler
         running.add(entry)
@@ -82,7 +83,8 @@ def recording(telemetry: Telemetry, router: Router, providers: Providers, strip:
             raise
         finally:
             running.discard(entry)
-            telemetry.finish(entry, providers.label(entry.instance, entry.model), monotonic())
+            label = providers.label(entry.instance, entry.model)
+            telemetry.finish(entry, label, monotonic(), polled=route.polled)
 
     return record
 

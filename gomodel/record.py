@@ -54,6 +54,7 @@ class Record:
         "since",
         "started",
         "status",
+        "target",
         "task",
         "trace",
     )
@@ -69,6 +70,7 @@ class Record:
         self.phase = Phase.REQUEST
         self.owner: Watched | None = None
         self.route = "unknown"
+        self.target = ""  # as the client sent it, query included: never to be shown as it is
         self.instance = ""
         self.model = ""
         self.status = 0

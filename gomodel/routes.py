@@ -116,6 +116,7 @@ class Route:
     provider: str | None = None  # PASSTHROUGH: the raw segment, not yet known to name anything
     id: str | None = None  # MODEL: the decoded model id; RESPONSES, ADMIN_REQUESTS: the raw id
     open: bool = False  # served without a key
+    polled: bool = False  # asked for again and again by monitors and by the status page
     replayable: bool = False  # may go out again when a reused connection dies before any response byte
     refusal: Callable[[], GatewayError] | None = None  # to be raised once the caller has shown the key
 
@@ -141,14 +142,15 @@ class Router:
         self._v1_alias = passthrough_v1_alias
         self._admin = passthrough_admin
         self._local = {
-            "/": Route(Kind.STATUS_PAGE, "/", _READ, open=True),
-            "/health": Route(Kind.HEALTH, "/health", _READ, open=True),
-            "/health/ready": Route(Kind.READY, "/health/ready", _READ, open=True),
+            "/": Route(Kind.STATUS_PAGE, "/", _READ, open=True, polled=True),
+            "/health": Route(Kind.HEALTH, "/health", _READ, open=True, polled=True),
+            "/health/ready": Route(Kind.READY, "/health/ready", _READ, open=True, polled=True),
             "/v1/models": Route(Kind.MODELS, "/v1/models", _READ),
-            "/admin/requests": Route(Kind.ADMIN_REQUESTS, "/admin/requests", frozenset({"GET"})),
+            "/admin/requests": Route(Kind.ADMIN_REQUESTS, "/admin/requests", frozenset({"GET"}), polled=True),
         }
         if metrics_path is not None:
-            self._local.setdefault(metrics_path, Route(Kind.METRICS, metrics_path, _READ, open=metrics_public))
+            route = Route(Kind.METRICS, metrics_path, _READ, open=metrics_public, polled=True)
+            self._local.setdefault(metrics_path, route)
         self._cached = lru_cache(maxsize=CACHED_TARGETS)(self._classify)
 
     def resolve(self, raw_target: str) -> Route:

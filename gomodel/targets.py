@@ -6,7 +6,7 @@ where a path leads.
 """
 
 import re
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from .errors import BadTarget
 
@@ -21,6 +21,10 @@ _NEVER = re.compile(r"[^!-~]|#")
 # Only in the path: a backslash is a slash to some servers, an encoded control ends the string or the line in others,
 # and a percent sign without two hex digits is repaired in as many ways as there are decoders. A query is data.
 _NEVER_IN_PATH = re.compile(r"\\|%5[Cc]|%[01][0-9A-Fa-f]|%7[Ff]|%(?![0-9A-Fa-f]{2})")
+
+# All of visible ASCII: what `quote` is to leave alone.
+_VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
+_ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
 def split_target(raw: str) -> tuple[str, str]:
@@ -54,6 +58,21 @@ def check_target(path: str, query: str) -> None:
         raise BadTarget("The path has a backslash, an encoded control character or an invalid percent escape.")
     if ("." in path or "%" in path) and not {".", ".."}.isdisjoint(decoded_segments(path)):
         raise BadTarget("The path has a dot segment ('.' or '..', possibly percent-encoded).")
+
+
+def shown_path(raw: str, limit: int) -> str:
+    """The path of a raw request target, good or bad, for people: visible ASCII, at most `limit` characters and "...".
+
+    Without what may hold a secret: query, fragment and user information. "" for a target that has no path.
+    """
+    path = re.split("[?#]", raw, maxsplit=1)[0]
+    if not path.startswith("/"):
+        authority = _ANY_SCHEME.match(path)
+        if authority is None:
+            return ""
+        path = path[authority.end() :] or "/"
+    shown = quote(path[: limit + 1], _VISIBLE, errors="surrogateescape")
+    return shown if len(shown) <= limit else shown[:limit] + "..."
 
 
 def decoded_segments(path: str) -> list[str]:

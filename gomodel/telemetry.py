@@ -1,7 +1,7 @@
 """What operators see of requests: counters kept plain on the hot path, and one access line when a request ends.
 
 Decides what is counted and under which labels, all of them bounded. Knows nothing of how they are exposed
-(`exposition`), of how a line looks (`logs`) or of HTTP. Never sees a key, a query string or a body.
+(`exposition`), of how a line looks (`logs`) or of HTTP. No key, query string or body reaches a line.
 """
 
 import logging
@@ -11,6 +11,7 @@ from time import time
 
 from .config import Config
 from .record import PHASE_WORDS, Phase, Record, Running
+from .targets import shown_path
 
 access = logging.getLogger("gomodel.access")
 
@@ -39,8 +40,13 @@ SECONDS = (
 # Adapters come and go, so the model names of all lists ever seen are many; from here on a new one is "other".
 MAX_SERIES = 5000
 
-# A model's name may be as long as a request body.
+# A model's name may be as long as a request body, and a path as a request line.
 _SHOWN_CHARS = 200
+
+# What only the operator of the gateway can mend: a bug in it, and descriptors or disk that it lacks.
+_OURS = frozenset({"internal_error", "connection_limit", "spool_full"})
+# A client that speaks another version of HTTP is no failure of the server's, whatever the number says.
+_VERSION_NOT_SUPPORTED = 505
 
 
 class Histogram:
@@ -117,8 +123,8 @@ class Telemetry:
             limits.total_s,
         )
 
-    def finish(self, record: Record, label_model: str, now: float) -> None:
-        """Count a request that ended; `label_model` is a model of the lists or "other"."""
+    def finish(self, record: Record, label_model: str, now: float, *, polled: bool = False) -> None:
+        """Count a request that ended; `label_model` is a model of the lists or "other", `polled` as `Route.polled`."""
         series = self.requests.get((record.instance, record.route, label_model, record.status))
         if series is None:
             series = self._new_series(record, label_model)
@@ -140,10 +146,13 @@ class Telemetry:
         traffic.response_bytes += record.bytes_out
         if record.ended_by:
             self.aborted[record.ended_by, record.phase] += 1
-        if access.isEnabledFor(logging.INFO):
+        level = logging.INFO
+        if record.ended_by or record.status >= 400 or polled:
+            level = severity(record, polled=polled)
+        if access.isEnabledFor(level):
             # What Logger.info does besides, looking for its caller above all, costs as much as relaying a request.
             line = logging.LogRecord.__new__(logging.LogRecord)
-            line.__dict__ = values = _LINE.copy()
+            line.__dict__ = values = _LINES[level].copy()
             values["created"] = time()
             values["fields"] = fields(record, seconds)
             access.handle(line)
@@ -159,7 +168,32 @@ class Telemetry:
         return series
 
 
-_LINE = vars(logging.makeLogRecord({"name": access.name, "levelno": logging.INFO, "levelname": "INFO", "fields": None}))
+_LINES = {
+    level: vars(
+        logging.makeLogRecord(
+            {"name": access.name, "levelno": level, "levelname": logging.getLevelName(level), "fields": None}
+        )
+    )
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+}
+
+
+def severity(record: Record, *, polled: bool) -> int:
+    """The level of a request's access line; contract section 8.
+
+    ERROR for a failure that the gateway's operator has to mend; WARNING for one by an instance or by the gateway; INFO
+    for all that went well or was the client's own doing; DEBUG for what monitors and the status page ask for again and
+    again (`polled`), not ready included, which is an answer there.
+    """
+    if record.reason in _OURS:
+        return logging.ERROR
+    if record.ended_by == "client":
+        return logging.INFO
+    if polled and (record.status < 400 or (record.status == 503 and not record.reason)):
+        return logging.DEBUG
+    if record.ended_by or (record.status >= 500 and record.status != _VERSION_NOT_SUPPORTED):
+        return logging.WARNING
+    return logging.INFO
 
 
 def fields(record: Record, seconds: float) -> dict[str, object]:
@@ -178,6 +212,8 @@ def fields(record: Record, seconds: float) -> dict[str, object]:
         "first_byte_ms": round((first_byte - record.started) * 1000, 1) if first_byte else None,
         "duration_ms": round(seconds * 1000, 1),
     }
+    if path := path_of(record):
+        found["path"] = path
     if record.ended_by:
         found["ended_by"] = record.ended_by
         found["phase"] = PHASE_WORDS[record.phase]
@@ -188,6 +224,12 @@ def fields(record: Record, seconds: float) -> dict[str, object]:
     if record.trace:
         found["traceparent"] = shown(record.trace)
     return found
+
+
+def path_of(record: Record) -> str:
+    """The path that the client asked for, where the route's template does not say it; `shown_path` bounds it."""
+    route = record.route
+    return shown_path(record.target, _SHOWN_CHARS) if route.endswith("*") or route == "unknown" else ""
 
 
 def shown(text: str) -> str:

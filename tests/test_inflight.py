@@ -57,6 +57,7 @@ class TestListed:
                 "instance": "vllm",
                 "model": "m",
                 "route": "/v1/completions",
+                "path": None,
                 "method": "POST",
                 "client": "192.0.2.1",
                 "phase": "data",
@@ -73,6 +74,13 @@ class TestListed:
         [entry] = listed([record("r-1")], 100.0)
         assert (entry["instance"], entry["model"], entry["time_to_first_byte_s"]) == (None, None, None)
         assert entry["phase"] == "request"
+
+    def test_says_the_path_where_the_route_does_not(self):
+        hostile = "/p/vllm/v1/\x1b[2J" + "x" * 5000 + "?api-key=secret"
+        [entry] = listed([record("r", route="/p/{provider}/*", target=hostile)], 105.0)
+        assert entry["path"].startswith("/p/vllm/v1/%1B[2Jxxx")
+        assert len(entry["path"]) <= 203
+        assert "secret" not in json.dumps(entry)
 
     def test_has_the_oldest_first_and_not_the_one_that_asks(self):
         asking = record("r-3", 103.0)

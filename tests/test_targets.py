@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gomodel.errors import BadTarget
-from gomodel.targets import check_target, decoded_segments, split_target
+from gomodel.targets import check_target, decoded_segments, shown_path, split_target
 
 
 @pytest.mark.parametrize(
@@ -199,3 +199,40 @@ def test_what_passes_has_no_dot_segment_and_only_visible_ascii(tail: str) -> Non
     assert b"\\" not in decoded
     assert all(byte >= 0x20 and byte != 0x7F for byte in decoded)
     assert all(segment not in (b".", b"..") for segment in decoded.split(b"/"))
+
+
+SHOWN = [
+    ("/p/vllm/v1/files", "/p/vllm/v1/files"),
+    ("/a?b=c", "/a"),
+    ("/a#b?c", "/a"),
+    ("/a?b#c", "/a"),
+    ("http://host/a/b?c", "/a/b"),
+    ("HTTP://user:secret@host:1/a", "/a"),
+    ("ftp://user:secret@host", "/"),
+    ("user:secret@host:443", ""),
+    ("*", ""),
+    ("", ""),
+    ("?a", ""),
+    ("/%0A%41", "/%0A%41"),
+    ("/\x1b[31m\x7f", "/%1B[31m%7F"),
+    ("/\u202ecod.exe", "/%E2%80%AEcod.exe"),
+    ("/\udcff", "/%FF"),
+    ("/a b", "/a%20b"),
+    ("/" + "x" * 17, "/" + "x" * 17),
+    ("/" + "x" * 18, "/" + "x" * 17 + "..."),
+    ("/" + "\u202e" * 12, "/%E2%80%AE%E2%80%A..."),
+]
+
+
+@pytest.mark.parametrize(("raw", "path"), SHOWN)
+def test_a_path_is_shown_without_what_may_be_a_secret_or_an_order_to_a_terminal(raw, path):
+    assert shown_path(raw, 18) == path
+
+
+@given(st.lists(_PIECES | st.characters(), max_size=40).map("".join))
+def test_what_is_shown_of_any_target_is_short_visible_ascii(raw: str) -> None:
+    shown = shown_path(raw, 20)
+    assert len(shown) <= 23
+    assert all("!" <= char <= "~" for char in shown)
+    assert "?" not in shown
+    assert "#" not in shown

@@ -9,7 +9,7 @@ import pytest
 from gomodel import telemetry as module
 from gomodel.config import from_environ
 from gomodel.record import Phase, Record
-from gomodel.telemetry import SECONDS, Histogram, Telemetry, fields, shown
+from gomodel.telemetry import SECONDS, Histogram, Telemetry, fields, severity, shown
 
 from .harness.leaks import nothing_left
 from .scripted import SSE_HEAD, Fin, ReadHead, Stall, chunked, head, request, response, sse
@@ -81,6 +81,57 @@ class TestFinish:
         counters.finish(ended(), "m", 101.0)
         module.access.manager._clear_cache()
 
+    def test_a_stream_that_was_broken_off_is_seen_at_warn_too(self, counters, caplog):
+        caplog.set_level(logging.WARNING, logger="gomodel.access")
+        counters.finish(ended(ended_by="upstream", reason="connection_terminated", phase=Phase.DATA), "m", 101.0)
+        counters.finish(ended(ended_by="client", reason="disconnected", phase=Phase.DATA), "m", 101.0)
+        [line] = caplog.records
+        assert vars(line)["fields"]["reason"] == "connection_terminated"
+
+
+LEVELS = [
+    (logging.INFO, {}),
+    (logging.INFO, {"status": 304}),
+    (logging.INFO, {"status": 404, "reason": "model_not_found"}),
+    (logging.INFO, {"status": 400, "reason": ""}),
+    (logging.INFO, {"status": 499, "ended_by": "client", "reason": "disconnected"}),
+    (logging.INFO, {"status": 200, "ended_by": "client", "reason": "write_timeout"}),
+    (logging.INFO, {"status": 408, "ended_by": "client", "reason": "request_timeout"}),
+    (logging.INFO, {"status": 505, "reason": "http_version_not_supported"}),
+    (logging.WARNING, {"status": 200, "ended_by": "upstream", "reason": "connection_terminated"}),
+    (logging.WARNING, {"status": 200, "ended_by": "gomodel", "reason": "shutdown"}),
+    (logging.WARNING, {"status": 502, "ended_by": "upstream", "reason": "connection_refused"}),
+    (logging.WARNING, {"status": 500, "reason": ""}),
+    (logging.WARNING, {"status": 503, "reason": "circuit_open"}),
+    (logging.WARNING, {"status": 503, "reason": "draining"}),
+    (logging.WARNING, {"status": 503, "ended_by": "gomodel", "reason": "aborted_by_operator"}),
+    (logging.ERROR, {"status": 500, "reason": "internal_error"}),
+    (logging.ERROR, {"status": 200, "ended_by": "gomodel", "reason": "internal_error"}),
+    (logging.ERROR, {"status": 503, "reason": "connection_limit"}),
+    (logging.ERROR, {"status": 503, "reason": "spool_full"}),
+]
+
+
+@pytest.mark.parametrize(("level", "known"), LEVELS)
+def test_the_level_of_a_line_says_who_has_to_act(level, known):
+    assert severity(ended(**known), polled=False) == level
+
+
+POLLED_LEVELS = [
+    (logging.DEBUG, {"status": 200}),
+    (logging.DEBUG, {"status": 304}),
+    (logging.DEBUG, {"status": 503, "route": "/health/ready"}),
+    (logging.INFO, {"status": 401, "reason": "invalid_api_key"}),
+    (logging.INFO, {"status": 499, "ended_by": "client", "reason": "disconnected"}),
+    (logging.WARNING, {"status": 503, "reason": "draining"}),
+    (logging.ERROR, {"status": 500, "reason": "internal_error"}),
+]
+
+
+@pytest.mark.parametrize(("level", "known"), POLLED_LEVELS)
+def test_what_monitors_ask_again_and_again_is_for_debugging_until_it_fails(level, known):
+    assert severity(ended(**known), polled=True) == level
+
 
 def test_a_line_has_what_the_contract_promises(counters, caplog):
     caplog.set_level(logging.INFO, logger="gomodel.access")
@@ -96,7 +147,8 @@ def test_a_line_has_what_the_contract_promises(counters, caplog):
     )
     counters.finish(record, "m", 102.0)
     [line] = caplog.records
-    assert (line.name, line.levelname, line.getMessage()) == ("gomodel.access", "INFO", "")
+    assert (line.name, line.levelno, line.levelname) == ("gomodel.access", logging.WARNING, "WARNING")
+    assert line.getMessage() == ""
     assert vars(line)["fields"] == {
         "request_id": "r-1",
         "client": "192.0.2.1",
@@ -272,12 +324,49 @@ class TestTheLineOf:
         labels = {model for _, _, model, _ in handle.gateway.telemetry.requests}
         assert labels == {"known", "other"}
 
-    async def test_a_passthrough_shows_no_path(self, gateway, upstream, connect):
+    @pytest.mark.parametrize(
+        ("target", "route", "path"),
+        [
+            (f"/p/vllm/v1/files/f-1/content?q={CANARY}", "/p/{provider}/*", "/p/vllm/v1/files/f-1/content"),
+            (f"http://gateway/p/vllm/load?q={CANARY}", "/p/{provider}/*", "/p/vllm/load"),
+            (f"/chat/completions?q={CANARY}", "unknown", "/chat/completions"),
+            (f"http://{CANARY}:{CANARY}@gateway/v1/x", "unknown", "/v1/x"),
+            (f"/health?q={CANARY}", "/health", None),
+        ],
+    )
+    async def test_a_path_that_its_route_does_not_say_is_shown_without_the_query(
+        self, gateway, upstream, connect, target, route, path
+    ):
         upstream.on_request(response(b"{}"))
         handle = await gateway(vllm=upstream)
-        await ask(await connect(handle), request("GET", f"/p/vllm/{CANARY}?q={CANARY}"))
-        assert (await line_of(handle))["route"] == "/p/{provider}/*"
+        await ask(await connect(handle), request("GET", target))
+        line = await line_of(handle)
+        assert (line["route"], line.get("path")) == (route, path)
         assert CANARY not in handle.logs.text
+        assert {route for _, route, _, _ in handle.gateway.telemetry.requests} == {route}
+
+    @pytest.mark.parametrize(
+        ("raw", "level"),
+        [
+            (request("GET", "/health"), logging.DEBUG),
+            (request("GET", "/health/ready"), logging.DEBUG),
+            (request("GET", "/metrics", [("x-api-key", "k")]), logging.DEBUG),
+            (request("GET", "/metrics"), logging.INFO),
+            (request("GET", "/admin/requests", [("x-api-key", "k")]), logging.DEBUG),
+            (request("DELETE", "/admin/requests/r", [("x-api-key", "k")]), logging.INFO),
+            (request("GET", "/"), logging.DEBUG),
+            (request("GET", "/v1/models/m", [("x-api-key", "k")]), logging.WARNING),
+            (post(headers=[("x-api-key", "k")]), logging.WARNING),
+            (post(model="other/m", headers=[("x-api-key", "k")]), logging.WARNING),
+        ],
+    )
+    async def test_has_the_level_of_what_happened(self, gateway, upstream, connect, raw, level):
+        upstream.stop_listening()
+        handle = await gateway(vllm=upstream, GOMODEL_MASTER_KEY="k", RETRY_MAX_RETRIES="0")
+        await ask(await connect(handle), raw)
+        await line_of(handle)
+        [line] = [each for each in handle.logs.records if each.name == "gomodel.access"]
+        assert line.levelno == level
 
     async def test_a_request_that_the_end_of_a_drain_cut_off(self, gateway, upstream, connect):
         upstream.on_request(BEGUN, Stall())
