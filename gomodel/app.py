@@ -12,6 +12,7 @@ from .body import RequestBody
 from .config import Config
 from .errors import ModelRequired, NotFound, Overloaded
 from .forward import Forwarder, Outgoing
+from .forwarded import TrustedProxies
 from .frames import SessionUpdate
 from .inference import Inference
 from .message import Handler, Reply, Request
@@ -65,10 +66,11 @@ class App:
             **self._operations.handlers,
         }
         strip = frozenset(name.encode() for name in config.strip_request_headers)
+        proxies = TrustedProxies(config.forwarded_allow_ips) if config.forwarded_allow_ips else None
         self.serve = compose(
             self._dispatch,
             [
-                recording(telemetry, router, self.providers, strip),
+                recording(telemetry, router, self.providers, strip, proxies),
                 errors,
                 sanity,
                 master_key(config.master_key),

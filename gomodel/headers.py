@@ -58,6 +58,7 @@ class RequestFields:
         "around_length",
         "authorization",
         "chunked",
+        "client",
         "codings",
         "content_length",
         "content_type",
@@ -73,6 +74,7 @@ class RequestFields:
     def __init__(self, raw_headers: RawHeaders, strip: frozenset[bytes]) -> None:
         """`strip` is lower case: the operator's STRIP_REQUEST_HEADERS."""
         self.around_length: tuple[bytes, bytes] | None = None
+        self.client = ""  # behind the proxies that are believed; only where there are any
         self.content_length: int | None = None
         self.content_type = b""
         self.chunked = False

@@ -29,6 +29,7 @@ from .errors import (
     anthropic_body,
     openai_body,
 )
+from .forwarded import TrustedProxies
 from .headers import RequestFields
 from .message import Handler, Reply, Request
 from .providers import Providers
@@ -53,8 +54,14 @@ def compose(handler: Handler, layers: list[Middleware]) -> Handler:
     return handler
 
 
-def recording(telemetry: Telemetry, router: Router, providers: Providers, strip: frozenset[bytes]) -> Middleware:
-    """Know the request: its fields, route and id; count it and log it when it ends, however it ends."""
+def recording(
+    telemetry: Telemetry,
+    router: Router,
+    providers: Providers,
+    strip: frozenset[bytes],
+    proxies: TrustedProxies | None = None,
+) -> Middleware:
+    """Know the request: its fields, route, client and id; count it and log it when it ends, however it ends."""
     running = telemetry.running.records
     # Unique across processes and restarts without asking the kernel for randomness on every request.
     start, counter = secrets.token_hex(6), itertools.count(1)
@@ -63,7 +70,8 @@ def recording(telemetry: Telemetry, router: Router, providers: Providers, strip:
         protocol = request.protocol
         request.fields = fields = request.known or RequestFields(request.message.raw_headers, strip)
         request.route = route = router.resolve(request.target)
-        request.record = entry = Record(request.method, protocol.client, monotonic())
+        client = protocol.client if proxies is None else _client(proxies, request)
+        request.record = entry = Record(request.method, client, monotonic())
         entry.id = fields.request_id.decode() if fields.request_id is not None else f"{start}-{next(counter):x}"
         entry.route = route.template
         entry.target = request.target
@@ -87,6 +95,15 @@ def recording(telemetry: Telemetry, router: Router, providers: Providers, strip:
             telemetry.finish(entry, label, monotonic(), polled=route.polled)
 
     return record
+
+
+def _client(proxies: TrustedProxies, request: Request) -> str:
+    """Whom a request is from; what a head that came before on its connection said of it is kept with its fields."""
+    fields = request.fields
+    if request.known is None:
+        chain = request.message.headers.getall("X-Forwarded-For", ())
+        fields.client = proxies.client(request.protocol.client, chain)
+    return fields.client
 
 
 async def errors(request: Request, handler: Handler) -> Reply | None:

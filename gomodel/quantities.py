@@ -146,6 +146,20 @@ def lower_set(text: str) -> frozenset[str]:
     return frozenset(entry.lower() for entry in comma_list(text))
 
 
+def proxies(text: str) -> tuple[str, ...]:
+    """A comma list of addresses and networks, `unix`, or `*` for everybody; uvicorn's FORWARDED_ALLOW_IPS."""
+    accepted = "use a comma list of addresses and networks such as 10.0.0.7,10.1.0.0/16, or unix, or *"
+    entries = comma_list(text)
+    for entry in entries:
+        try:
+            if entry not in {"*", "unix"}:
+                ipaddress.ip_network(entry)
+        except ValueError as error:
+            hint = ": bits are set behind its prefix" if "host bits" in str(error) else ""
+            raise ValueError(f"{_quoted(entry)} is not accepted{hint}; {accepted}") from None
+    return entries
+
+
 def header_names(text: str) -> frozenset[str]:
     """A comma list of header field names (RFC 9110 5.1), lower case. Those that every request upstream needs are
     refused: without framing headers the body could not be delimited (RFC 9112 6)."""

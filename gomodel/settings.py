@@ -97,6 +97,7 @@ class Config:
     breaker: BreakerConfig
     models_refresh_s: float
     strip_request_headers: frozenset[str]
+    forwarded_allow_ips: tuple[str, ...]
     metrics_enabled: bool
     metrics_path: str
     metrics_public: bool

@@ -69,6 +69,7 @@ DEFAULTS = [
     ("breaker.timeout_s", 10.0),
     ("models_refresh_s", 60.0),
     ("strip_request_headers", frozenset()),
+    ("forwarded_allow_ips", ()),
     ("metrics_enabled", True),
     ("metrics_path", "/metrics"),
     ("metrics_public", False),
@@ -136,6 +137,8 @@ SETTINGS = [
     ("CIRCUIT_BREAKER_TIMEOUT", "1m", "breaker.timeout_s", 60.0),
     ("CACHE_REFRESH_INTERVAL", "3600", "models_refresh_s", 3600.0),
     ("STRIP_REQUEST_HEADERS", "X-Session-ID, x-foo", "strip_request_headers", frozenset({"x-session-id", "x-foo"})),
+    ("FORWARDED_ALLOW_IPS", "10.0.0.7, fd00::/8,unix", "forwarded_allow_ips", ("10.0.0.7", "fd00::/8", "unix")),
+    ("FORWARDED_ALLOW_IPS", "*", "forwarded_allow_ips", ("*",)),
     ("METRICS_ENABLED", "false", "metrics_enabled", False),
     ("METRICS_ENDPOINT", "/internal/metrics/", "metrics_path", "/internal/metrics"),
     ("METRICS_ENDPOINT", "/healthz", "metrics_path", "/healthz"),
@@ -262,6 +265,10 @@ REFUSED = [
             *("/tokenize", "/detokenize", "/pooling", "/classify", "/score", "/rerank", "/invocations"),
             "/generative_scoring",
         )
+    ],
+    *[
+        ("FORWARDED_ALLOW_IPS", text)
+        for text in ("localhost", "10.0.0.256", "10.0.0.1/8", "10.0.0.0/33", "**", "1.2.3.4:80")
     ],
     *[("LOG_LEVEL", text) for text in ("trace", "critical", "10", "warnings")],
     *[("LOG_FORMAT", text) for text in ("xml", "logfmt", "1")],
@@ -919,7 +926,7 @@ CONTRACT = re.findall(
     RETRY_MAX_RETRIES RETRY_INITIAL_BACKOFF RETRY_MAX_BACKOFF RETRY_BACKOFF_FACTOR RETRY_JITTER_FACTOR
     CIRCUIT_BREAKER_FAILURE_THRESHOLD CIRCUIT_BREAKER_SUCCESS_THRESHOLD CIRCUIT_BREAKER_TIMEOUT
     CACHE_REFRESH_INTERVAL STRIP_REQUEST_HEADERS METRICS_ENABLED METRICS_ENDPOINT METRICS_PUBLIC
-    LOG_LEVEL LOG_FORMAT GOMODEL_WORKERS GOMODEL_DRAIN_TIMEOUT TLS_CERT_FILE TLS_KEY_FILE
+    FORWARDED_ALLOW_IPS LOG_LEVEL LOG_FORMAT GOMODEL_WORKERS GOMODEL_DRAIN_TIMEOUT TLS_CERT_FILE TLS_KEY_FILE
     """,
 )
 
