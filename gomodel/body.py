@@ -45,16 +45,18 @@ class RequestBody:
     async def read(self) -> bytes:
         """The next piece as soon as there is one, b"" at the end.
 
-        Raises BodyTooLarge, RequestTimeout after HTTP_REQUEST_IDLE_TIMEOUT of silence, BadRequest for broken framing.
+        Raises BodyTooLarge, RequestTimeout after HTTP_REQUEST_IDLE_TIMEOUT of silence, BadRequest for broken framing,
+        ConnectionResetError when the client has left.
         """
         payload = self._payload
         if not payload.is_eof():
-            # "100 Continue" goes out when the key is known to be good and the bytes are wanted (RFC 9110 10.1.1).
             request = self._request
+            if request.protocol.transport is None:
+                raise ConnectionResetError("The client has left.")  # aiohttp would say RuntimeError
+            # "100 Continue" goes out when the key is known to be good and the bytes are wanted (RFC 9110 10.1.1).
             if request.fields.expect and not request.started and not request.http_10:
                 request.fields.expect = b""
-                if request.protocol.transport is not None:
-                    request.protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._record.enter(Phase.REQUEST, monotonic(), self)
         try:
             return self._count(await payload.readany())

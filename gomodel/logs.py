@@ -50,6 +50,18 @@ class JsonFormatter(logging.Formatter):
         return f'{{"time": "{_time(record.created)}", "level": "{level}", "logger": "{source}", {rest}'
 
 
+# What event loops say of a peer that is gone and was written to nevertheless: nothing that anybody could mend.
+_LOST = frozenset({"SSL connection is closed", "socket.send() raised exception."})
+
+
+def _of_lost_connections(record: logging.LogRecord) -> bool:
+    """A filter that puts such lines at DEBUG."""
+    if record.msg in _LOST:
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        return logging.getLogger("gomodel").isEnabledFor(logging.DEBUG)
+    return True
+
+
 class TextFormatter(logging.Formatter):
     """One readable line, for people; only a traceback takes more."""
 
@@ -182,9 +194,13 @@ def configure_logging(level: str, form: str) -> None:
         handler = logging.StreamHandler()  # standard error is no descriptor, as inside another program
     text = form == "text" or (form == "auto" and sys.stderr is not None and sys.stderr.isatty())
     handler.setFormatter(TextFormatter() if text else JsonFormatter())
-    logger = logging.getLogger("gomodel")
-    for former in logger.handlers:
-        former.flush()
-    logger.handlers = [handler]
-    logger.propagate = False
-    logger.setLevel(level.upper())
+    loops = logging.getLogger("asyncio")  # uvloop's too; it would write to standard error by itself, and wait there
+    if _of_lost_connections not in loops.filters:
+        loops.addFilter(_of_lost_connections)
+    for logger in (logging.getLogger("gomodel"), loops):
+        for former in logger.handlers:
+            former.flush()
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(level.upper())
+    loops.setLevel(max(logging.WARNING, loops.level))  # what it says below is of use to its developers

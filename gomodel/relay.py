@@ -134,7 +134,7 @@ class Relay:
             self._end(exc)
             return
         except ConnectionError:
-            return  # the channel has told, or will tell, what became of it
+            return  # either side is lost: the channel tells what became of it, or the request is being cancelled
         if chunked and channel.transport is not None:
             channel.transport.write(b"0\r\n\r\n")
         if channel.sink is self:

@@ -111,7 +111,11 @@ class Serving:
 
 
 class _LoopErrors:
-    """Logs what no task would; once a second at most that there are no descriptors left to accept with."""
+    """Logs what no task would; once a second at most that there are no descriptors left to accept with.
+
+    A connection that the system or TLS ended, which is what an OSError is here, is no fault, and its protocol has been
+    told. Whoever scans ports can cause as many as he likes.
+    """
 
     def __init__(self) -> None:
         self._said_at = float("-inf")
@@ -122,6 +126,9 @@ class _LoopErrors:
             if monotonic() - self._said_at >= 1:
                 self._said_at = monotonic()
                 _logger.error("New connections have to wait: %s", error.strerror)
+            return
+        if isinstance(error, OSError) and ("transport" in context or "protocol" in context):
+            _logger.debug("A connection was lost: %s", error.strerror or type(error).__name__)
             return
         _logger.error("%s", context.get("message", "Unhandled error in the event loop"), exc_info=error)
 

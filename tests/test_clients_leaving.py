@@ -167,6 +167,31 @@ async def test_leaving_while_the_instance_does_not_read_the_upload(gateway, make
     assert await aborted(handle) == {("client", "head"): 1}
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("target", ["/p/vllm/x", CHAT])
+async def test_leaving_in_the_turn_in_which_a_piece_of_the_upload_came_is_no_error(
+    fragile, upstream, connect, framing, target
+):
+    """As over TLS, where the last bytes and the end come in one read."""
+    upstream.on_request(ReadHead(), Stall())
+    name, _, value = framing.partition(": ")
+    first, more = b'{"model":"vllm/m",', b'"x":"y"'
+    if name == "Transfer-Encoding":
+        first, more = chunked(first), chunked(more)
+    client = await connect(fragile)
+    await client.send(request("POST", target, [(name, value)]) + first)
+    await turned(lambda: upstream.requests)
+    [connection] = fragile.gateway._server.clients
+    await turned(lambda: connection._payload._waiter is not None)
+    connection.data_received(more)
+    connection.connection_lost(None)
+    client.reset()
+    assert await aborted(fragile) == {("client", "request"): 1}
+    [line] = access_lines(fragile)
+    assert (line["status"], line["reason"]) == (499, "disconnected")
+    assert [each for each in fragile.logs.records if each.exc_info] == []
+
+
 async def test_leaving_while_the_instance_is_being_connected_to(gateway, make_upstream, connect):
     upstream = await make_upstream()
     handle = await gateway(vllm=upstream, CIRCUIT_BREAKER_FAILURE_THRESHOLD="1")

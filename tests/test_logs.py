@@ -259,13 +259,14 @@ class TestOutlet:
 class TestConfigureLogging:
     @pytest.fixture(autouse=True)
     def restored(self) -> Iterator[None]:
-        logger = logging.getLogger("gomodel")
-        before = logger.handlers, logger.propagate, logger.level
+        loggers = [logging.getLogger(name) for name in ("gomodel", "asyncio")]
+        before = [(each.handlers, each.filters.copy(), each.propagate, each.level) for each in loggers]
         yield
-        for handler in logger.handlers:
+        for handler in loggers[0].handlers:
             handler.close()
-        logger.handlers, logger.propagate = before[0], before[1]
-        logger.setLevel(before[2])
+        for logger, (handlers, filters, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers, logger.filters, logger.propagate = handlers, filters, propagate
+            logger.setLevel(level)
 
     @pytest.mark.parametrize(("form", "start"), [("json", '{"time": "'), ("text", "20"), ("auto", '{"time": "')])
     def test_lines_go_to_standard_error_in_the_form_asked_for(self, capfd, form, start):
@@ -297,3 +298,19 @@ class TestConfigureLogging:
         configure_logging("info", "text")
         logging.getLogger("gomodel").info("hello")
         assert capfd.readouterr().err.count("hello") == 1
+
+    @pytest.mark.parametrize(
+        ("level", "shown"),
+        [("debug", ["debug", "warning", "error"]), ("info", ["warning", "error"]), ("error", ["error"])],
+    )
+    def test_what_the_event_loop_says_is_in_the_same_form_and_peers_that_are_gone_are_for_debugging(
+        self, capfd, level, shown
+    ):
+        for _ in range(2):
+            configure_logging(level, "json")
+        loop = logging.getLogger("asyncio")
+        loop.debug("Using selector: %s", "EpollSelector")
+        loop.warning("SSL connection is closed")
+        loop.warning("Executing %s took %.3f seconds", "something", 2.0)
+        loop.error("Task exception was never retrieved")
+        assert [json.loads(line)["level"] for line in capfd.readouterr().err.splitlines()] == shown
