@@ -71,12 +71,12 @@ class Stream(threading.Thread):
 _MESSAGES = [{"role": "user", "content": "Tell me about rivers."}]
 
 
-def stalled_upload(gateway: Gateway, model: str) -> socket.socket:
+def stalled_upload(gateway: Gateway, model: str, target: str = "/v1/chat/completions") -> socket.socket:
     """A request that names its model and never sends the rest of its body; it runs until the socket is closed."""
     sock = socket.create_connection(("127.0.0.1", gateway.port), LIMIT_S)
     body = json.dumps({"model": model, "messages": _MESSAGES})
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n"
+        f"POST {target} HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {KEY}\r\nContent-Length: {len(body) + 1}\r\n\r\n"
     )
     sock.sendall((head + body).encode())

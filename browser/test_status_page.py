@@ -110,6 +110,51 @@ def test_without_a_master_key_the_page_says_that_everything_is_open(page: Page, 
     picture("open-and-down")
 
 
+def test_it_is_not_green_while_an_instance_is_not_up(page: Page, start: Start, picture: Picture) -> None:
+    sound = start("--demo")
+    gateway = start(
+        VLLM_BASE_URL=f"http://127.0.0.1:{sound.port}/v1",
+        VLLM_API_KEY=KEY,
+        VLLM_TEST_BASE_URL="http://127.0.0.1:1/v1",
+    )
+    page.goto(gateway.url)
+    expect(page.get_by_role("status")).to_have_text("ready, 1 of 2 instances up")
+    expect(page.get_by_role("status")).to_have_attribute("data-mood", "warn")
+    expect(page).to_have_title(re.compile("^ready, 1 of 2 instances up"))
+    picture("one-down")
+
+
+def test_the_list_of_models_is_read_again_when_their_number_changes(page: Page, start: Start) -> None:
+    gateway = start("--demo")
+    asked: list[str] = []
+    count = 1
+
+    def report(route: Route) -> None:
+        instance = {"state": "up", "for_s": 1, "last_error": None, "last_error_age_s": None, "in_flight": 0}
+        instances = {"vllm": {**instance, "models": count}}
+        route.fulfill(json={"status": "ready", "instances": instances})
+
+    page.route("**/health/ready", report)
+    page.on("request", lambda request: asked.append(request.url) if request.url.endswith("/v1/models") else None)
+    enter(page, gateway)
+    expect(page.locator("#instances")).to_contain_text("llama-sim")
+    before = len(asked)
+    for _ in range(2):
+        updated = page.locator("#updated").inner_text()
+        expect(page.locator("#updated")).not_to_have_text(updated)
+    assert len(asked) == before
+    with page.expect_request("**/v1/models"):
+        count = 2
+
+
+def test_a_passthrough_is_shown_by_its_path(page: Page, start: Start) -> None:
+    gateway = start("--demo")
+    with stalled_upload(gateway, "vllm/m", "/p/vllm/v1/chat/completions?key=secret"):
+        enter(page, gateway)
+        expect(page.locator("#requests tr")).to_contain_text("POST /p/vllm/v1/chat/completions")
+        expect(page.locator("#requests tr")).not_to_contain_text("secret")
+
+
 def test_a_gateway_that_is_gone_is_said_and_noticed_when_it_is_back(page: Page, start: Start, picture: Picture) -> None:
     gateway = start("--demo")
     enter(page, gateway)
@@ -139,7 +184,7 @@ def test_it_works_below_a_base_path_with_metrics_elsewhere(page: Page, start: St
     expect(page.locator("#version")).to_have_text(re.compile(r"\d+\.\d+"))
 
 
-def test_rates_and_percentiles_follow_from_the_counters(page: Page, start: Start) -> None:
+def test_rates_and_percentiles_follow_from_the_counters(page: Page, start: Start, picture: Picture) -> None:
     gateway = start("--demo")
     scrapes = 0
 
@@ -153,11 +198,18 @@ def test_rates_and_percentiles_follow_from_the_counters(page: Page, start: Start
     tile = page.locator(".tile")
     # Half of them below 100 ms, the others spread over 100 to 250 ms: 0.1 + 0.15 * 45 / 50.
     expect(tile.filter(has_text="Duration")).to_contain_text("100 ms / 235 ms")
-    expect(tile.filter(has_text="First byte")).to_contain_text("over 10 min / over 10 min")
+    expect(tile.filter(has_text="First byte of streams")).to_contain_text("over 10 min / over 10 min")
     expect(tile.filter(has_text="Gap in streams")).to_contain_text("\u2013 / \u2013")
     expect(tile.filter(has_text="Server errors")).to_contain_text("10.0 %")
     expect(tile.filter(has_text="Requests ended")).to_contain_text(f"{100 * scrapes} since the start")
-    expect(tile.filter(has_text="Aborted")).to_contain_text("client 7, vLLM 0, gomodel 0")
+    expect(tile.filter(has_text="Aborted")).to_contain_text(f"client 7, vLLM {scrapes - 1}, gomodel 0")
+    # What is bad is marked, by a sign beside the colour; what clients did is not.
+    for title, mood in (("Server errors", "bad"), ("Aborted", "warn"), ("Event loop lag", "warn"), ("Duration", "")):
+        expect(tile.filter(has_text=title)).to_have_attribute("data-mood", mood)
+    sign = "node => getComputedStyle(node, '::before').content"
+    assert "\u25a0" in tile.filter(has_text="Server errors").locator(".value").evaluate(sign)
+    assert tile.filter(has_text="Duration").locator(".value").evaluate(sign) == "none"
+    picture("alarms")
     row = page.locator("#instances tr").first
     expect(row.locator("[data-label=Breaker]")).to_have_text("open")
     # About 100 in 2 s; the machine decides how exactly.
@@ -168,7 +220,9 @@ def test_rates_and_percentiles_follow_from_the_counters(page: Page, start: Start
 def _counters(times: int) -> str:
     """Metrics after `times` batches of 100 requests, with labels that need the escapes of the format."""
     duration = 'gomodel_request_duration_seconds_bucket{upstream="vllm",route="/v1/\\"x\\\\",le='
-    first_byte = 'gomodel_time_to_first_byte_seconds_bucket{upstream="vllm",route="/v1",le='
+    whole = 'gomodel_time_to_first_byte_seconds_bucket{upstream="vllm",route="/v1",stream="false",le='
+    first_byte = 'gomodel_time_to_first_byte_seconds_bucket{upstream="vllm",route="/v1",stream="true",le='
+    lag = "gomodel_event_loop_lag_seconds_bucket{le="
     return f"""# HELP gomodel_requests_total Requests that ended.
 # TYPE gomodel_requests_total counter
 gomodel_requests_total{{code="200",upstream="vllm",model="a\\nb}}",route="/v1/x"}} {90.0 * (times + 1)}
@@ -178,9 +232,15 @@ gomodel_requests_total{{code="200",upstream="",model="",route="/v1/models"}} {1e
 {duration}"0.1"}} {50 * times}
 {duration}"0.25"}} {100 * times}
 {duration}"+Inf"}} {100 * times}
+{whole}"0.1"}} {100 * times}
+{whole}"+Inf"}} {100 * times}
+{lag}"0.25"}} 0
+{lag}"0.5"}} {10 * times}
+{lag}"+Inf"}} {10 * times}
 {first_byte}"600.0"}} 0
 {first_byte}"+Inf"}} {100 * times}
 gomodel_aborted_total{{by="client",phase="data"}} 7
+gomodel_aborted_total{{by="upstream",phase="data"}} {times}
 gomodel_breaker_open{{upstream="vllm"}} 1.0
 """
 

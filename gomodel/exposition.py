@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .health import State
 from .models import ModelLists
+from .process_metrics import process_metrics
 from .providers import Providers
 from .record import PHASE_WORDS, Record
 from .telemetry import SECONDS, Histogram, Telemetry
@@ -75,8 +76,9 @@ FAMILIES = (
     Family(
         "gomodel_time_to_first_byte_seconds",
         "histogram",
-        ("upstream", "route"),
-        "From the request's head to the first byte of the instance's response body.",
+        ("upstream", "route", "stream"),
+        "From the request's head to the first byte of the instance's response body. stream: whether that is a stream "
+        "of events; the first byte of another answer comes when all of it is made.",
         _histograms,
     ),
     Family(
@@ -132,6 +134,16 @@ FAMILIES = (
         _histograms,
     ),
     Family("gomodel_build_info", "gauge", ("version",), "Always 1.", max),
+    # Under the names that every dashboard for processes knows. The supervisor of several workers is not among them: it
+    # waits.
+    Family("process_cpu_seconds_total", "counter", (), "User and system CPU time; the sum of all workers there were."),
+    Family(
+        "process_resident_memory_bytes", "gauge", (), "Resident memory; the sum of all workers, shared pages each time."
+    ),
+    Family("process_virtual_memory_bytes", "gauge", (), "Virtual memory; the sum of all workers."),
+    Family("process_open_fds", "gauge", (), "Open descriptors of the worker that has most.", max),
+    Family("process_max_fds", "gauge", (), "The limit of open descriptors of one worker.", min),
+    Family("process_start_time_seconds", "gauge", (), "When the oldest worker started, in seconds since 1970.", min),
 )
 
 _UP = {State.UP: 1, State.UNKNOWN: None}
@@ -160,7 +172,10 @@ def snapshot(
         "gomodel_requests_in_flight": (((name,), count) for name, count in in_flight.items()),
         "gomodel_request_duration_seconds": ((key, _plain(each.duration)) for key, each in telemetry.latency.items()),
         "gomodel_time_to_first_byte_seconds": (
-            (key, _plain(each.first_byte)) for key, each in telemetry.latency.items() if any(each.first_byte.counts)
+            ((*key, stream), _plain(histogram))
+            for key, each in telemetry.latency.items()
+            for stream, histogram in (("false", each.first_byte), ("true", each.first_byte_streamed))
+            if any(histogram.counts)
         ),
         "gomodel_chunk_gap_seconds": (((name,), _plain(each)) for name, each in telemetry.gaps.items()),
         "gomodel_request_bytes_total": (((name,), each.request_bytes) for name, each in traffic.items()),
@@ -173,6 +188,7 @@ def snapshot(
         "gomodel_model_list_age_seconds": _ages(models),
         "gomodel_event_loop_lag_seconds": [((), _plain(telemetry.lag))],
         "gomodel_build_info": [((VERSION,), 1)],
+        **{name: [((), number)] for name, number in process_metrics().items()},
     }
     return {name: list(samples) for name, samples in numbers.items()}
 

@@ -54,6 +54,7 @@ class Record:
         "since",
         "started",
         "status",
+        "streamed",
         "target",
         "task",
         "trace",
@@ -74,6 +75,7 @@ class Record:
         self.instance = ""
         self.model = ""
         self.status = 0
+        self.streamed = False  # the answer is a stream of events
         self.bytes_in = 0
         self.bytes_out = 0
         self.retries = 0

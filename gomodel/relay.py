@@ -179,6 +179,7 @@ class Relay:
         if not fields.dated:
             parts.append(date_line())
         if fields.event_stream:
+            record.streamed = True
             self._event_stream = (self._chunked or self._close_delimited) and not fields.encoded
             if not fields.cache:
                 parts.append(b"Cache-Control: no-cache\r\n")

@@ -67,11 +67,12 @@ class Histogram:
 class Latency:
     """The durations of one route on one instance."""
 
-    __slots__ = ("duration", "first_byte")
+    __slots__ = ("duration", "first_byte", "first_byte_streamed")
 
     def __init__(self) -> None:
         self.duration = Histogram()
-        self.first_byte = Histogram()
+        self.first_byte = Histogram()  # of answers that come whole
+        self.first_byte_streamed = Histogram()
 
 
 class Traffic:
@@ -137,7 +138,7 @@ class Telemetry:
         histogram.sum += seconds
         first_byte = record.first_byte
         if first_byte:
-            histogram = latency.first_byte
+            histogram = latency.first_byte_streamed if record.streamed else latency.first_byte
             first_byte -= started
             histogram.counts[bisect_left(SECONDS, first_byte)] += 1
             histogram.sum += first_byte

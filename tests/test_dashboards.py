@@ -34,7 +34,7 @@ EXPRESSIONS = [pytest.param(rule["expr"], id=rule["alert"]) for rule in ALERTS] 
 # What a scrape adds.
 SCRAPED = {"job", "instance"}
 
-_SELECTOR = re.compile(r"(gomodel_\w+)(?:\{([^{}]*)\})?")
+_SELECTOR = re.compile(r"((?:gomodel|process)_\w+)(?:\{([^{}]*)\})?")
 _MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 _GROUPING = re.compile(r"\bby \(([^)]*)\)")
 

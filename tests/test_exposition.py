@@ -25,7 +25,7 @@ CONTRACT = {
     "gomodel_requests_total": ("upstream", "route", "model", "code"),
     "gomodel_requests_in_flight": ("upstream",),
     "gomodel_request_duration_seconds": ("upstream", "route"),
-    "gomodel_time_to_first_byte_seconds": ("upstream", "route"),
+    "gomodel_time_to_first_byte_seconds": ("upstream", "route", "stream"),
     "gomodel_chunk_gap_seconds": ("upstream",),
     "gomodel_request_bytes_total": ("upstream",),
     "gomodel_response_bytes_total": ("upstream",),
@@ -38,6 +38,18 @@ CONTRACT = {
     "gomodel_event_loop_lag_seconds": (),
     "gomodel_build_info": ("version",),
 }
+# Prometheus' own names for what every process has.
+CONTRACT |= dict.fromkeys(
+    (
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+        "process_open_fds",
+        "process_max_fds",
+        "process_start_time_seconds",
+    ),
+    (),
+)
 Key = tuple[str, frozenset[tuple[str, str]]]
 
 
@@ -77,6 +89,7 @@ def test_what_only_grows_is_what_is_no_gauge():
     gauges = {name for name in CONTRACT if not name.endswith("_total")} - {
         name for name in CONTRACT if re.search("duration|first_byte|gap|lag", name)
     }
+    assert "process_cpu_seconds_total" not in gauges
     assert set(lasting([])) == set(CONTRACT) - gauges
 
 
@@ -116,6 +129,24 @@ class TestSumsOverWorkers:
     def test_the_oldest_model_list_counts(self):
         each = [samples(("gomodel_model_list_age_seconds", ("vllm",), number)) for number in (5.5, 3)]
         assert parsed(expose(each)[0])[key("gomodel_model_list_age_seconds", upstream="vllm")] == 5.5
+
+    def test_processes_add_up_where_that_means_something(self):
+        each = [
+            samples(
+                ("process_cpu_seconds_total", (), cpu),
+                ("process_resident_memory_bytes", (), memory),
+                ("process_open_fds", (), descriptors),
+                ("process_max_fds", (), 1024),
+                ("process_start_time_seconds", (), started),
+            )
+            for cpu, memory, descriptors, started in ((1.5, 100, 900, 2000.0), (2.0, 50, 12, 1000.0))
+        ]
+        found = parsed(expose(each)[0])
+        assert found[key("process_cpu_seconds_total")] == 3.5
+        assert found[key("process_resident_memory_bytes")] == 150
+        # The limit is one worker's, and so is what counts against it.
+        assert found[key("process_open_fds")] / found[key("process_max_fds")] == 900 / 1024
+        assert found[key("process_start_time_seconds")] == 1000.0
 
     def test_a_worker_that_lacks_a_family_is_no_error(self):
         assert parsed(expose([{}])[0]) == {}
@@ -159,7 +190,13 @@ class TestTheRoute:
         where = {"upstream": "vllm", "route": "/v1/chat/completions"}
         assert found[key("gomodel_requests_total", **where, model="m", code="200")] == 1
         assert found[key("gomodel_request_duration_seconds_count", **where)] == 1
-        assert found[key("gomodel_time_to_first_byte_seconds_count", **where)] == 1
+        assert found[key("gomodel_time_to_first_byte_seconds_count", **where, stream="true")] == 1
+        upstream.on_request(OK)
+        await ask(client)
+        await counted(handle, 3)
+        found_later = await scrape(client)
+        for stream in ("true", "false"):
+            assert found_later[key("gomodel_time_to_first_byte_seconds_count", **where, stream=stream)] == 1
         assert found[key("gomodel_upstream_connects_total", upstream="vllm", result="ok")] == 1
         assert found[key("gomodel_response_bytes_total", upstream="vllm")] == len(answer.body)
         assert found[key("gomodel_request_bytes_total", upstream="vllm")] == len(post().partition(b"\r\n\r\n")[2])

@@ -51,6 +51,13 @@ class TestFinish:
         assert (latency.duration.sum, sum(latency.duration.counts)) == (4.0, 2)
         assert (latency.first_byte.sum, sum(latency.first_byte.counts)) == (pytest.approx(0.4), 2)
 
+    def test_keeps_the_first_bytes_of_streams_apart_from_those_of_whole_answers(self, counters):
+        counters.finish(ended(first_byte=100.5, streamed=True), "m", 102.0)
+        counters.finish(ended(first_byte=101.5), "m", 102.0)
+        latency = counters.latency["vllm", "/v1/completions"]
+        assert (latency.first_byte_streamed.sum, latency.first_byte.sum) == (0.5, 1.5)
+        assert latency.duration.sum == 4.0
+
     def test_counts_no_first_byte_where_there_was_none(self, counters):
         counters.finish(ended(status=502), "m", 101.0)
         assert sum(counters.latency["vllm", "/v1/completions"].first_byte.counts) == 0
