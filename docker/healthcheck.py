@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 TIMEOUT_S = 2.0
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "localhost"}
 
 
 def settings(environ: Mapping[str, str], dotenv_path: Path) -> Mapping[str, str]:
@@ -36,7 +36,7 @@ def connect(environ: Mapping[str, str]) -> socket.socket:
             sock.close()
             raise
         return sock
-    host = (environ.get("HOST") or "0.0.0.0").strip("[]")
+    host = (environ.get("HOST") or "localhost").strip("[]")
     sock = socket.create_connection((_ANY_ADDRESS.get(host, host), int(port or 8080)), TIMEOUT_S)
     if environ.get("TLS_CERT_FILE"):
         import ssl  # noqa: PLC0415 - a third of the run time, and most containers leave TLS to what is in front

@@ -31,14 +31,14 @@ The configuration is read from the environment, over a file .env in the working 
   VLLM_API_KEY, VLLM_<NAME>_API_KEY
                             key sent to an instance
   GOMODEL_MASTER_KEY        key that callers must present; none: open to everybody
-  HOST, PORT                where to listen (default 0.0.0.0, 8080)
+  HOST, PORT                where to listen (default: every address where there is a key, else this host; 8080)
   GOMODEL_UNIX_SOCKET       listen on this unix socket instead, or besides when PORT is set
   TLS_CERT_FILE, TLS_KEY_FILE
                             serve https
   GOMODEL_WORKERS           processes that share the port (default 1; auto: one per CPU)
   GOMODEL_DRAIN_TIMEOUT     how long SIGTERM waits for running requests (default 600s)
   LOG_LEVEL, LOG_FORMAT     debug, info, warning or error; text, json or auto
-Any of the keys can stand in a file that <NAME>_FILE names. All variables are in .env.example.
+Any of the keys can stand in a file that <NAME>_FILE names. --example-env prints all.
 
 signals:
   SIGTERM, SIGINT           let running requests end, then exit; a second one aborts them
@@ -74,6 +74,12 @@ def command(arguments: list[str]) -> int:
     options = _parse(arguments) if arguments else None
     if options is not None and options.check:
         return _check()
+    if options is not None and options.example_env:
+        from importlib.resources import files  # noqa: PLC0415
+
+        # A link to .env.example in the repository, a copy of it where gomodel is installed.
+        print(files("gomodel").joinpath("env.example").read_text(encoding="utf-8"), end="")
+        return OK
     signals = Signals()
     signals.install()
     # What a start-up makes exists for good; looking for garbage among it takes time. `Serving` turns it on again.
@@ -91,7 +97,7 @@ def command(arguments: list[str]) -> int:
         with postponed():
             from .daemon import start  # noqa: PLC0415
 
-        return start(config, lambda: load(os.environ), signals)
+        return start(config, lambda files: load(os.environ, files=files), signals)
     except ConfigError as error:
         return _refuse(error)
 
@@ -128,6 +134,9 @@ def _parse(arguments: list[str]) -> "Namespace":
     mode.add_argument("--check", action="store_true", help="check the configuration, ask every instance once, and exit")
     mode.add_argument(
         "--demo", action="store_true", help="serve in front of a simulated vLLM: no GPU, no model, no key"
+    )
+    mode.add_argument(
+        "--example-env", action="store_true", help="print a .env file with every variable, its meaning and its default"
     )
     parser.add_argument(
         "--rate",

@@ -1,24 +1,29 @@
 """The environment as one frozen Config, or the list of everything that is wrong with it.
 
 Decides the names, defaults and ranges of all variables, which instances they describe, and what deserves a warning.
-Opens only the files that `*_FILE` and `TLS_*_FILE` name. Knows nothing of processes, sockets and logging: warnings
-are handed over in the Config. No problem and no warning ever holds a secret's value.
+Opens only the files that `*_FILE` names, TLS_*_FILE among them. Knows nothing of processes, sockets and logging:
+warnings are handed over in the Config. No problem and no warning ever holds a secret's value.
 """
 
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from . import dotenv_file
 from . import quantities as q
-from .environment import Reader, readable_file
+from .environment import Reader
+from .files import Files
 from .instances import INSTANCE_VARIABLE, Listener, instances
 from .routes import Kind, Router
-from .settings import BreakerConfig, Config, ConfigError, InstanceConfig, Retry, Secret, Timeouts
+from .settings import BreakerConfig, Certificate, Config, ConfigError, InstanceConfig, Retry, Secret, Timeouts
+
+# Where is listened without HOST: on every address where callers need a key, else on this host alone.
+ANY_HOST = "::"
+LOOPBACK_HOST = "localhost"
 
 __all__ = [
     "VARIABLES",
@@ -68,11 +73,11 @@ def _usable_cpus() -> int:
 # Variable -> parser and default as an operator would write it; "" has no default and gives None.
 VARIABLES: dict[str, tuple[Callable[[str], Any], str]] = {
     "CONFIGURED_PROVIDER_MODELS_MODE": (q.choice("fallback", "allowlist"), "fallback"),
-    "HOST": (q.listen_host, "0.0.0.0"),
+    "HOST": (q.listen_host, ""),
     "PORT": (q.integer(0, 65535), "8080"),
     "GOMODEL_UNIX_SOCKET": (q.socket_path, ""),
-    "TLS_CERT_FILE": (readable_file, ""),
-    "TLS_KEY_FILE": (readable_file, ""),
+    "TLS_CERT_FILE": (str, ""),
+    "TLS_KEY_FILE": (str, ""),
     "BASE_PATH": (q.route_path, "/"),
     "BODY_SIZE_LIMIT": (q.size_bytes, "100M"),
     "ENABLE_PASSTHROUGH_ROUTES": (q.boolean, "true"),
@@ -106,10 +111,20 @@ VARIABLES: dict[str, tuple[Callable[[str], Any], str]] = {
     "GOMODEL_DRAIN_TIMEOUT": (q.duration_s, "600s"),
 }
 _KNOWN = (*VARIABLES, "GOMODEL_MASTER_KEY", "GOMODEL_MASTER_KEY_FILE")
+# Their values are what is in a file.
+_CONTENTS = frozenset({"TLS_CERT_FILE", "TLS_KEY_FILE"})
+# A chain of certificates takes some kilobytes.
+_PEM_BYTES = 1 << 20
 # What Kubernetes injects for a Service called gomodel; nobody wrote it by hand.
 _SERVICE_LINK = re.compile(r".*_SERVICE_(?:HOST|PORT(?:_.*)?)|.*_PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_.*)?")
-# What other gateways call these fields; vLLM itself has no variable of such a name.
-_MISNAMED_FIELD = re.compile(r"(VLLM_(?:.+_)?)(?:(BASEURL|BASE_URI|BASE_URLS|API_BASE|API_URL)|APIKEY|API_KEYS)")
+# What other gateways call these fields. Of vLLM's own variables only those of its image's build have such a name.
+_MISNAMED_FIELD = re.compile(
+    r"(VLLM_(?:.+?_)?)(?:((?:BASE_?|API_?)?UR[IL]S?|API_BASE|ENDPOINT)|API_?KEYS?|KEY)", re.IGNORECASE
+)
+# An instance's name or number behind the field instead of before it.
+_MISPLACED_SUFFIX = re.compile(r"(VLLM_(?:.+_)?)(BASE_URL|API_KEY)_(.+)", re.IGNORECASE)
+# How alike a name in a .env file must be to one that is known to be taken for it.
+_ALIKE = 0.85
 
 
 def _plain(reader: Reader, name: str) -> Any:
@@ -119,18 +134,23 @@ def _plain(reader: Reader, name: str) -> Any:
     return parse(default) if value is None and default else value
 
 
-def from_environ(environ: Mapping[str, str]) -> Config:
-    """The configuration that `environ` describes; contract section 1. Raises ConfigError with all problems at once."""
-    reader = Reader(environ)
+def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: Collection[str] = frozenset()) -> Config:
+    """The configuration that `environ` describes; contract section 1. Raises ConfigError with all problems at once.
+
+    `ours` are the names that were set for gomodel alone: each unknown one among them is worth a warning.
+    """
+    reader = Reader(environ, files or Files())
     master_key = reader.secret("GOMODEL_MASTER_KEY")
-    v = {name: _plain(reader, name) for name in VARIABLES}
+    v = {name: _plain(reader, name) for name in VARIABLES if name not in _CONTENTS}
+    # Who needs no key is on this host, unless the operator says otherwise.
+    host = v["HOST"] or (ANY_HOST if reader.given_secret("GOMODEL_MASTER_KEY") else LOOPBACK_HOST)
     port = None if v["GOMODEL_UNIX_SOCKET"] and not reader.given("PORT") else v["PORT"]
     # A PORT that was refused is no port to compare addresses with; its default would accuse the wrong variable.
     listened_port = None if any(problem.startswith("PORT:") for problem in reader.problems) else port
     config = Config(
-        instances=instances(reader, Listener(v["HOST"], listened_port, v["GOMODEL_UNIX_SOCKET"])),
+        instances=instances(reader, Listener(host, listened_port, v["GOMODEL_UNIX_SOCKET"])),
         models_mode=v["CONFIGURED_PROVIDER_MODELS_MODE"],
-        host=v["HOST"],
+        host=host,
         port=port,
         unix_socket=v["GOMODEL_UNIX_SOCKET"],
         master_key=master_key,
@@ -171,35 +191,40 @@ def from_environ(environ: Mapping[str, str]) -> Config:
         log_format=v["LOG_FORMAT"],
         workers=v["GOMODEL_WORKERS"],
         drain_s=v["GOMODEL_DRAIN_TIMEOUT"],
-        tls_cert_file=v["TLS_CERT_FILE"],
-        tls_key_file=v["TLS_KEY_FILE"],
+        certificate=_certificate(reader),
         warnings=(),
     )
     _cross_check(reader, config)
-    _warn_of_near_misses(reader)
+    _warn_of_unknown_names(reader, ours)
     if reader.problems:
         raise ConfigError(reader.problems)
     return replace(config, warnings=tuple(reader.warnings))
 
 
-def load(environ: Mapping[str, str], dotenv_path: Path | None = Path(".env")) -> Config:
+def _certificate(reader: Reader) -> Certificate | None:
+    chain, key = (reader.file(name, _PEM_BYTES) for name in ("TLS_CERT_FILE", "TLS_KEY_FILE"))
+    return None if chain is None or key is None else Certificate(chain, key)
+
+
+def load(environ: Mapping[str, str], dotenv_path: Path | None = Path(".env"), files: Files | None = None) -> Config:
     """The configuration of `environ` over the file at `dotenv_path` (None: no file; missing: an empty one).
 
     A variable that `environ` has wins even when it is empty, so an empty one switches a line of the file off. Raises
     ConfigError with the problems of the file first.
     """
+    files = files or Files()
     if dotenv_path is None:
-        return from_environ(environ)
-    file = dotenv_file.read(dotenv_path, environ)
+        return from_environ(environ, files)
+    file = dotenv_file.read(dotenv_path, environ, files)
     problems: tuple[str, ...] = ()
     try:
-        config = from_environ({**file.values, **environ})
+        config = from_environ({**file.values, **environ}, files, file.values.keys() - file.referenced)
     except ConfigError as error:
         # The file's own report of an unresolved reference has the line; a second one would say less.
         problems = tuple(problem for problem in error.problems if problem.partition(":")[0] not in file.unresolved)
     if file.problems or problems:
         raise ConfigError(file.problems + problems)
-    return replace(config, dotenv=bool(file.values))
+    return replace(config, dotenv=bool(file.values), dotenv_ended=file.ended, warnings=file.warnings + config.warnings)
 
 
 def _cross_check(reader: Reader, config: Config) -> None:
@@ -209,7 +234,15 @@ def _cross_check(reader: Reader, config: Config) -> None:
             reader.problem(name, f"is set but {other} is not; TLS needs both")
     warn = reader.warnings.append
     if config.master_key is None:
-        warn("GOMODEL_MASTER_KEY is not set: every route is open to whoever reaches the listener")
+        alone = config.port is not None and not reader.given("HOST")
+        who = (
+            "everybody on this host, which alone is served unless HOST is set"
+            if alone
+            else "whoever reaches the listener"
+        )
+        warn(f"GOMODEL_MASTER_KEY is not set: every route is open to {who}")
+    if any(each.base_url.startswith("https:") for each in config.instances):
+        reader.regular("SSL_CERT_FILE")
     if config.port is None and reader.given("HOST"):
         warn("HOST has no effect: with GOMODEL_UNIX_SOCKET, TCP is listened on only when PORT is set")
     if config.passthrough and "vllm" not in config.passthrough_types:
@@ -220,23 +253,40 @@ def _cross_check(reader: Reader, config: Config) -> None:
         warn("HTTP_UPSTREAM_KEEPALIVE is not below the 5s after which vLLM's server closes idle connections")
 
 
-def _warn_of_near_misses(reader: Reader) -> None:
+def _warn_of_unknown_names(reader: Reader, ours: Collection[str]) -> None:
+    """Name what looks like a variable of gomodel and is none, and what cannot be meant for anybody else.
+
+    VLLM_ is vLLM's prefix, too: what does not look like a field of an instance is taken to be vLLM's own.
+    """
+    unread = []
     for name in sorted(reader.environ):
         if not reader.given(name) or name in _KNOWN or INSTANCE_VARIABLE.fullmatch(name):
             continue
-        if meant := _meant(name, reader.environ[name]):
-            reader.warnings.append(f"{ascii(name)[1:-1]} is not a variable of gomodel; the nearest is {meant}")
+        shown = ascii(name)[1:-1]
+        if meant := _meant(name, reader.environ[name], near=name in ours):
+            reader.warnings.append(f"{shown} is not a variable of gomodel; the nearest is {meant}")
+        elif name in ours and not name.startswith("VLLM_"):
+            unread.append(shown)
+    if unread:
+        reader.warnings.append(f".env sets {', '.join(unread)}, which gomodel does not read")
 
 
-def _meant(name: str, value: str) -> str | None:
-    """The variable that somebody who set `name` most likely meant, None when it looks like somebody else's."""
+def _meant(name: str, value: str, *, near: bool) -> str | None:
+    """The variable that somebody who set `name` most likely meant, None when it looks like somebody else's.
+
+    `near`: it was set for gomodel, so that less likeness is enough.
+    """
     if _SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and "://" in value):
         return None
-    if misnamed := _MISNAMED_FIELD.fullmatch(name):
-        return f"{misnamed[1]}{'BASE_URL' if misnamed[2] else 'API_KEY'}"
     upper = name.upper()
     for guess in (upper, upper.removeprefix("GOMODEL_"), f"GOMODEL_{upper}"):
         if guess in _KNOWN or INSTANCE_VARIABLE.fullmatch(guess):
             return guess
-    ours = name.startswith(("GOMODEL_", "CIRCUIT_BREAKER_"))
-    return next(iter(difflib.get_close_matches(name, _KNOWN, 1, 0.0 if ours else 0.9)), None)
+    if misplaced := _MISPLACED_SUFFIX.fullmatch(upper):
+        prefix, field, suffix = misplaced.groups()
+        return f"{prefix}{field}" if suffix == "FILE" else f"{prefix}{suffix}_{field}"
+    if not upper.startswith("VLLM_BUILD_") and (misnamed := _MISNAMED_FIELD.fullmatch(upper)):
+        return f"{misnamed[1]}{'BASE_URL' if misnamed[2] else 'API_KEY'}"
+    cutoff = 0.0 if name.startswith(("GOMODEL_", "CIRCUIT_BREAKER_")) else _ALIKE if near else 0.9
+    candidates = (*_KNOWN, "VLLM_BASE_URL", "VLLM_API_KEY", "VLLM_MODELS") if near else _KNOWN
+    return next(iter(difflib.get_close_matches(upper, candidates, 1, cutoff)), None)

@@ -14,10 +14,10 @@ from collections import deque
 from contextlib import AbstractAsyncContextManager
 
 from . import notices
-from .config import Config, ConfigError
+from .config import Config
 from .listeners import Listener, ListenError, adopt, bind, tls_context
 from .logs import configure_logging
-from .reload import Load, log_refusal, read_again
+from .reload import Load, Rereading
 from .roots import provide
 from .serving import MARGIN_S, Serving, run_loop
 from .signals import Signals, StopSignals
@@ -73,13 +73,14 @@ class _Alone:
 
     def __init__(self, config: Config, load: Load, notifier: Notifier) -> None:
         self._serving = Serving(config)
-        self._load = load
+        self._rereading = Rereading(load, self._read_again)
+        self._loop: asyncio.AbstractEventLoop
         self._notifier = notifier
         self._stops = StopSignals()
         self._last_signal = 0
 
     async def run(self, listeners: list[Listener], signals: Signals, arrived: deque[int], company: Company) -> int:
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         if os.getpid() == 1:
             # Whatever else ran in the container becomes our child at its end; nobody would reap it.
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -121,13 +122,22 @@ class _Alone:
             _logger.warning("SIGHUP comes too late: the process is ending")
             return
         self._notifier.reloading()
-        config = read_again(self._load, serving.gateway.config)
+        self._rereading.begin(serving.gateway.config)
+
+    def _read_again(self) -> None:
+        """In another thread: there is a result."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._take_up)
+
+    def _take_up(self) -> None:
+        serving = self._serving
+        if serving.draining:
+            return
+        config = self._rereading.result(serving.gateway.config)
         if config is not None:
-            try:
-                serving.reload(config)
-            except ConfigError as error:  # a file changed since it was looked at
-                log_refusal(error)
-        self._notifier.ready()
+            serving.reload(config)
+        if not self._rereading.busy:
+            self._notifier.ready()
 
     def _show_life(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._notifier.watchdog_s:

@@ -15,6 +15,7 @@ from aiohttp import web
 from .config import Config, from_environ
 from .daemon import Company, start
 from .demo import build_app
+from .files import Files
 from .listeners import Listener
 from .signals import Signals
 
@@ -32,7 +33,7 @@ def start_demo(signals: Signals, rate: float | None, port: int | None) -> int:
     `rate`: tokens per second of a stream; `port`: listened on instead of PORT. Raises ConfigError.
     """
     simulation = _Simulation(os.environ, _RATE if rate is None else rate, port)
-    return start(simulation.load(), simulation.load, signals, simulation)
+    return start(simulation.load(Files()), simulation.load, signals, simulation)
 
 
 class _Simulation(Company):
@@ -43,7 +44,7 @@ class _Simulation(Company):
         # Bound now, because their ports belong into the configuration.
         self._sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in _MODELS}
 
-    def load(self) -> Config:
+    def load(self, files: Files) -> Config:
         """The operator's environment with the simulated instances in place of all others. Raises ConfigError."""
         environ = {name: value for name, value in self._environ.items() if not name.startswith("VLLM_")}
         environ["HOST"] = self._environ.get("HOST") or "127.0.0.1"
@@ -56,7 +57,7 @@ class _Simulation(Company):
             prefix = name.upper().replace("-", "_")
             environ[f"{prefix}_BASE_URL"] = f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
             environ[f"{prefix}_API_KEY"] = _INSTANCE_KEY
-        return from_environ(environ)
+        return from_environ(environ, files)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -76,7 +77,7 @@ class _Simulation(Company):
     def ready(self, listeners: list[Listener]) -> None:
         # Whoever was to read the guide may have left; that is no reason to end.
         with suppress(OSError):
-            print(_guide(self._curl(listeners), self.load().base_path), flush=True)
+            print(_guide(self._curl(listeners), self.load(Files()).base_path), flush=True)
 
     def _curl(self, listeners: list[Listener]) -> tuple[str, str]:
         """How curl reaches the gateway, key included, and the URL's beginning."""

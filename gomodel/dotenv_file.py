@@ -9,10 +9,16 @@ import re
 from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from dotenv.parser import Binding, parse_stream
 from dotenv.variables import Variable, parse_variables
+
+from .files import Files
+
+# Far more than a configuration; the parser takes up to a quarter of a second for it.
+_LIMIT_BYTES = 64 << 10
 
 # Dots and dashes are no shell names, but other readers of the same file (compose, Spring) allow them.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -22,14 +28,21 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 class DotenvFile(NamedTuple):
-    """What the file says. `unresolved` are the variables left with a reference in their value; each was reported."""
+    """What the file says. `unresolved` are the variables left with a reference in their value; each was reported.
 
-    values: dict[str, str]
-    problems: tuple[str, ...]
-    unresolved: frozenset[str]
+    `warnings` are about lines without an effect; `referenced` are the names that lines refer to; `ended` says that
+    nothing stands behind the last line end, where a file that is cut short mostly has something.
+    """
+
+    values: Mapping[str, str] = MappingProxyType({})
+    problems: tuple[str, ...] = ()
+    unresolved: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
+    referenced: frozenset[str] = frozenset()
+    ended: bool = True
 
 
-def read(path: Path, environ: Mapping[str, str]) -> DotenvFile:
+def read(path: Path, environ: Mapping[str, str], files: Files | None = None) -> DotenvFile:
     """The variables of the file at `path`, references filled in from `environ` over the lines above.
 
     A missing file is an empty one. Never raises for what the file holds or for not being able to read it: both are
@@ -37,14 +50,14 @@ def read(path: Path, environ: Mapping[str, str]) -> DotenvFile:
     """
     try:
         # utf-8-sig: editors on Windows put a byte order mark in front of the first name.
-        text = path.read_bytes().decode("utf-8-sig")
+        text = (files or Files()).read(path, _LIMIT_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
-        return DotenvFile({}, (), frozenset())
+        return DotenvFile()
     except OSError as error:
-        return DotenvFile({}, (f"{path}: cannot be read: {error.strerror}",), frozenset())
+        return DotenvFile(problems=(f"{path}: cannot be read: {error.strerror}",))
     except UnicodeDecodeError as error:
         line = 1 + len(_LINE_END.findall(error.object[: error.start].decode("latin-1")))
-        return DotenvFile({}, (f"{path} line {line}: is not UTF-8",), frozenset())
+        return DotenvFile(problems=(f"{path} line {line}: is not UTF-8",))
     return parse(text, environ, str(path))
 
 
@@ -56,15 +69,24 @@ def parse(text: str, environ: Mapping[str, str], origin: str = ".env") -> Dotenv
     values: dict[str, str] = {}
     unresolved: dict[str, str] = {}
     problems: list[str] = []
+    warnings: list[str] = []
+    referenced: set[str] = set()
+    lines: dict[str, int] = {}
     known = ChainMap(dict(environ), values)
     for binding in parse_stream(io.StringIO(text)):
-        where = f"{origin} line {_first_line(binding)}"
+        line = _first_line(binding)
+        where = f"{origin} line {line}"
         name, value = binding.key, binding.value
         if name is None and not binding.error:
             continue
         if binding.error or name is None or value is None or not _NAME.fullmatch(name):
             problems.append(f"{where}: is not NAME=value")
-        elif name not in environ:
+            continue
+        if name in lines:
+            warnings.append(f"{where}: {name} is set again; line {lines[name]} has no effect")
+        lines[name] = line
+        referenced |= {atom.name for atom in parse_variables(value) if isinstance(atom, Variable)}
+        if name not in environ:
             filled, missing = _filled(value, known)
             values.pop(name, None)
             if not missing:
@@ -74,7 +96,14 @@ def parse(text: str, environ: Mapping[str, str], origin: str = ".env") -> Dotenv
             if new := missing - unresolved.keys():
                 problems.append(f"{where}: {name}: {_explained(new)}")
             unresolved[name] = value
-    return DotenvFile(unresolved | values, tuple(problems), frozenset(unresolved))
+    return DotenvFile(
+        unresolved | values,
+        tuple(problems),
+        frozenset(unresolved),
+        tuple(warnings),
+        frozenset(referenced),
+        ended=not text or text.endswith(("\n", "\r")),
+    )
 
 
 def _filled(value: str, known: Mapping[str, str]) -> tuple[str, set[str]]:

@@ -3,15 +3,18 @@
 Decides how a problem is worded: with the variable's name, never with a secret's value. Knows no variable by name.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from . import quantities as q
+from .files import Files
 from .settings import Secret
 
 # Longer than any key; a header line of aiohttp and of uvicorn could not carry more.
 _KEY_FILE_BYTES = 8000
+_QUOTES = "\"'"
 
 _T = TypeVar("_T")
 
@@ -19,8 +22,9 @@ _T = TypeVar("_T")
 class Reader:
     """Reads variables out of one environment, noting problems and warnings instead of stopping at the first."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], files: Files) -> None:
         self.environ = environ
+        self._files = files
         self.problems: list[str] = []
         self.warnings: list[str] = []
 
@@ -31,6 +35,10 @@ class Reader:
     def given(self, name: str) -> bool:
         return bool(self.environ.get(name))
 
+    def given_secret(self, name: str) -> bool:
+        """Whether `secret` would look for one, be it readable or not."""
+        return self.given(name) or self.given(f"{name}_FILE")
+
     def parsed(self, name: str, parse: Callable[[str], _T], *, trim: bool = True) -> _T | None:
         """The value as `parse` reads it; None when the variable is unset (or empty) or a problem was noted."""
         if not (text := self.environ.get(name)):
@@ -38,42 +46,56 @@ class Reader:
         try:
             if q.has_reference(text):
                 raise ValueError("holds an unresolved ${...}; write out what it stands for")
-            return parse(text.strip() if trim else text)
+            value = parse(text.strip() if trim else text)
         except ValueError as error:
             self.problem(name, error)
             return None
+        if _is_quoted(text.strip()):
+            self.warnings.append(
+                f"{name} begins and ends with a quote, which is part of the value; "
+                "docker's env files and systemctl set-environment take quotes as they stand"
+            )
+        return value
 
     def secret(self, name: str) -> Secret | None:
         """The key in the variable, or in the file that `<name>_FILE` names."""
         if self.given(name) and self.given(f"{name}_FILE"):
             self.problem(name, f"is set and so is {name}_FILE; keep one of the two")
             return None
-        key = self.parsed(name, q.bearer_token, trim=False) or self.parsed(f"{name}_FILE", _key_in_file)
+        key = self.parsed(name, q.bearer_token, trim=False)
+        if key is None:
+            key = self.parsed(f"{name}_FILE", self._key_in)
+            if key is not None and _is_quoted(key):
+                self.warnings.append(f"{name}_FILE: the key begins and ends with a quote, which is part of it")
         return None if key is None else Secret(key)
 
+    def file(self, name: str, limit_bytes: int) -> bytes | None:
+        """What is in the file that the variable names; None when it is unset or a problem was noted."""
+        return self.parsed(name, lambda path: self._content(path, limit_bytes))
 
-def readable_file(path: str) -> str:
-    """`path`, if it can be opened. Raises ValueError."""
-    _first_bytes(path, 1)
-    return path
+    def regular(self, name: str) -> None:
+        """Note a problem when the variable names something that whoever opens it might wait for, such as a pipe."""
+        path = self.environ.get(name, "")
+        if path and os.path.exists(path) and not os.path.isfile(path):
+            self.problem(name, f"{path!r} is no file")
+
+    def _key_in(self, path: str) -> str:
+        """The key a secret file holds, without one trailing newline. Raises ValueError."""
+        # latin-1 cannot fail; bytes outside ASCII are then refused as they are in a variable.
+        key = re.sub(r"\r?\n\Z", "", self._content(path, _KEY_FILE_BYTES).decode("latin-1"))
+        try:
+            if not key:
+                raise ValueError("is empty")
+            return q.bearer_token(key)
+        except ValueError as error:
+            raise ValueError(f"{path!r} {error}") from None
+
+    def _content(self, path: str, limit_bytes: int) -> bytes:
+        try:
+            return self._files.read(path, limit_bytes)
+        except (OSError, ValueError) as error:  # ValueError: a path that holds NUL
+            raise ValueError(f"{path!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _key_in_file(path: str) -> str:
-    """The key a secret file holds, without one trailing newline."""
-    content = _first_bytes(path, _KEY_FILE_BYTES + 1)
-    # latin-1 cannot fail; bytes outside ASCII are then refused as they are in a variable.
-    key = re.sub(r"\r?\n\Z", "", content.decode("latin-1"))
-    try:
-        if not key or len(content) > _KEY_FILE_BYTES:
-            raise ValueError("is too long for a key" if key else "is empty")
-        return q.bearer_token(key)
-    except ValueError as error:
-        raise ValueError(f"{path!r} {error}") from None
-
-
-def _first_bytes(path: str, limit: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(limit)
-    except OSError as error:
-        raise ValueError(f"{path!r} cannot be read: {error.strerror}") from None
+def _is_quoted(text: str) -> bool:
+    return len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES

@@ -13,6 +13,7 @@ from .environment import Reader
 from .settings import InstanceConfig
 
 _DEFAULT_BASE_URL = "http://localhost:8000/v1"
+_PORTS = {"http": 80, "https": 443}
 
 # `suffix` is None in VLLM_BASE_URL and "" in VLLM__BASE_URL. The field is taken from the right end of the name.
 INSTANCE_VARIABLE = re.compile(r"VLLM_(?:(?P<suffix>.*)_)?(?P<field>BASE_URL|API_KEY_FILE|API_KEY|MODELS)", re.DOTALL)
@@ -48,13 +49,23 @@ def instances(reader: Reader, listener: Listener) -> tuple[InstanceConfig, ...]:
     if not found:
         found = {"vllm": {"VLLM_": []}}
     configs: list[InstanceConfig] = []
+    places: dict[tuple[str | None, str], str] = {}
     for instance, spellings in sorted(found.items()):
         (prefix, names), *others = spellings.items()
         for _, other_names in others:
             reader.problem(other_names[0], f"and {names[0]} both describe the instance {instance}; keep one spelling")
         if not others and (config := _instance(reader, listener, instance, prefix, names)):
             configs.append(config)
+            where = config.unix_socket, _with_port(config.base_url)
+            if where in places:
+                reader.warnings.append(f"{places[where]} and {prefix}BASE_URL name the same server")
+            places.setdefault(where, f"{prefix}BASE_URL")
     return tuple(configs)
+
+
+def _with_port(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS[parts.scheme]}{parts.path}"
 
 
 def _instance(
@@ -78,7 +89,7 @@ def _instance(
         reader.problem(variable, f"{which}points at gomodel's own listener; give the address of vLLM or another PORT")
     if not urlsplit(url.base_url).path.endswith("/v1"):
         reader.warnings.append(f"{variable} does not end in /v1; it is used as given")
-    return InstanceConfig(name, url.base_url, url.unix_socket, api_key, models)
+    return InstanceConfig(name, url.base_url, url.unix_socket, api_key, models, assumed=not reader.given(variable))
 
 
 def _reaches(listener: Listener, url: q.UpstreamUrl) -> bool:
@@ -86,7 +97,7 @@ def _reaches(listener: Listener, url: q.UpstreamUrl) -> bool:
     if url.unix_socket is not None:
         return url.unix_socket == listener.unix_socket
     parts = urlsplit(url.base_url)
-    host, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
+    host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     if port != listener.port:
         return False
     ours, theirs = _loopback(listener.host), _loopback(host)

@@ -9,9 +9,14 @@ import os
 import socket
 import ssl
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryFile
+from typing import Any
 
-from .config import Config, ConfigError
+from .config import ANY_HOST, LOOPBACK_HOST, Config, ConfigError
+from .settings import Certificate
 
 # asyncio's 100 and aiohttp's 128 make a burst of new clients wait a second for a SYN retry.
 BACKLOG = 4096
@@ -104,28 +109,36 @@ def beside(reserved: Listener) -> Listener:
 
 
 def tls_context(config: Config) -> ssl.SSLContext | None:
-    """What TLS_CERT_FILE and TLS_KEY_FILE hold, None without them. Raises ConfigError."""
-    if config.tls_cert_file is None:
+    """What serves TLS by the certificate of `config`, None without one. Opens no file. Raises ConfigError."""
+    if config.certificate is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    load_certificate(context, config)
+    load_certificate(context, config.certificate)
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
-def load_certificate(context: ssl.SSLContext, config: Config) -> None:
+def load_certificate(context: ssl.SSLContext, certificate: Certificate) -> None:
     """Load the certificate and its key; handshakes from then on show it. Raises ConfigError."""
-    assert config.tls_cert_file is not None
     try:
-        context.load_cert_chain(config.tls_cert_file, config.tls_key_file, password=_no_passphrase)
+        with _as_file(certificate.chain) as chain, _as_file(certificate.key) as key:
+            context.load_cert_chain(chain, key, password=_no_passphrase)
     except _PassphraseAsked:
         raise ConfigError(["TLS_KEY_FILE: the key is encrypted; store it without a passphrase"]) from None
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError(["TLS_KEY_FILE: the key does not belong to the certificate in TLS_CERT_FILE"]) from None
         raise ConfigError(["TLS_CERT_FILE, TLS_KEY_FILE: one of the files holds no valid PEM"]) from None
-    except OSError as error:
-        raise ConfigError([f"TLS_CERT_FILE, TLS_KEY_FILE: cannot be read: {error.strerror}"]) from None
+
+
+@contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """The path of a file in memory: OpenSSL takes certificates from files only (python/cpython issue 60691)."""
+    with open(os.memfd_create("pem"), "wb") if hasattr(os, "memfd_create") else TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        file.seek(0)
+        yield f"/dev/fd/{file.fileno()}"
 
 
 class _PassphraseAsked(Exception):
@@ -177,18 +190,18 @@ def _remove_stale(path: str) -> None:
 
 def _bind_tcp(config: Config, reuse_port: bool) -> list[Listener]:
     host, port = config.host, config.port
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise ListenError(f"Cannot listen on {host}: HOST cannot be resolved: {error.strerror}") from None
+    assert port is not None
+    found = _addresses(host, port)
     listeners: list[Listener] = []
     absent: OSError | None = None
-    for family, kind, _, _, name in dict.fromkeys(found):
+    for family, name in found:
+        if listeners and host == ANY_HOST:
+            break
         # A name may stand for an IPv4 and an IPv6 address; with PORT=0 both get the port of the first.
         taken = listeners[0].port if listeners else port
         address = (name[0], taken, *name[2:])
         try:
-            listeners.append(_bind_one(family, kind, address, reuse_port, tls=config.tls_cert_file is not None))
+            listeners.append(_bind_one(family, address, reuse_port, tls=config.certificate is not None))
         except OSError as error:
             if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) and len(found) > 1:
                 absent = error  # "localhost" is ::1 as well, also on hosts without IPv6
@@ -201,9 +214,25 @@ def _bind_tcp(config: Config, reuse_port: bool) -> list[Listener]:
     return listeners
 
 
-def _bind_one(family: int, kind: int, address: tuple[object, ...], reuse_port: bool, *, tls: bool) -> Listener:
+def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
+    """Family and address of each socket that HOST means. Raises ListenError.
+
+    No name server is asked for `localhost` (RFC 6761 6.3), and "::" is 0.0.0.0 where the host knows no IPv6.
+    """
+    v4, v6 = {LOOPBACK_HOST: ("127.0.0.1", "::1"), ANY_HOST: ("0.0.0.0", "::")}.get(host.lower(), ("", ""))
+    if v4:
+        both = [(int(socket.AF_INET), (v4, port)), (int(socket.AF_INET6), (v6, port, 0, 0))]
+        return both[::-1] if host == ANY_HOST else both
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ListenError(f"Cannot listen on {host}: HOST cannot be resolved: {error.strerror}") from None
+    return list(dict.fromkeys((int(family), name) for family, _, _, _, name in found))
+
+
+def _bind_one(family: int, address: tuple[object, ...], reuse_port: bool, *, tls: bool) -> Listener:
     def open_socket() -> socket.socket:
-        sock = socket.socket(family, kind)
+        sock = socket.socket(family, socket.SOCK_STREAM)
         if family == socket.AF_INET6:
             # "::" means every address, as "0.0.0.0" does; a single IPv6 address means itself.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
@@ -232,7 +261,7 @@ def _bind_address(sock: socket.socket, address: tuple[object, ...], *, reuse_por
 
 
 def _is_tls(sock: socket.socket, config: Config) -> bool:
-    return config.tls_cert_file is not None and sock.family != socket.AF_UNIX
+    return config.certificate is not None and sock.family != socket.AF_UNIX
 
 
 _REASONS = {

@@ -1,20 +1,32 @@
 """SIGHUP: the configuration to go on with.
 
-Decides that a bad configuration changes nothing, which settings only a restart can change, and what must not vanish
-while requests are served. Knows nothing of how a running process takes up what it is given.
+Decides that a bad configuration changes nothing, when files are whole, which settings only a restart can change, and
+what must not vanish while requests are served. Reads in threads of its own, so that no loop and no supervisor waits
+for a file. Knows nothing of how a running process takes up what it is given.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from threading import Thread
+from time import sleep
 
 from . import notices
 from .config import Config, ConfigError
+from .files import Files
 from .listeners import tls_context
+from .roots import provide
 
 _logger = logging.getLogger("gomodel")
 
-Load = Callable[[], Config]
+# Called in another thread. Given the same Files again it may be asked again.
+Load = Callable[[Files], Config]
+
+# Whoever writes a file has mostly written all of it in this time.
+SETTLE_S = 0.1
+READINGS = 10
+# Nothing here takes that long but a file system that hangs.
+LIMIT_S = 5.0
 
 # What was decided when the sockets were bound and the processes started: the field, and what operators call it.
 _FIXED = {
@@ -30,44 +42,123 @@ def log_refusal(error: ConfigError) -> None:
     _logger.error("The new configuration is not used, the old one stays: %s", "; ".join(error.problems))
 
 
-def read_again(load: Load, current: Config) -> Config | None:
-    """The new configuration, its changes logged; None, with all its problems logged, when the current one stays.
+class Rereading:
+    """Reads the configuration again, once at a time and beside whatever the process does."""
 
-    Settings that only a restart can change are those of `current`, and the log says so (contract section 7).
-    """
-    try:
-        config = load()
-        if vanished := _vanished(config, current):
-            raise ConfigError(vanished)
-        if current.tls_cert_file is not None:
-            tls_context(config)
-    except ConfigError as error:
-        log_refusal(error)
-        return None
-    fixed = {field: getattr(current, field) for field in _FIXED}
-    ignored = [name for field, name in _FIXED.items() if getattr(config, field) != fixed[field]]
-    if (config.tls_cert_file is None) != (current.tls_cert_file is None):
-        ignored.append("TLS_CERT_FILE")
-        fixed |= {"tls_cert_file": current.tls_cert_file, "tls_key_file": current.tls_key_file}
-    _logger.info("The configuration was read again; requests that run end by the old one")
-    notices.settings(config)
-    if ignored:
-        _logger.warning("Changed but ignored until a restart: %s", ", ".join(ignored))
-    for warning in config.warnings:
-        if warning not in current.warnings:
-            _logger.warning("%s", warning)
-    return replace(config, **fixed)
+    def __init__(self, load: Load, finished: Callable[[], object]) -> None:
+        """`finished` is called in another thread when `result` has something to say, at most LIMIT_S after `begin`."""
+        self._load = load
+        self._finished = finished
+        self._outcome: Config | ConfigError
+        self._again = False
+        self.busy = False
+
+    def begin(self, current: Config) -> None:
+        """Start reading; what is asked for while a reading is under way is done after it."""
+        if self.busy:
+            self._again = True
+            return
+        Thread(target=self._watch, args=(current,), daemon=True, name="reload").start()
+        self.busy = True
+
+    def result(self, current: Config) -> Config | None:
+        """The configuration to go on with, its changes logged; None, with all its problems logged, to stay with
+        `current`. When another reading was asked for meanwhile it has begun, and `busy` says so.
+
+        Settings that only a restart can change are those of `current`, and the log says so (contract section 7).
+        """
+        self.busy = False
+        outcome = self._outcome
+        if isinstance(outcome, Config):
+            outcome = _taken(outcome, current)
+        else:
+            log_refusal(outcome)
+        if self._again:
+            self._again = False
+            self.begin(outcome if isinstance(outcome, Config) else current)
+        return outcome if isinstance(outcome, Config) else None
+
+    def _watch(self, current: Config) -> None:
+        read: list[Config | ConfigError] = []
+        reader = Thread(target=self._read, args=(current, read.append), daemon=True, name="reload")
+        reader.start()
+        reader.join(LIMIT_S)
+        self._outcome = read[0] if read else ConfigError(["its files could not be read in time"])
+        self._finished()
+
+    def _read(self, current: Config, say: Callable[[Config | ConfigError], object]) -> None:
+        try:
+            say(read_again(self._load, current))
+        except ConfigError as error:
+            say(error)
+
+
+def read_again(load: Load, current: Config) -> Config:
+    """The new configuration, once two readings of it agree. Raises ConfigError when `current` is to stay."""
+    config = _settled(load)
+    if vanished := _vanished(config, current):
+        raise ConfigError(vanished)
+    if current.certificate is not None:
+        tls_context(config)
+    provide(config)
+    return config
+
+
+def _settled(load: Load) -> Config:
+    """Editors and copies truncate a file before they write it, and may take their time in between."""
+    files = Files()
+    before: object = None
+    for _ in range(READINGS):
+        try:
+            config = load(files)
+            found: Config | ConfigError = config
+            state: object = (config, config.dotenv, config.dotenv_ended)
+        except ConfigError as error:
+            found, state = error, error.problems
+        if state == before:
+            if isinstance(found, Config):
+                return found
+            raise found
+        before = state
+        sleep(SETTLE_S)
+    raise ConfigError(["its files are being written; send SIGHUP again when they are whole"])
 
 
 def _vanished(config: Config, current: Config) -> list[str]:
-    """What `current` has and `config` lacks in a way that looks like a file caught while it was being replaced.
+    """What `current` has and `config` lacks in a way that looks like a file that is not whole.
 
-    Many editors and copies truncate before they write. A signal in between would open the gateway to everybody, or
-    send its clients to an instance that nobody named; whoever means it can restart.
+    A signal in the middle of a write would open the gateway to everybody, or send its clients' prompts to a server that
+    nobody named; whoever means it can restart.
     """
     problems = []
     if current.master_key is not None and config.master_key is None:
         problems.append("GOMODEL_MASTER_KEY was set and is gone; restart to serve without a key")
     if current.dotenv and not config.dotenv:
         problems.append(".env was in use and is now missing or sets nothing; restart to serve without it")
+    elif current.dotenv and current.dotenv_ended and not config.dotenv_ended:
+        problems.append("the last line of .env has lost its line end, so it may be cut short; end the line, or restart")
+    served = {(each.base_url, each.unix_socket) for each in current.instances}
+    for each in config.instances:
+        if each.assumed and (each.base_url, each.unix_socket) not in served:
+            problems.append(f"no VLLM_BASE_URL is set any more; set it, or restart to serve {each.base_url}")
     return problems
+
+
+def _taken(config: Config, current: Config) -> Config:
+    """`config` with what only a restart can change as in `current`; says what is new."""
+    fixed = {field: getattr(current, field) for field in _FIXED}
+    ignored = [name for field, name in _FIXED.items() if getattr(config, field) != fixed[field]]
+    if (config.certificate is None) != (current.certificate is None):
+        ignored.append("TLS_CERT_FILE")
+        fixed["certificate"] = current.certificate
+    _logger.info("The configuration was read again; requests that run end by the old one")
+    notices.settings(config)
+    left = {each.name for each in config.instances}
+    if gone := [each.name for each in current.instances if each.name not in left]:
+        _logger.warning("No longer configured, and no longer served: %s", ", ".join(gone))
+    if ignored:
+        _logger.warning("Changed but ignored until a restart: %s", ", ".join(ignored))
+    for warning in config.warnings:
+        if warning not in current.warnings:
+            _logger.warning("%s", warning)
+    return replace(config, **fixed)

@@ -105,9 +105,9 @@ class Gateway:
 
         Raises ConfigError, with everything unchanged, for a certificate that cannot be used.
         """
-        if self._tls is not None and config.tls_cert_file is not None:
+        if self._tls is not None and config.certificate is not None:
             tls_context(config)  # a certificate without its key must not reach the context in use
-            load_certificate(self._tls, config)
+            load_certificate(self._tls, config.certificate)
         old = self.app
         self.app = App(config, self.telemetry, old)
         old.stop()

@@ -58,8 +58,10 @@ class Serving:
         self._aborted.set()
 
     def reload(self, config: Config) -> None:
-        """Serve by `config` from the next request on. Raises ConfigError, with everything unchanged."""
-        provide(config)
+        """Serve by `config` from the next request on; its root certificates must be there (`roots.provide`).
+
+        Raises ConfigError, with everything unchanged, for a certificate that cannot be used.
+        """
         self.gateway.reload(config)
         configure_logging(config.log_level, config.log_format)
 

@@ -42,6 +42,15 @@ class InstanceConfig:
     unix_socket: str | None
     api_key: Secret | None
     models: tuple[str, ...]
+    assumed: bool = field(default=False, compare=False)  # nobody gave its address; it is vLLM's default
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What TLS is served with, as PEM."""
+
+    chain: bytes = field(repr=False)
+    key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,7 @@ class BreakerConfig:
 class Config:
     """Everything gomodel is told. `port` is None when only the unix socket is listened on.
 
-    `dotenv`: some of it was told by a .env file.
+    `dotenv`: some of it was told by a .env file; `dotenv_ended`: whose last line has its line end.
     """
 
     instances: tuple[InstanceConfig, ...]
@@ -105,10 +114,10 @@ class Config:
     log_format: Literal["auto", "text", "json"]
     workers: int
     drain_s: float
-    tls_cert_file: str | None
-    tls_key_file: str | None
+    certificate: Certificate | None
     warnings: tuple[str, ...]
     dotenv: bool = field(default=False, compare=False)
+    dotenv_ended: bool = field(default=True, compare=False)
 
 
 class ConfigError(Exception):

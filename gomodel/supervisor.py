@@ -26,7 +26,7 @@ from .hub import Hub
 from .listeners import Listener, beside, bind
 from .logs import configure_logging, name_worker
 from .orders import Line, Message
-from .reload import Load, read_again
+from .reload import Load, Rereading
 from .restarts import Limits, Place, Restarts
 from .serving import MARGIN_S, run_loop
 from .signals import Signals, StopSignals
@@ -37,6 +37,8 @@ from .worker import CUT_SHORT, serve
 _logger = logging.getLogger("gomodel")
 
 LIMITS = Limits()
+# No signal's number: what the thread that reads the configuration writes to the same pipe.
+_READ_AGAIN = 0
 # For workers that were told to abort, before they are killed.
 ABORT_S = 3.0
 _NEVER = float("inf")
@@ -61,7 +63,7 @@ class Supervisor:
 
     def __init__(self, config: Config, load: Load, signals: Signals, notifier: Notifier) -> None:
         self._config = config
-        self._load = load
+        self._rereading = Rereading(load, self._read_again)
         self._signals = signals
         self._notifier = notifier
         self._restarts = Restarts(config.workers, LIMITS)
@@ -106,8 +108,9 @@ class Supervisor:
     def _turn(self) -> None:
         """Act on what is due, then on what happens until something else is."""
         now = monotonic()
-        for place in self._restarts.to_start(now):
-            self._start(place)
+        if not self._rereading.busy:  # whose locks would be taken for ever in a child that is forked in its middle
+            for place in self._restarts.to_start(now):
+                self._start(place)
         for place in self._restarts.hung(now):
             hanging = [each for each in self._workers if each.place is place]
             self._kill(hanging, f"has been silent for over {LIMITS.beat_s * LIMITS.silent_beats:g}s")
@@ -121,7 +124,9 @@ class Supervisor:
             if worker.line is not None:
                 events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.line.waiting else 0)
                 self._selector.modify(worker.line, events, worker)
-        due = min(self._restarts.due, self._hub.due, self._kill_at, self._feed_at)
+        due = min(self._hub.due, self._kill_at, self._feed_at)
+        if not self._rereading.busy:
+            due = min(due, self._restarts.due)
         for key, events in self._selector.select(max(0.0, due - monotonic()) if due < _NEVER else None):
             if key.fd == self._wake_in:
                 for number in os.read(self._wake_in, 1024):
@@ -132,6 +137,9 @@ class Supervisor:
                 self._listen_to(key.data)
 
     def _on_signal(self, number: int) -> None:
+        if number == _READ_AGAIN:
+            self._take_up()
+            return
         name = signal.Signals(number).name
         if number == signal.SIGCHLD:
             self._reap()
@@ -166,12 +174,23 @@ class Supervisor:
             _logger.warning("SIGHUP comes too late: the gateway is ending")
             return
         self._notifier.reloading()
-        config = read_again(self._load, self._config)
+        self._rereading.begin(self._config)
+
+    def _read_again(self) -> None:
+        """In another thread: there is a result."""
+        if not self._ending:
+            os.write(self._wake_out, bytes((_READ_AGAIN,)))
+
+    def _take_up(self) -> None:
+        if self._ending:
+            return
+        config = self._rereading.result(self._config)
         if config is not None:
             self._config = config
             configure_logging(config.log_level, config.log_format)
             self._order("reload", config)
-        self._notifier.ready()
+        if not self._rereading.busy:
+            self._notifier.ready()
 
     def _order(self, *order: Any) -> None:
         for worker in self._workers:

@@ -12,10 +12,10 @@ import socket
 from typing import Any
 
 from . import siblings
-from .config import Config, ConfigError
+from .config import Config
 from .listeners import Listener
 from .orders import HEADER_BYTES, Message, encoded
-from .reload import log_refusal
+from .roots import provide
 from .serving import Serving
 from .signals import Signals
 
@@ -95,6 +95,8 @@ async def _obey(reader: asyncio.StreamReader, serving: Serving) -> None:
             siblings.process.lost()
             serving.drain()
             return
+        if message[0] == "reload":
+            await asyncio.to_thread(provide, message[1])
         _follow(message, serving)
 
 
@@ -107,10 +109,7 @@ def _follow(message: Message, serving: Serving) -> None:
         case ("report",):
             serving.report()
         case ("reload", config) if not serving.draining:
-            try:
-                serving.reload(config)
-            except ConfigError as error:  # a file changed since the supervisor looked
-                log_refusal(error)
+            serving.reload(config)
         case ("question", number, kind, argument):
             siblings.process.asked(number, kind, argument)
         case ("answers", number, answers):

@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 from collections.abc import Mapping
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gomodel import models
 from gomodel.config import VARIABLES, Config, from_environ
 from gomodel.version import VERSION
 
-from .processes import RUN, Run
+from .processes import ROOT, RUN, Run
 from .scripted import SAFETY_S, ScriptedUpstream, Stall, env_for, json_response, response
 
 
@@ -38,9 +39,22 @@ def test_help_names_only_variables_that_exist_and_every_exit_status(capsys: pyte
         assert f"\n  {status}" in text
 
 
+def test_the_example_is_printed_as_it_is_in_the_repository(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.command(["--example-env"]) == 0
+    assert capsys.readouterr().out == (ROOT / ".env.example").read_text()
+
+
+def test_the_example_is_part_of_the_package() -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert "env.example" in setup["options.package_data"]["gomodel"].split(", ")
+    assert (ROOT / "gomodel" / "env.example").resolve() == ROOT / ".env.example"
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (["--example-env", "--check"], "not allowed with"),
         (["--chek"], "unrecognized arguments"),
         (["serve"], "unrecognized arguments"),
         (["--check", "--demo"], "not allowed with"),

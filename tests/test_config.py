@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gomodel import config as config_module
-from gomodel.config import Config, ConfigError, InstanceConfig, Secret, from_environ, load
+from gomodel.config import Certificate, Config, ConfigError, InstanceConfig, Secret, from_environ, load
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
 QUIET = {"GOMODEL_MASTER_KEY": "sk-master", "VLLM_BASE_URL": "http://gpu:8000/v1"}
@@ -42,7 +42,7 @@ def setting(config: Config, path: str) -> Any:
 DEFAULTS = [
     ("instances", (LOCAL,)),
     ("models_mode", "fallback"),
-    ("host", "0.0.0.0"),
+    ("host", "localhost"),
     ("port", 8080),
     ("unix_socket", None),
     ("master_key", None),
@@ -77,9 +77,9 @@ DEFAULTS = [
     ("log_format", "auto"),
     ("workers", 1),
     ("drain_s", 600.0),
-    ("tls_cert_file", None),
-    ("tls_key_file", None),
+    ("certificate", None),
     ("dotenv", False),
+    ("dotenv_ended", True),
 ]
 
 
@@ -605,7 +605,7 @@ def test_a_key_file_gives_the_key_without_one_newline(tmp_path: Path, name: str,
         (b"hunter2\x00", "holds whitespace"),
         (b"hunter2\xff", "holds whitespace"),
         (b"\xef\xbb\xbfhunter2", "holds whitespace"),
-        (b"hunter2" * 1200, "is too long for a key"),
+        (b"hunter2" * 1200, "cannot be read: it holds more than 8000 bytes"),
     ],
 )
 def test_an_unusable_key_file_is_a_problem_without_the_key(
@@ -657,7 +657,7 @@ def test_tls_takes_both_files(tmp_path: Path) -> None:
     cert.write_text("c")
     key.write_text("k")
     config = from_environ({"TLS_CERT_FILE": str(cert), "TLS_KEY_FILE": str(key)})
-    assert (config.tls_cert_file, config.tls_key_file) == (str(cert), str(key))
+    assert config.certificate == Certificate(b"c", b"k")
 
 
 @pytest.mark.parametrize(("name", "other"), [("TLS_CERT_FILE", "TLS_KEY_FILE"), ("TLS_KEY_FILE", "TLS_CERT_FILE")])
@@ -667,6 +667,10 @@ def test_tls_with_one_file_is_a_problem(tmp_path: Path, name: str, other: str) -
 
 
 OPEN = "GOMODEL_MASTER_KEY is not set: every route is open to whoever reaches the listener"
+OPEN_HERE = (
+    "GOMODEL_MASTER_KEY is not set: every route is open to everybody on this host, "
+    "which alone is served unless HOST is set"
+)
 ASSUMED = "VLLM_BASE_URL is not set: instance vllm is assumed at http://localhost:8000/v1"
 NO_V1 = "VLLM_BASE_URL does not end in /v1; it is used as given"
 WARNINGS: list[tuple[dict[str, str], list[str]]] = [
@@ -675,7 +679,9 @@ WARNINGS: list[tuple[dict[str, str], list[str]]] = [
     ({"VLLM_BASE_URL": "", "VLLM_API_KEY": "k"}, [ASSUMED]),
     ({"VLLM_BASE_URL": "", "VLLM_A_BASE_URL": "http://a/v1"}, []),
     ({"VLLM_BASE_URL": "", "VLLM_A_BASE_URL": "http://a/v1", "VLLM_MODELS": "m"}, [ASSUMED]),
-    ({"GOMODEL_MASTER_KEY": ""}, [OPEN]),
+    ({"GOMODEL_MASTER_KEY": ""}, [OPEN_HERE]),
+    ({"GOMODEL_MASTER_KEY": "", "HOST": "0.0.0.0"}, [OPEN]),
+    ({"GOMODEL_MASTER_KEY": "", "GOMODEL_UNIX_SOCKET": "/run/g.sock"}, [OPEN]),
     ({"VLLM_BASE_URL": "http://gpu:8000"}, [NO_V1]),
     ({"VLLM_BASE_URL": "http://gpu:8000/"}, [NO_V1]),
     ({"VLLM_BASE_URL": "http://v1"}, [NO_V1]),
@@ -733,6 +739,15 @@ NEAR_MISSES = [
     ("VLLM_EU_BASE_URLS", "http://gpu/v1", "VLLM_EU_BASE_URL"),
     ("VLLM_EU_API_KEYS", "hunter2", "VLLM_EU_API_KEY"),
     ("VLLM_APIKEY", "hunter2", "VLLM_API_KEY"),
+    ("VLLM_KEY", "hunter2", "VLLM_API_KEY"),
+    ("VLLM_EU_URL", "http://gpu/v1", "VLLM_EU_BASE_URL"),
+    ("VLLM_EU_WEST_2_URL", "http://gpu/v1", "VLLM_EU_WEST_2_BASE_URL"),
+    ("VLLM_URL", "http://gpu/v1", "VLLM_BASE_URL"),
+    ("VLLM_EU_ENDPOINT", "http://gpu/v1", "VLLM_EU_BASE_URL"),
+    ("VLLM_BASE_URL_2", "http://gpu/v1", "VLLM_2_BASE_URL"),
+    ("VLLM_EU_BASE_URL_WEST", "http://gpu/v1", "VLLM_EU_WEST_BASE_URL"),
+    ("VLLM_API_KEY_2", "hunter2", "VLLM_2_API_KEY"),
+    ("VLLM_BASE_URL_FILE", "/x", "VLLM_BASE_URL"),
     ("HTTP_STREAM_IDLE_TIMOUT", "1", "HTTP_STREAM_IDLE_TIMEOUT"),
     ("HTTP_CONNECTION_TIMEOUT", "1", "HTTP_CONNECT_TIMEOUT"),
     ("CIRCUIT_BREAKER_TIMEOUT_S", "1", "CIRCUIT_BREAKER_TIMEOUT"),
@@ -746,6 +761,98 @@ NEAR_MISSES = [
 def test_a_near_miss_is_worth_a_warning_without_its_value(name: str, value: str, nearest: str) -> None:
     expected = f"{name} is not a variable of gomodel; the nearest is {nearest}"
     assert from_environ({**QUIET, name: value}).warnings == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("HTTP_STREAM_TIMEOUT=1s\n", ["HTTP_STREAM_TIMEOUT is not a variable of gomodel; the nearest is {}"]),
+        ("VLM_BASE_URL=http://a/v1\n", ["VLM_BASE_URL is not a variable of gomodel; the nearest is {}"]),
+        ("VLLM_USE_V1=1\nVLLM_HOST_IP=10.0.0.1\n", []),
+        ("HF_TOKEN=t\nSSL_CERT_FILE=/x\n", [".env sets HF_TOKEN, SSL_CERT_FILE, which gomodel does not read"]),
+        ("GPU=gpu-7\nVLLM_A_BASE_URL=http://${GPU}:8000/v1\n", []),
+        ("PORT=1\nLOG_LEVEL=info\n\nPORT=2\n", ["{path} line 4: PORT is set again; line 1 has no effect"]),
+        ("HF_TOKEN=\n", []),
+    ],
+)
+def test_what_a_file_sets_for_nobody_is_worth_a_warning(tmp_path: Path, lines: str, expected: list[str]) -> None:
+    path = tmp_path / ".env"
+    path.write_text(lines)
+    nearest = "HTTP_STREAM_IDLE_TIMEOUT" if "HTTP" in lines else "VLLM_BASE_URL"
+    assert list(load(QUIET, path).warnings) == [each.format(nearest, path=path) for each in expected]
+
+
+def test_what_the_environment_sets_for_others_is_not_a_name_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("HF_TOKEN=t\n")
+    assert load({**QUIET, "HF_TOKEN": "t", "HTTP_STREAM_TIMEOUT": "1"}, path).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("http://gpu:8000/v1", "http://GPU:8000/v1/", True),
+        ("http://gpu/v1", "http://gpu:80/v1", True),
+        ("https://gpu/v1", "https://gpu:443/v1", True),
+        ("unix:///run/v.sock:/v1", "unix:///run/v.sock:/v1", True),
+        ("http://gpu:8000/v1", "http://gpu:8001/v1", False),
+        ("http://gpu/a/v1", "http://gpu/b/v1", False),
+        ("http://gpu/v1", "https://gpu/v1", False),
+        ("unix:///run/v.sock:/v1", "unix:///run/w.sock:/v1", False),
+    ],
+)
+def test_two_instances_at_one_address_are_worth_a_warning(one: str, other: str, same: bool) -> None:
+    environ = {"GOMODEL_MASTER_KEY": "k", "VLLM_A_BASE_URL": one, "VLLM_B_BASE_URL": other}
+    expected = ["VLLM_A_BASE_URL and VLLM_B_BASE_URL name the same server"] if same else []
+    assert list(from_environ(environ).warnings) == expected
+
+
+QUOTED = "{} begins and ends with a quote, which is part of the value; " + (
+    "docker's env files and systemctl set-environment take quotes as they stand"
+)
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+@pytest.mark.parametrize("name", ["GOMODEL_MASTER_KEY", "VLLM_API_KEY", "VLLM_TEST_API_KEY", "VLLM_MODELS"])
+def test_a_value_with_quotes_around_it_is_worth_a_warning(tmp_path: Path, name: str, quote: str) -> None:
+    environ = {**QUIET, "VLLM_TEST_BASE_URL": "http://b/v1", name: f"{quote}hunter2{quote}"}
+    assert from_environ(environ).warnings == (QUOTED.format(name),)
+    (tmp_path / ".env").write_text(f"{name}={quote}hunter2{quote}\n")
+    environ.pop(name)
+    assert load(environ, tmp_path / ".env").warnings == ()
+
+
+@pytest.mark.parametrize("value", ["a", '"', '"a', "a'", "\"a'", 'a"b"'])
+def test_a_value_that_merely_holds_a_quote_is_not(value: str) -> None:
+    assert from_environ({**QUIET, "VLLM_API_KEY": value}).warnings == ()
+
+
+def test_a_key_file_with_quotes_around_the_key_is_worth_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text('"hunter2"\n')
+    config = from_environ({**QUIET, "VLLM_API_KEY_FILE": str(tmp_path / "key")})
+    assert config.warnings == ("VLLM_API_KEY_FILE: the key begins and ends with a quote, which is part of it",)
+
+
+@pytest.mark.parametrize(
+    ("environ", "host"),
+    [
+        ({}, "localhost"),
+        ({"GOMODEL_MASTER_KEY": "k"}, "::"),
+        ({"GOMODEL_MASTER_KEY": "k", "HOST": "127.0.0.1"}, "127.0.0.1"),
+        ({"HOST": "0.0.0.0"}, "0.0.0.0"),
+        ({"HOST": ""}, "localhost"),
+    ],
+)
+def test_without_a_key_only_this_host_is_served_unless_host_is_set(environ: dict[str, str], host: str) -> None:
+    assert from_environ(environ).host == host
+
+
+def test_root_certificates_that_are_a_pipe_are_a_problem(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "roots")
+    environ = {**QUIET, "SSL_CERT_FILE": str(tmp_path / "roots")}
+    assert from_environ(environ).warnings == ()
+    environ["VLLM_BASE_URL"] = "https://gpu/v1"
+    assert problems(environ) == (f"SSL_CERT_FILE: '{tmp_path}/roots' is no file",)
 
 
 @pytest.mark.parametrize(
@@ -964,7 +1071,7 @@ def test_the_example_uncommented_changes_nothing_but_the_second_instance(tmp_pat
     key.write_text("k")
     config = load({"VLLM_TEST_API_KEY_FILE": str(key)}, path)
     second = InstanceConfig("vllm-test", "http://gpu-2:8000/v1", None, Secret("k"), ("org/model-a", "org/model-b"))
-    assert config == dataclasses.replace(from_environ({}), instances=(LOCAL, second), warnings=(OPEN,))
+    assert config == dataclasses.replace(from_environ({}), instances=(LOCAL, second), warnings=(OPEN_HERE,))
 
 
 def test_every_documented_variable_has_a_line_of_meaning() -> None:

@@ -44,7 +44,8 @@ VALUES = [
 def test_a_file_holds_these_values(tmp_path: Path, text: str, values: dict[str, str]) -> None:
     path = tmp_path / ".env"
     path.write_bytes(text.encode())
-    assert dotenv_file.read(path, {}) == dotenv_file.DotenvFile(values, (), frozenset())
+    file = dotenv_file.read(path, {})
+    assert (file.values, file.problems, file.unresolved) == (values, (), frozenset())
 
 
 MALFORMED = [
@@ -175,7 +176,7 @@ def test_a_later_unresolved_line_takes_the_earlier_value_away() -> None:
 @pytest.mark.parametrize("value", ["1", ""])
 def test_a_variable_of_the_environment_is_left_to_the_environment(value: str) -> None:
     file = dotenv_file.parse("A=${MISSING}\nB=2", {"A": value})
-    assert file == dotenv_file.DotenvFile({"B": "2"}, (), frozenset())
+    assert (file.values, file.problems, file.unresolved) == ({"B": "2"}, (), frozenset())
 
 
 def test_the_environment_of_the_process_is_neither_read_nor_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,12 +187,12 @@ def test_the_environment_of_the_process_is_neither_read_nor_written(monkeypatch:
 
 
 def test_a_missing_file_is_an_empty_one(tmp_path: Path) -> None:
-    assert dotenv_file.read(tmp_path / ".env", {}) == dotenv_file.DotenvFile({}, (), frozenset())
+    assert dotenv_file.read(tmp_path / ".env", {}) == dotenv_file.DotenvFile()
 
 
 def test_a_directory_in_the_place_of_the_file_is_a_problem(tmp_path: Path) -> None:
     file = dotenv_file.read(tmp_path, {})
-    assert file == dotenv_file.DotenvFile({}, (f"{tmp_path}: cannot be read: Is a directory",), frozenset())
+    assert file == dotenv_file.DotenvFile(problems=(f"{tmp_path}: cannot be read: Is a directory",))
 
 
 def test_a_path_below_a_file_is_a_problem(tmp_path: Path) -> None:

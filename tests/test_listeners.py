@@ -1,5 +1,6 @@
 """Which sockets are bound, what a refusal says, and what becomes of a unix socket's file."""
 
+import errno
 import os
 import shutil
 import socket
@@ -7,6 +8,7 @@ import ssl
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,33 @@ def test_localhost_is_one_port_on_both_of_its_addresses() -> None:
     listeners = bind(config(HOST="localhost", PORT="0"))
     assert len({each.port for each in listeners}) == 1
     assert {each.sock.getsockname()[0] for each in listeners} <= {"127.0.0.1", "::1"}
+    close(listeners)
+
+
+def test_every_address_is_every_ipv4_address_where_there_is_no_ipv6(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    opened = socket.socket
+
+    def without_ipv6(family: int = socket.AF_INET, *arguments: int, **options: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return opened(family, *arguments, **options)
+
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+    (listener,) = bind(config(GOMODEL_MASTER_KEY="k", PORT=str(free)))
+    assert listener.address == f"http://0.0.0.0:{free}"
+    listener.close()
+
+
+def test_without_a_key_no_address_but_the_loopback_is_listened_on(free: int) -> None:
+    listeners = bind(config(PORT=str(free)))
+    assert {each.sock.getsockname()[0] for each in listeners} <= {"127.0.0.1", "::1"}
+    close(listeners)
+
+
+def test_localhost_asks_no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    listeners = bind(config(HOST="LocalHost", PORT="0"))
+    assert listeners
     close(listeners)
 
 

@@ -1,35 +1,72 @@
-"""What SIGHUP may not take away: the master key, and the file that the configuration came from."""
+"""What SIGHUP may not take away: the master key, an instance's address, the file that the configuration came from."""
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gomodel.config import load
-from gomodel.reload import read_again
+from gomodel import reload
+from gomodel.config import Config, ConfigError, load
+from gomodel.files import Files
+from gomodel.reload import Rereading, read_again
 
-from .processes import Run
+from .processes import RUN, Run
 from .scripted import RawClient, ScriptedUpstream, request, response
 
 KEY = "GOMODEL_MASTER_KEY=k\n"
 GONE = "GOMODEL_MASTER_KEY was set and is gone; restart to serve without a key"
 VANISHED = ".env was in use and is now missing or sets nothing; restart to serve without it"
+IMPATIENT = f"import gomodel.files; gomodel.files.PATIENCE_S = 0.05; {RUN}"
 CHAT = request("POST", "/v1/chat/completions", [("Connection", "close")], b'{"model": "m"}')
 
 
+CUT = "the last line of .env has lost its line end, so it may be cut short; end the line, or restart"
+LOST = "no VLLM_BASE_URL is set any more; set it, or restart to serve http://localhost:8000/v1"
+GPU = "VLLM_BASE_URL=http://gpu/v1\n"
+TWO = "VLLM_A_BASE_URL=http://a/v1\nVLLM_B_BASE_URL=http://b/v1\n"
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody writes to a file for longer than a moment."""
+    monkeypatch.setattr(reload, "SETTLE_S", 0.0)
+
+
+def put(path: Path, text: str | None) -> None:
+    path.unlink(missing_ok=True)
+    if text is not None:
+        path.write_text(text)
+
+
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize(
     ("environ", "before", "after", "refused"),
     [
+        ({}, KEY + GPU, KEY, [LOST]),
+        ({}, KEY + GPU + "VLLM_API_KEY=x\n", KEY + "VLLM_API_KEY=x\n", [LOST]),
+        ({}, GPU + "LOG_LEVEL=info\n", "LOG_LEVEL=info\n", [LOST]),
+        ({}, "VLLM_API_KEY=x\n" + TWO, "VLLM_API_KEY=x\n", []),
+        ({}, KEY + TWO, KEY, [LOST]),
+        ({}, TWO, "VLLM_A_BASE_URL=http://a/v1\n", []),
+        ({}, KEY, KEY + "VLLM_API_KEY=x\n", []),
+        ({}, KEY + "VLLM_BASE_URL=http://localhost:8000/v1\n", KEY, []),
+        ({"VLLM_BASE_URL": "http://gpu/v1"}, KEY + GPU, KEY, []),
+        ({}, GPU + "LOG_LEVEL=info\n", GPU + "LOG_LEVEL=inf", ["LOG_LEVEL: 'inf' is not accepted; use debug, info, "]),
+        ({}, "VLLM_BASE_URL=http://gpu.example/v1\n", "VLLM_BASE_URL=http://gpu.ex", [CUT]),
+        ({}, GPU, GPU[:-1], [CUT]),
+        ({}, GPU[:-1], "VLLM_BASE_URL=http://gp/v1", []),
         ({}, KEY, None, [GONE, VANISHED]),
         ({}, KEY, "", [GONE, VANISHED]),
         ({}, KEY, "# GOMODEL_MASTER_KEY=k\n", [GONE, VANISHED]),
         ({}, KEY, "LOG_LEVEL=debug\n", [GONE]),
         ({}, KEY, "GOMODEL_MASTER_KEY=\nLOG_LEVEL=debug\n", [GONE]),
-        ({}, "VLLM_BASE_URL=http://gpu/v1\n", None, [VANISHED]),
-        ({}, "VLLM_BASE_URL=http://gpu/v1\n", "\n", [VANISHED]),
+        ({}, GPU, None, [VANISHED, LOST]),
+        ({}, GPU, "\n", [VANISHED, LOST]),
         ({"GOMODEL_MASTER_KEY": "k"}, "LOG_LEVEL=debug\n", None, [VANISHED]),
         ({"GOMODEL_MASTER_KEY": "k"}, KEY, None, []),
         ({"GOMODEL_MASTER_KEY": "k"}, None, None, []),
@@ -50,29 +87,133 @@ def test_neither_the_key_nor_the_file_may_vanish(
 ) -> None:
     env = tmp_path / ".env"
 
-    def put(text: str | None) -> None:
-        env.unlink(missing_ok=True)
-        if text is not None:
-            env.write_text(text)
-
-    put(before)
+    put(env, before)
     current = load(environ, env)
-    put(after)
-    with caplog.at_level(logging.ERROR, "gomodel"):
-        config = read_again(lambda: load(environ, env), current)
-    assert (config is None) is bool(refused)
-    said = [f"The new configuration is not used, the old one stays: {'; '.join(refused)}"] if refused else []
-    assert caplog.messages == said
+    put(env, after)
+    problems: tuple[str, ...] = ()
+    try:
+        read_again(lambda files: load(environ, env, files), current)
+    except ConfigError as error:
+        problems = error.problems
+    assert len(problems) == len(refused)
+    assert all(found.startswith(expected) for found, expected in zip(problems, refused, strict=True))
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_file_that_came_at_a_reload_may_not_vanish_at_the_next(tmp_path: Path) -> None:
     env = tmp_path / ".env"
     first = load({}, env)
     env.write_text("LOG_LEVEL=debug\n")
-    second = read_again(lambda: load({}, env), first)
-    assert second is not None
+    second = read_again(lambda files: load({}, env, files), first)
     env.unlink()
-    assert read_again(lambda: load({}, env), second) is None
+    with pytest.raises(ConfigError, match="now missing"):
+        read_again(lambda files: load({}, env, files), second)
+
+
+class Writer:
+    """Loads like `load`, while somebody writes a further line before each reading."""
+
+    def __init__(self, env: Path, steps: list[str | None]) -> None:
+        self._env = env
+        self._steps = steps
+        self.readings = 0
+
+    def load(self, files: Files) -> Config:
+        self.readings += 1
+        if self._steps:
+            put(self._env, self._steps.pop(0))
+        return load({}, self._env, files)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [None, "LOG_LEVEL=debug\n", "LOG_LEVEL=debug\n" + GPU],
+        ["", "LOG_LEVEL=debug\n", "LOG_LEVEL=debug\n" + GPU],
+        ["LOG_LEVEL=de", "LOG_LEVEL=debug\nVLLM_BASE_UR", "LOG_LEVEL=debug\n" + GPU],
+        ["LOG_LEVEL=debug\n" + GPU],
+    ],
+)
+def test_a_file_counts_when_two_readings_of_it_agree(tmp_path: Path, steps: list[str | None]) -> None:
+    env = tmp_path / ".env"
+    put(env, GPU)
+    current, writer, count = load({}, env), Writer(env, steps), len(steps)
+    assert read_again(writer.load, current).log_level == "debug"
+    assert writer.readings == count + 1
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_key_file_that_is_being_replaced_counts_when_it_is_whole(tmp_path: Path) -> None:
+    environ = {"GOMODEL_MASTER_KEY_FILE": str(tmp_path / "key")}
+    parts = ["old", "", "n", "new-k", "new-key"]
+
+    def reading(files: Files) -> Config:
+        if parts:
+            (tmp_path / "key").write_text(parts.pop(0))
+        return load(environ, None, files)
+
+    current = reading(Files())
+    found = read_again(reading, current)
+    assert found.master_key is not None
+    assert found.master_key.reveal() == "new-key"
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_file_that_never_settles_changes_nothing(tmp_path: Path) -> None:
+    env = tmp_path / ".env"
+    put(env, GPU)
+    writer = Writer(env, [f"{GPU}PORT={number}\n" for number in range(1000)])
+    with pytest.raises(ConfigError, match="are being written; send SIGHUP again"):
+        read_again(writer.load, load({}, env))
+    assert writer.readings == reload.READINGS
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_instances_that_disappear_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    env = tmp_path / ".env"
+    put(env, TWO)
+    current = load({}, env)
+    put(env, "VLLM_A_BASE_URL=http://a/v1\n")
+    finished = threading.Event()
+    rereading = Rereading(lambda files: load({}, env, files), finished.set)
+    rereading.begin(current)
+    await asyncio.to_thread(finished.wait)
+    with caplog.at_level(logging.WARNING, "gomodel"):
+        assert rereading.result(current) is not None
+    assert caplog.messages == ["No longer configured, and no longer served: vllm-b"]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_hangs_is_given_up_and_heard_of_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reload, "LIMIT_S", 0.01)
+    current = load({}, None)
+    hang, hung, finished = threading.Event(), [True], threading.Semaphore(0)
+
+    def reading(files: Files) -> Config:
+        if hung.pop():
+            hang.wait()
+        return load({"LOG_LEVEL": "debug"}, None, files)
+
+    rereading = Rereading(reading, finished.release)
+    rereading.begin(current)
+    finished.acquire()
+    assert rereading.result(current) is None
+    assert caplog.messages == [
+        "The new configuration is not used, the old one stays: its files could not be read in time"
+    ]
+    hung += [False] * 10
+    monkeypatch.setattr(reload, "LIMIT_S", 10.0)
+    rereading.begin(current)
+    rereading.begin(current)  # while the first is under way
+    for busy in (True, False):
+        finished.acquire()
+        found = rereading.result(current)
+        assert found is not None
+        assert (found.log_level, rereading.busy) == ("debug", busy)
+    hang.set()
 
 
 async def status(port: int) -> int:
@@ -105,3 +246,65 @@ async def test_a_file_caught_while_it_is_replaced_opens_nothing(
     assert [await status(port) for _ in range(5)] == [401] * 5
     assert await process.stop() == 0
     assert upstream.requests == []
+
+
+@pytest.mark.parametrize(("what", "workers"), [("env", "1"), ("env", "2"), ("key", "2")])
+async def test_a_pipe_without_a_writer_is_an_error_and_stops_nobody(
+    run: Run, upstream: ScriptedUpstream, tmp_path: Path, workers: str, what: str
+) -> None:
+    upstream.repeat(response(b"answer"))
+    env, key = tmp_path / ".env", tmp_path / "key"
+    env.write_text(f"VLLM_BASE_URL={upstream.base_url}\nVLLM_API_KEY_FILE={key}\n")
+    key.write_text("k")
+    process = await run({"GOMODEL_WORKERS": workers}, code=IMPATIENT)
+    port = await process.listening()
+    pipe = env if what == "env" else key
+    await asyncio.to_thread(pipe.unlink)
+    os.mkfifo(pipe)
+    process.signal(signal.SIGHUP)
+    assert await status(port) == 200
+    await process.says("cannot be read: nothing is written to this pipe or device")
+    assert await status(port) == 200
+    process.signal(signal.SIGHUP)
+    assert await process.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_device_without_an_end_is_an_error(
+    run: Run, upstream: ScriptedUpstream, tmp_path: Path, workers: str
+) -> None:
+    upstream.repeat(response(b"answer"))
+    env = tmp_path / ".env"
+    env.write_text(f"VLLM_BASE_URL={upstream.base_url}\n")
+    process = await run({"GOMODEL_WORKERS": workers})
+    port = await process.listening()
+    await asyncio.to_thread(env.unlink)
+    env.symlink_to("/dev/zero")
+    process.signal(signal.SIGHUP)
+    await process.says("cannot be read: it holds more than")
+    assert await status(port) == 200
+    assert await process.stop() == 0
+
+
+async def test_a_start_with_a_pipe_without_a_writer_ends_with_status_64(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".env")
+    process = await run(code=IMPATIENT)
+    assert await process.ended() == 64
+    assert "nothing is written to this pipe or device" in process.text
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_half_written_file_sends_no_prompt_elsewhere(
+    run: Run, upstream: ScriptedUpstream, tmp_path: Path, workers: str
+) -> None:
+    upstream.repeat(response(b"answer"))
+    env = tmp_path / ".env"
+    whole = f"LOG_LEVEL=info\nVLLM_BASE_URL={upstream.base_url}\n"
+    env.write_text(whole)
+    process = await run({"GOMODEL_WORKERS": workers, "GOMODEL_MASTER_KEY": ""})
+    port = await process.listening()
+    env.write_text(whole.splitlines(keepends=True)[0])
+    process.signal(signal.SIGHUP)
+    await process.says(f"The new configuration is not used, the old one stays: {LOST}")
+    assert [await status(port) for _ in range(4)] == [200] * 4
+    assert await process.stop() == 0
