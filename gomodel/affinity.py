@@ -28,13 +28,14 @@ _ID = re.compile(rb'"id"\s*:\s*"(resp_[A-Za-z0-9_.-]{1,250})"')
 
 
 class Affinity:
-    """Response id -> instance name."""
+    """Response id -> instance."""
 
-    def __init__(self, providers: Providers) -> None:
+    def __init__(self, providers: Providers, previous: "Affinity | None" = None) -> None:
+        """`previous`: what this one replaces at a reload; both go on learning for each other."""
         self._providers = providers
-        self._homes: OrderedDict[str, str] = OrderedDict()
+        self._homes: OrderedDict[str, Instance] = OrderedDict() if previous is None else previous._homes
 
-    def learn(self, response_id: str, instance: str) -> None:
+    def learn(self, response_id: str, instance: Instance) -> None:
         """Remember where a response was made."""
         self._homes[response_id] = instance
         self._homes.move_to_end(response_id)
@@ -50,8 +51,8 @@ class Affinity:
         only = self._providers.only
         if only is not None:
             return only
-        known = instances.get(self._homes.get(response_id, ""))
-        if known is not None:
+        known = self._homes.get(response_id)
+        if known is not None and instances.get(known.name) is known:
             return known
         silent = []
         questions = [asyncio.create_task(_holds(instance, response_id)) for instance in instances.values()]
@@ -59,7 +60,7 @@ class Affinity:
             for question in asyncio.as_completed(questions):
                 instance, holds = await question
                 if holds:
-                    self.learn(response_id, instance.name)
+                    self.learn(response_id, instance)
                     return instance
                 if holds is None:
                     silent.append(f"'{instance.name}'")
@@ -127,7 +128,7 @@ class _LearningRelay(Relay):
         self._seen += data[:_LOOK_BYTES]
         found = _ID.search(self._seen)
         if found is not None:
-            affinity.learn(found[1].decode(), self._instance.name)
+            affinity.learn(found[1].decode(), self._instance)
         if found is not None or len(self._seen) >= _LOOK_BYTES:
             self._affinity = None
             self._seen = b""

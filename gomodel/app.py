@@ -35,15 +35,16 @@ class App:
     """Everything one configuration makes; a reload builds another and lets this one's requests end."""
 
     def __init__(self, config: Config, telemetry: Telemetry, previous: "App | None" = None) -> None:
-        """`previous` is the app that this one replaces at a reload; what is known of unchanged instances stays."""
+        """`previous` is the app that this one replaces at a reload; what is known of servers that stay stays known."""
         self.config = config
         self.draining = False  # not ready any more
         self.refusing = False  # draining for so long that what comes now gets 503
         self.providers: Providers = Providers(config, previous.providers if previous is not None else None)
         self.models: ModelLists = ModelLists(self.providers, config, previous.models if previous is not None else None)
         self._forwarder = Forwarder(self.providers, telemetry, config.retry)
+        self._affinity: Affinity = Affinity(self.providers, previous._affinity if previous is not None else None)
         self._inference = Inference(
-            self.providers, self.models, self._forwarder, Affinity(self.providers), config.body_limit_bytes
+            self.providers, self.models, self._forwarder, self._affinity, config.body_limit_bytes
         )
         self._operations = Operations(telemetry, self.providers, self.models, lambda: self.draining)
         router = Router(

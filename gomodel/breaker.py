@@ -20,6 +20,10 @@ class Breaker:
         self._opened_at = 0.0
         self._probing = False
 
+    def configure(self, config: BreakerConfig) -> None:
+        """Count by `config` from now on; what was counted stays."""
+        self._config = config
+
     def retry_after_s(self, now: float) -> float:
         """Seconds until a probe may pass; 0 when one may pass now."""
         if self.closed:

@@ -123,7 +123,7 @@ class ClientConnection(RequestHandler):
         a close-delimited body needs a reset (RFC 9112 8). A client that does not read is cut off after the write limit.
         """
         transport = self.transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             return
         if close_delimited:
             if transport.get_extra_info("sslcontext") is not None:

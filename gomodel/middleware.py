@@ -24,6 +24,7 @@ from .errors import (
     InternalError,
     MethodNotAllowed,
     ModelNotFound,
+    Overloaded,
     Unauthorized,
     UpstreamTimeout,
     anthropic_body,
@@ -33,7 +34,7 @@ from .forwarded import TrustedProxies
 from .headers import RequestFields
 from .message import Handler, Reply, Request
 from .providers import Providers
-from .record import TOTAL, Record
+from .record import SHUTDOWN, TOTAL, Record
 from .routes import Kind, Router
 from .telemetry import Telemetry
 
@@ -117,7 +118,7 @@ async def errors(request: Request, handler: Handler) -> Reply | None:
         if not request.record.aborted or task is None:
             raise
         task.uncancel()
-        error = Aborted() if request.record.reason != TOTAL else UpstreamTimeout("The request took over HTTP_TIMEOUT.")
+        error = _why_aborted(request.record.reason)
     except Exception:
         _logger.exception("Request %s failed inside the gateway", request.record.id)
         error = InternalError()
@@ -135,6 +136,14 @@ async def errors(request: Request, handler: Handler) -> Reply | None:
     if request.record.instance:
         headers["X-GoModel-Provider"] = request.record.instance
     return Reply(error.status, body, headers, close=isinstance(error, BadRequest))
+
+
+def _why_aborted(reason: str) -> GatewayError:
+    if reason == TOTAL:
+        return UpstreamTimeout("The request took over HTTP_TIMEOUT.")
+    if reason == SHUTDOWN:
+        return Overloaded("The gateway is shutting down.", code="draining", retry_after_s=5)
+    return Aborted()
 
 
 def sanity(request: Request, handler: Handler) -> Awaitable[Reply | None]:

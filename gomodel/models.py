@@ -54,11 +54,16 @@ class ModelList:
         self.task: asyncio.Task[None] | None = None
 
     def go_on(self, previous: "ModelLists") -> None:
-        """Take over what `previous` knows of the same instance."""
+        """Take over what `previous` has read of the same instance."""
         for old in previous.lists:
-            if old.instance is self.instance:
-                self.entries, self.fetched_at, self.missed_at = old.entries, old.fetched_at, old.missed_at
-                self.since, self.failing = old.since, old.failing
+            if old.instance is self.instance and not self.configured and not old.configured:
+                if old.fetched_at is not None:
+                    self.entries, self.fetched_at = old.entries, old.fetched_at
+                self.missed_at, self.since, self.failing = old.missed_at, old.since, old.failing
+
+    def publish(self) -> None:
+        """Make these the models that the instance is chosen by."""
+        self.instance.models = tuple(entry.id for entry in self.entries)
 
     def age_s(self, now: float) -> float | None:
         """Since it was read, or since the start while it never was; None for one that is not asked for."""
@@ -71,14 +76,19 @@ class ModelLists:
     def __init__(self, providers: Providers, config: Config, previous: "ModelLists | None" = None) -> None:
         """`previous`: the lists that these replace at a reload; those of unchanged instances stay known."""
         self._providers = providers
-        self._allowlist = config.models_mode == "allowlist"
+        allowlist = config.models_mode == "allowlist"
         self._refresh_s = config.models_refresh_s
         self._unknown_at = float("-inf")
         self._unknown: asyncio.Task[None] | None = None
-        self.lists = [ModelList(each, allowlist=self._allowlist) for each in providers.instances.values()]
-        if previous is not None and previous._allowlist == self._allowlist:
+        self._replaced = False
+        self.lists = [ModelList(each, allowlist=allowlist) for each in providers.instances.values()]
+        if previous is not None:
+            previous._replaced = True
+            self._unknown_at = previous._unknown_at
             for each in self.lists:
                 each.go_on(previous)
+                each.publish()
+            providers.index()
 
     async def merged(self) -> bytes:
         """The body of GET /v1/models. Raises Overloaded (503) when nothing is known of any instance."""
@@ -178,8 +188,8 @@ class ModelLists:
         each.entries = entries
         each.fetched_at = monotonic()
         each.missed_at = float("-inf")
-        # Always: after a reload the instance is shared, and another table may have set its models but not this index.
-        instance.models = tuple(entry.id for entry in entries)
+        if not self._replaced:  # after a reload the instance is shared, and the newer list counts
+            each.publish()
         self._providers.index()
 
     async def close(self) -> None:

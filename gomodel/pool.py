@@ -59,12 +59,19 @@ class Pool:
         )
         self._connector = connector
         self._origin = ClientRequest("GET", URL(config.base_url, encoded=True), loop=loop, session=self.session)
-        self._timeout = ClientTimeout(total=None, connect=timeouts.connect_s, sock_connect=timeouts.connect_s)
-        self._keepalive_s = timeouts.upstream_keepalive_s
         self._loop = loop
         self._idle: deque[Channel] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self.closed = False
+        self.configure(timeouts)
+
+    def configure(self, timeouts: Timeouts) -> None:
+        """Connect and keep connections by `timeouts` from now on."""
+        self._timeout = ClientTimeout(total=None, connect=timeouts.connect_s, sock_connect=timeouts.connect_s)
+        self._keepalive_s = timeouts.upstream_keepalive_s
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweep()
 
     def take(self) -> Channel | None:
         """The idle connection used last, or None."""

@@ -5,6 +5,7 @@ a single instance takes everything. Knows nothing of requests or of the client.
 """
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -28,16 +29,12 @@ class Instance:
 
     def __init__(self, config: InstanceConfig, settings: Config, resolver: Resolver) -> None:
         self.config = config
-        self._settings = (settings.timeouts, settings.breaker, settings.models_mode)
         self.name = config.name
         self.label = config.name.encode()
         url = urlsplit(config.base_url)
         self.base_path = url.path
         self.root_path = url.path.removesuffix("/v1")
-        own = b"Host: %b\r\n" % url.netloc.encode()
-        if config.api_key is not None:
-            own += b"Authorization: Bearer %b\r\n" % config.api_key.reveal().encode()
-        self.own_fields = own
+        self.own_fields = _own_fields(config)
         self.pool = Pool(config, settings.timeouts, resolver)
         self.breaker = Breaker(settings.breaker)
         self.health = Health(config.name)
@@ -45,17 +42,31 @@ class Instance:
         self.models: tuple[str, ...] = config.models
         self.gaps = Histogram()
 
-    def is_as(self, config: InstanceConfig, settings: Config) -> bool:
-        """Whether a new one made of these would be the same, so that a reload can go on with this one."""
-        return self.config == config and self._settings == (
-            settings.timeouts,
-            settings.breaker,
-            settings.models_mode,
-        )
+    def is_server_of(self, config: InstanceConfig) -> bool:
+        """Whether `config` describes this server, of which everything known stays true at a reload.
+
+        A key and a list of models are no part of a server.
+        """
+        return replace(self.config, api_key=config.api_key, models=config.models) == config
+
+    def configure(self, config: InstanceConfig, settings: Config) -> None:
+        """Go on by other settings, from the next connect, failure or request on."""
+        self.config = config
+        self.own_fields = _own_fields(config)
+        self.pool.configure(settings.timeouts)
+        self.breaker.configure(settings.breaker)
 
     async def close(self) -> None:
         """Close its connections."""
         await self.pool.close()
+
+
+def _own_fields(config: InstanceConfig) -> bytes:
+    """The lines of a request head that are the instance's own."""
+    fields = b"Host: %b\r\n" % urlsplit(config.base_url).netloc.encode()
+    if config.api_key is not None:
+        fields += b"Authorization: Bearer %b\r\n" % config.api_key.reveal().encode()
+    return fields
 
 
 class Choice:
@@ -73,15 +84,17 @@ class Providers:
     """All instances by name, and by the models they list."""
 
     def __init__(self, config: Config, previous: "Providers | None" = None) -> None:
-        """`previous`: the table that this one replaces; instances that did not change are the same objects in both."""
+        """`previous`: the table that this one replaces; servers that are in both are the same objects in both."""
         known = previous.instances if previous is not None else {}
         self._resolver: Resolver = previous._resolver if previous is not None else Resolver()
         self.instances: dict[str, Instance] = {}
         for each in config.instances:
             old = known.get(each.name)
-            self.instances[each.name] = (
-                old if old and old.is_as(each, config) else Instance(each, config, self._resolver)
-            )
+            if old is not None and old.is_server_of(each):
+                old.configure(each, config)
+            else:
+                old = Instance(each, config, self._resolver)
+            self.instances[each.name] = old
         self.by_model: dict[str, list[Instance]] = {}
         self.index()
 

@@ -58,6 +58,7 @@ class Probes:
             task = asyncio.create_task(self._watch(instance))
             task.add_done_callback(_report_bug)
             self._tasks.append(task)
+        self._judge()
 
     def stop(self) -> None:
         """Ask no more."""
@@ -109,6 +110,9 @@ class Probes:
             health.alive(failures)
             if self._on_alive is not None:
                 self._on_alive(instance)
+        self._judge()
+
+    def _judge(self) -> None:
         states = [each.health.state for each in self._instances]
         if State.UP in states or State.UNKNOWN not in states:
             self._verdict.set()

@@ -107,6 +107,18 @@ class Record:
 
 # Why a request was aborted that HTTP_TIMEOUT ended in a phase which nobody owns.
 TOTAL = "total_timeout"
+# Why a request was aborted that ran at the end of its process.
+SHUTDOWN = "shutdown"
+
+
+class _Limits:
+    """Idle limit of each phase, limit of the whole request, and how often to look, in seconds."""
+
+    def __init__(self, limits_s: dict[Phase, float], total_s: float | None) -> None:
+        self.idle_s = [limits_s.get(phase, float("inf")) for phase in Phase]
+        self.total_s = total_s or float("inf")
+        # An eighth of the shortest limit keeps the overshoot under 13 %; a second is often enough for any of them.
+        self.tick_s = min(1.0, max(0.01, min([*self.idle_s, self.total_s]) / 8))
 
 
 class Running:
@@ -117,20 +129,24 @@ class Running:
         self.records: set[Record] = set()
         self._on_lag = on_lag
         self._handle: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._due = 0.0
-        self.limit({}, None)
+        self._limits = _Limits({}, None)
+        self._earlier: dict[Record, _Limits] = {}  # of requests that began before the limits changed
 
     def limit(self, limits_s: dict[Phase, float], total_s: float | None) -> None:
-        """`limits_s`: idle limit of each phase that has one; `total_s`: limit of the whole request, or None."""
-        self._limits = [limits_s.get(phase, float("inf")) for phase in Phase]
-        self._total = total_s or float("inf")
-        shortest = min([*self._limits, self._total])
-        # An eighth of the shortest limit keeps the overshoot under 13 %; a second is often enough for any of them.
-        self._tick_s = min(1.0, max(0.01, shortest / 8))
+        """Limits of the requests that begin from now on: `limits_s` of each phase that has one, `total_s` of all."""
+        for record in self.records:
+            self._earlier.setdefault(record, self._limits)
+        self._limits = _Limits(limits_s, total_s)
+        if self._loop is not None:
+            self.stop()
+            self.start(self._loop)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the timer."""
-        self._due = loop.time() + self._tick_s
+        self._loop = loop
+        self._due = loop.time() + self._limits.tick_s
         self._handle = loop.call_at(self._due, self._tick, loop)
 
     def stop(self) -> None:
@@ -143,14 +159,18 @@ class Running:
         turn = loop.time()
         self._on_lag(max(0.0, turn - self._due))
         now = monotonic()
-        limits, total = self._limits, self._total
+        tick_s = self._limits.tick_s
+        if self._earlier:
+            self._earlier = {record: limits for record, limits in self._earlier.items() if record in self.records}
+            tick_s = min(tick_s, *(limits.tick_s for limits in self._earlier.values()), 1.0)
         for record in tuple(self.records):
-            late = now - record.started > total
-            if late or now - record.since > limits[record.phase]:
+            limits = self._earlier.get(record, self._limits) if self._earlier else self._limits
+            late = now - record.started > limits.total_s
+            if late or now - record.since > limits.idle_s[record.phase]:
                 owner, record.owner = record.owner, None
                 if late and (owner is None or record.phase is Phase.WRITE):
                     record.abort(TOTAL)
                 elif owner is not None:
                     owner.overdue(record.phase)
-        self._due = turn + self._tick_s
+        self._due = turn + tick_s
         self._handle = loop.call_at(self._due, self._tick, loop)

@@ -106,6 +106,10 @@ class Relay:
             self._upload.add_done_callback(self._sent)
         try:
             return await self._done
+        except asyncio.CancelledError:
+            if self._record.aborted and self.status and self._done.cancelled():
+                self._interrupt()
+            raise
         finally:
             self._protocol.feeder = None
             self._record.owner = None

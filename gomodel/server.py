@@ -18,7 +18,7 @@ from .downstream import Server
 from .listeners import BACKLOG, Listener, adopt, bind, load_certificate, tls_context
 from .message import Reply, Request
 from .providers import Instance, Providers
-from .record import Record
+from .record import SHUTDOWN, Record
 from .telemetry import Telemetry
 
 # For a client that is idle or has not finished a request head; longer than most proxies in front keep theirs.
@@ -32,6 +32,8 @@ _ACCEPTED_PER_TURN = 128
 _POLL_S = 0.02
 _RETIRE_POLL_S = 0.1
 _CLOSE_LIMIT_S = 1.0
+# What is aborted says so to its client, where its protocol has words for it; nobody is waited for to read them.
+_FAREWELL_TURNS = 100
 
 
 class Gateway:
@@ -116,8 +118,9 @@ class Gateway:
         self.telemetry.limit(config)
         self._server.write_idle_s = config.timeouts.write_idle_s
         for client in self._server.clients:
-            client.write_idle_s = config.timeouts.write_idle_s
             client.forget()
+            if not client.busy:
+                client.write_idle_s = config.timeouts.write_idle_s
         task = asyncio.create_task(self._retire(old, set(self.telemetry.running.records)))
         self._retiring[old] = task
         self._closing.add(task)
@@ -128,6 +131,9 @@ class Gateway:
         while not records.isdisjoint(self.telemetry.running.records):  # noqa: ASYNC110 - no request pays for an event
             await asyncio.sleep(_RETIRE_POLL_S)
         del self._retiring[app]  # from here on `close` waits instead of cancelling
+        if not self._retiring:
+            for client in self._server.clients:
+                client.write_idle_s = self._server.write_idle_s
         await app.close(self._instances_of(self.app, *self._retiring))
 
     def _instances_of(self, *apps: App) -> set[Instance]:
@@ -177,10 +183,18 @@ class Gateway:
             return
         self._started = False
         self._stop_listening()
+        records = self.telemetry.running.records
+        for client in self._server.clients:
+            client.close_when_idle()
+        for record in tuple(records):
+            record.abort(SHUTDOWN)
+        for _ in range(_FAREWELL_TURNS):
+            if not records:
+                break
+            await asyncio.sleep(0)
+        await _turns(2)  # for what was written to leave
         clients = self._server.clients
         ends = [client._task_handler for client in clients if client._task_handler is not None]
-        for record in self.telemetry.running.records:
-            record.blame("gomodel", "shutdown")
         for client in clients:
             client.abort()
         for task in self._retiring.values():

@@ -226,11 +226,12 @@ async def test_only_so_many_are_remembered_the_latest_and_the_latest_used(pair, 
     handle, _, _ = pair
     monkeypatch.setattr(module, "REMEMBERED", 3)
     affinity = Affinity(handle.gateway.providers)
+    one, other = handle.gateway.providers.instances.values()
     for number in range(4):
-        affinity.learn(f"resp_{number}", "vllm")
-    affinity.learn("resp_1", "vllm-b")
-    affinity.learn("resp_9", "vllm")
-    assert list(affinity._homes.items()) == [("resp_3", "vllm"), ("resp_1", "vllm-b"), ("resp_9", "vllm")]
+        affinity.learn(f"resp_{number}", one)
+    affinity.learn("resp_1", other)
+    affinity.learn("resp_9", one)
+    assert list(affinity._homes.items()) == [("resp_3", one), ("resp_1", other), ("resp_9", one)]
 
 
 async def test_an_answer_that_is_learned_from_passes_byte_for_byte(pair, connect):

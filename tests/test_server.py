@@ -86,7 +86,7 @@ async def test_what_still_runs_at_the_drain_limit_is_counted_and_never_ends_clea
     await handle.gateway.close()
     for client in clients:
         answer = await client.read_rest()
-        assert (answer.body, answer.complete) == (b"data: 1\n\n", False)
+        assert (answer.body[:16], answer.complete) == (b"data: 1\n\ndata: {", False)
 
 
 @pytest.mark.parametrize("first", [b"", HEALTH], ids=["silent since it came", "idle after an answer"])
@@ -257,18 +257,6 @@ async def test_an_unchanged_instance_keeps_its_connections_models_and_breaker_ov
     assert (await running.read_rest()).complete
     await nothing_left(lambda: [str(each) for each in [*gone.open_connections, *new.open_connections]])
     assert not before.pool.closed
-
-
-@pytest.mark.parametrize("change", [{"VLLM_API_KEY": "new"}, {"HTTP_CONNECT_TIMEOUT": "1s"}])
-async def test_an_instance_that_changed_in_anything_is_a_new_one(
-    gateway: Any, upstream: ScriptedUpstream, change: dict[str, str]
-) -> None:
-    handle = await gateway(vllm=upstream)
-    before = handle.gateway.providers.instances["vllm"]
-    handle.gateway.reload(configured(**env_for(vllm=upstream), **change))
-    after = handle.gateway.providers.instances["vllm"]
-    assert after is not before
-    await nothing_left(lambda: [] if before.pool.closed else ["the old pool"])
 
 
 async def test_a_dead_instance_keeps_its_last_good_list_over_a_reload(
