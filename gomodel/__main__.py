@@ -7,6 +7,7 @@ before anything that takes time.
 import gc
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from .signals import Signals
@@ -22,6 +23,7 @@ OK = 0
 FAILED = 1
 CONFIG_ERROR = 64  # EX_USAGE of sysexits.h
 INTERRUPTED = 130
+_STDOUT, _STDERR = 1, 2
 
 _DESCRIPTION = "A streaming gateway in front of vLLM. Without an option it serves what the environment describes."
 _EPILOG = """\
@@ -41,10 +43,13 @@ The configuration is read from the environment, over a file .env in the working 
 Any of the keys can stand in a file that <NAME>_FILE names. --example-env prints all.
 
 signals:
-  SIGTERM, SIGINT           let running requests end, then exit; a second one aborts them
+  SIGTERM, SIGINT, SIGQUIT, SIGPWR
+                            let running requests end, then exit; a second one aborts them
   SIGHUP                    read the configuration again, without dropping a connection; one that is bad, or that
                             lost the master key or the whole .env, is logged and the old one stays
   SIGUSR1                   log how busy the gateway is
+  SIGTSTP (Ctrl-Z)          stop until SIGCONT, as any program
+All others but those of a fault (SIGSEGV, SIGABRT ...) are ignored; SIGUSR2, too, with a line in the log.
 
 exit status:
   0    ended after a drain, or the check found every instance well
@@ -57,6 +62,7 @@ exit status:
 
 def main() -> NoReturn:
     """The process from its first line to its last."""
+    _open_standard_descriptors()
     status = command(sys.argv[1:])
     # A dead name server can keep a resolver's thread, and with it the interpreter's own end, for a minute.
     if "logging" in sys.modules:
@@ -67,6 +73,16 @@ def main() -> NoReturn:
         except (AttributeError, OSError, ValueError):
             pass  # closed, or nobody reads it any more
     os._exit(status)
+
+
+def _open_standard_descriptors() -> None:
+    """Nobody reads or writes them where they were closed; but a socket in their place would be taken for them."""
+    with suppress(OSError):
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+            pass
+        os.close(fd)
+        sys.stdout = sys.stdout or open(_STDOUT, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
+        sys.stderr = sys.stderr or open(_STDERR, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def command(arguments: list[str]) -> int:

@@ -105,6 +105,8 @@ class _Alone:
             self._reload()
         elif number == signal.SIGUSR1:
             serving.report()
+        elif number == signal.SIGUSR2:
+            notices.no_hand_over()
         elif not self._stops.counts(number):
             _logger.debug("%s, delivered twice", name)
         elif not serving.draining:

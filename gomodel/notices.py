@@ -58,6 +58,16 @@ def settings(config: Config) -> None:
     _logger.info("Limits: %s", ", ".join(f"{name} {value}" for name, value in shown.items()))
 
 
+def no_hand_over() -> None:
+    """Say that SIGUSR2, which servers of other makes take for it, brings no new release."""
+    _logger.warning("SIGUSR2 changes nothing: a new release cannot take over while this one serves; restart instead")
+
+
+def count(number: int, what: str) -> str:
+    """`number` of `what`, which takes an s when they are several."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _duration(seconds: float) -> str:
     return f"{seconds:g}s" if seconds >= 1 or seconds == 0 else f"{seconds * 1000:g}ms"
 

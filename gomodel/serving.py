@@ -15,6 +15,7 @@ from typing import Any
 from .config import Config
 from .listeners import Listener
 from .logs import configure_logging
+from .notices import count
 from .roots import provide
 from .server import Gateway
 
@@ -69,8 +70,8 @@ class Serving:
         """Log how busy the process is (SIGUSR1)."""
         gateway = self.gateway
         flights = ", ".join(f"{each.name} {each.in_flight}" for each in gateway.providers.instances.values())
-        running = len(gateway.telemetry.running.records)
-        _logger.info("Running: %d requests on %d connections; in flight: %s", running, gateway.connections, flights)
+        running = count(len(gateway.telemetry.running.records), "request")
+        _logger.info("Running: %s on %s; in flight: %s", running, count(gateway.connections, "connection"), flights)
 
     async def run(self, listeners: list[Listener], ready: Callable[[], None]) -> None:
         """Serve on `listeners` until told to end; `ready` is called when requests are taken, before any other method.
@@ -95,8 +96,14 @@ class Serving:
 
     async def _end(self, gateway: Gateway) -> None:
         limit_s = gateway.config.drain_s
-        running = len(gateway.telemetry.running.records)
-        _logger.info("Draining: %d requests run and may take %gs", running, limit_s)
+        if running := len(gateway.telemetry.running.records):
+            are, them = ("is", "it") if running == 1 else ("are", "them")
+            _logger.info(
+                "Draining: %s %s running and may take %gs; a second signal (Ctrl-C) ends %s now",
+                *(count(running, "request"), are, limit_s, them),
+            )
+        else:
+            _logger.info("Draining: no request is running")
         drain = asyncio.create_task(gateway.drain(limit_s))
         aborted = asyncio.create_task(self._aborted.wait())
         await asyncio.wait({drain, aborted}, return_when=asyncio.FIRST_COMPLETED)
@@ -107,7 +114,8 @@ class Serving:
             drain.result()
         if left := len(gateway.telemetry.running.records):
             self.cut_short = drain.cancelled()
-            _logger.warning("Aborted %d requests %s", left, "on order" if self.cut_short else "at the drain limit")
+            why = "on order" if self.cut_short else "at the drain limit"
+            _logger.warning("Aborted %s %s", count(left, "request"), why)
         else:
             _logger.info("Drained: every request ended by itself")
 

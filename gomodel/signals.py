@@ -1,8 +1,8 @@
 """The signals of a process from its first line to its last.
 
-Decides that no signal ever meets its default action. A loop's own handlers exist only while the loop runs: before it a
-container's PID 1 would not even notice SIGTERM, and after it a late second one would turn a clean end into a death.
-Knows nothing of what a signal means to a running process; imports nothing that takes time.
+Decides that no signal but a fault's and Ctrl-Z's ever meets its default action. A loop's own handlers exist only while
+the loop runs: before it a container's PID 1 would not even notice SIGTERM, and after it a late second one would turn a
+clean end into a death. Knows nothing of what a signal means to a running process; imports nothing that takes time.
 """
 
 import os
@@ -15,23 +15,33 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
+# What ends a gateway in good order: from people and supervisors, from those used to nginx, and from an LXC host.
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, *([signal.SIGPWR] if hasattr(signal, "SIGPWR") else []))
 # Longer than two deliveries of one signal are apart, shorter than it takes a person to send another.
 DUPLICATE_S = 0.2
-_HANDLED = (*_STOPPING, signal.SIGHUP, signal.SIGUSR1)
+_HANDLED = (*STOPPING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# A fault must leave its core, Ctrl-Z stops what runs in a terminal, and the rest harms nobody or cannot be caught.
+_LEFT_ALONE = {
+    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS),
+    *(signal.SIGTSTP, signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH),
+}
 
 
 class Signals:
-    """SIGTERM, SIGINT, SIGHUP and SIGUSR1, handed to whoever is in charge at the moment."""
+    """The signals that mean something, handed to whoever is in charge at the moment; the others are ignored."""
 
     def __init__(self) -> None:
         self._deliver: Callable[[int], object] = _before_anything_runs
         self._loop: AbstractEventLoop | None = None
 
     def install(self) -> None:
-        """Take over; until something else is called, SIGTERM and SIGINT end the process with status 0."""
+        """Take over; until something else is called, those to stop end the process with status 0."""
         for number in _HANDLED:
             signal.signal(number, self._handle)
+        # Timers, CPU limits, terminals (a log line in the background is no reason to stop), real-time signals: nobody
+        # means the gateway, and the default of nearly all of them is its death.
+        for number in signal.valid_signals() - _LEFT_ALONE - set(_HANDLED):
+            signal.signal(number, signal.SIG_IGN)
 
     def collect(self, arrived: Callable[[int], object]) -> None:
         """Hand every signal to `arrived`, while nothing waits for one."""
@@ -75,7 +85,7 @@ class Signals:
 
 
 class StopSignals:
-    """Which SIGTERM and SIGINT are signals of their own; one object hears all that a process gets.
+    """Which signals to stop are signals of their own; one object hears all that a process gets.
 
     GNU timeout signals its child and then the child's group, and a terminal signals a group whose leader passes it on:
     one and the same signal arrives twice at once. It must not count as the second one, which cuts streams.
@@ -106,7 +116,7 @@ class _Held:
 
 
 def _before_anything_runs(number: int) -> None:
-    if number in _STOPPING:
+    if number in STOPPING:
         # Not SystemExit: half of the imports still to come would be unwound through, and the next signal hits that.
         os._exit(0)
 

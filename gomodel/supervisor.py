@@ -147,6 +147,8 @@ class Supervisor:
             self._reload()
         elif number == signal.SIGUSR1:
             self._order("report")
+        elif number == signal.SIGUSR2:
+            notices.no_hand_over()
         elif not self._stops.counts(number):
             _logger.debug("%s, delivered twice", name)
         elif not self._ending:

@@ -7,7 +7,6 @@ loop turns. Knows nothing of the other workers. Losing the supervisor is an orde
 import asyncio
 import logging
 import pickle
-import signal
 import socket
 from typing import Any
 
@@ -17,7 +16,7 @@ from .listeners import Listener
 from .orders import HEADER_BYTES, Message, encoded
 from .roots import provide
 from .serving import Serving
-from .signals import Signals
+from .signals import STOPPING, Signals
 
 _logger = logging.getLogger("gomodel")
 
@@ -39,7 +38,7 @@ async def serve(
 
     def deliver(number: int) -> None:
         # The supervisor decides; but a worker told alone to end makes place for a fresh one.
-        if number in (signal.SIGTERM, signal.SIGINT):
+        if number in STOPPING:
             serving.drain()
 
     reader, writer = await asyncio.open_connection(sock=orders)

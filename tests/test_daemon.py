@@ -174,7 +174,7 @@ async def test_a_drain_refuses_new_clients_and_lets_a_stream_end_whole(
     port = await process.listening()
     client = await streaming(connect, process, upstream)
     process.signal(signal.SIGTERM)
-    await process.says("Draining: 1 requests")
+    await process.says("Draining: 1 request is running")
     async with asyncio.timeout(SAFETY_S):
         while await accepted(port):  # the log line comes first, by a moment
             pass
@@ -198,7 +198,7 @@ async def test_uploads_and_requests_that_wait_for_a_head_count_as_running(
     await uploading.send(upload[:-5])
     await upstream.wait_for_request(2)
     process.signal(signal.SIGTERM)
-    await process.says("Draining: 2 requests")
+    await process.says("Draining: 2 requests are running")
     await uploading.send(upload[-5:])
     upstream.release()
     assert (await waiting.read_response("POST")).body == b"late"
@@ -227,12 +227,12 @@ async def test_a_second_signal_aborts_what_runs_and_the_status_names_it(
     process = await run(env_for(vllm=upstream), code=AT_ONCE + (code or RUN))
     client = await streaming(connect, process, upstream)
     process.signal(signal.SIGTERM)
-    await process.says("Draining: 1 requests")
+    await process.says("Draining: 1 request is running")
     process.signal(number)
     assert await process.ended() == 128 + number
     assert not (await client.read_rest()).complete
     assert f"{signal.Signals(number).name}, a second signal: ending now" in process.messages
-    assert "Aborted 1 requests on order" in process.messages
+    assert "Aborted 1 request on order" in process.messages
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -243,7 +243,7 @@ async def test_a_signal_that_is_delivered_twice_cuts_no_stream(
     process = await run(environ, code="import gomodel.signals as s; s.DUPLICATE_S = 3600.0; " + RUN)
     client = await streaming(connect, process, upstream)
     process.signal(signal.SIGTERM)
-    await process.says("Draining: 1 requests")
+    await process.says("Draining: 1 request is running")
     process.signal(signal.SIGTERM)
     await process.says("SIGTERM, delivered twice")
     upstream.release()
@@ -255,7 +255,7 @@ async def test_sigusr1_logs_how_busy_the_process_is(run: Run, connect: Any, upst
     process = await run(env_for(vllm=upstream, vllm_test="http://127.0.0.1:1/v1"))
     client = await streaming(connect, process, upstream)
     process.signal(signal.SIGUSR1)
-    await process.says("Running: 1 requests on 1 connections; in flight: vllm 1, vllm-test 0")
+    await process.says("Running: 1 request on 1 connection; in flight: vllm 1, vllm-test 0")
     upstream.release()
     await client.read_rest()
     assert await process.stop() == 0
