@@ -4,38 +4,54 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := gomodel tests bench clients integration browser fuzz
 
-.PHONY: demo run test check static format build bench bench-vllm test-vllm test-clients test-browser fuzz lint-deploy soak clean
+.PHONY: help demo run test test-fast check static format build bench bench-vllm test-vllm test-clients test-browser fuzz \
+	lint-deploy soak clean
 
-$(VENV)/.installed: setup.cfg pyproject.toml
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# What it takes to serve.
+$(VENV)/.runs: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gomodel needs Python 3.11 or newer; set PYTHON=python3.x"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 		|| { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q python3-venv; } \
 		|| { echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,check]'
+	@echo "Installing gomodel and what it needs to serve into $(VENV): half a minute, the first time only"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-demo: $(VENV)/.installed  ## serve in front of a simulated vLLM
+# And what it takes to work on it.
+$(VENV)/.installed: $(VENV)/.runs
+	@echo "Installing what the tests and the checks need into $(VENV): a minute, the first time only"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,check]'
+	@touch $@
+
+demo: $(VENV)/.runs  ## serve in front of a simulated vLLM: no GPU, no model
+	@echo "Starting gomodel in front of two simulated vLLM servers"
 	@$(BIN)/python -m gomodel --demo
 
-run: $(VENV)/.installed  ## serve what .env describes
+run: $(VENV)/.runs  ## serve what .env describes
 	@$(BIN)/python -m gomodel
 
 test: $(VENV)/.installed  ## the test suite, in as many processes as there are CPUs, four at most
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+test-fast: $(VENV)/.installed  ## the tests that open no socket and start no process: half a minute
+	$(BIN)/python -m pytest -m "not wire" --numprocesses auto --maxprocesses 4
 
 static: $(VENV)/.installed  ## format, lint and types
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 
-check: static test  ## everything CI runs
+check: static test  ## what CI runs, on one interpreter
 
-format: $(VENV)/.installed
+format: $(VENV)/.installed  ## mend what ruff can mend
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-build: $(VENV)/.installed  ## ./bin/gomodel
+build: $(VENV)/.runs  ## ./bin/gomodel
 	@mkdir -p bin
 	@printf '#!/bin/sh\nexec "%s/$(BIN)/python" -m gomodel "$$@"\n' "$(CURDIR)" > bin/gomodel
 	@chmod +x bin/gomodel
@@ -43,7 +59,7 @@ build: $(VENV)/.installed  ## ./bin/gomodel
 bench: $(VENV)/.installed  ## cost beside nginx and its peers; BENCH="--quick --only json,sse" passes options
 	$(BIN)/python -m bench $(BENCH)
 
-test-vllm: $(VENV)/.installed  ## against a real vLLM on the CPU, built once in ~/.cache/gomodel, 3.5 GB (GOMODEL_VLLM_DIR: another); GOMODEL_VLLM_FRONTEND=rust: its Rust front end
+test-vllm: $(VENV)/.installed  ## against a real vLLM on the CPU, built once: 3.5 GB in ~/.cache/gomodel (GOMODEL_VLLM_DIR, GOMODEL_VLLM_FRONTEND=rust)
 	$(BIN)/python -m integration.vllm_setup
 	$(BIN)/python -m pytest integration $(VLLM)
 
@@ -69,5 +85,5 @@ lint-deploy:  ## docker/ against its tools' linters and schemas, in .venv-deploy
 soak: $(VENV)/.installed  ## the keep-alive race and the damage tests at full length
 	GOMODEL_SOAK=10000 $(BIN)/python -m pytest tests/test_keepalive_race.py tests/test_response_damage.py
 
-clean:
+clean:  ## remove all that any of these made in this folder
 	rm -rf $(VENV) .venv-* bin build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench-results

@@ -92,6 +92,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOST": "127.0.0.1", "PORT": str(port)}
+        environ["LOG_LEVEL"] = "info"  # of which the line that is waited for is
         process = subprocess.Popen(
             [sys.executable, "-m", "gomodel", *arguments],
             env={**environ, **variables},

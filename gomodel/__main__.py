@@ -25,6 +25,9 @@ CONFIG_ERROR = 64  # EX_USAGE of sysexits.h
 INTERRUPTED = 130
 _STDOUT, _STDERR = 1, 2
 
+# What a client or an instance that leaves looks like while nobody reads from it is Linux' alone (`kernel`); elsewhere
+# slots on GPUs would be kept for clients that are gone.
+_NOT_LINUX = "gomodel runs on Linux; this is {}. Elsewhere use its container image: see docker/ and README.md."
 _DESCRIPTION = "A streaming gateway in front of vLLM. Without an option it serves what the environment describes."
 _EPILOG = """\
 The configuration is read from the environment, over a file .env in the working directory. Most used:
@@ -88,6 +91,9 @@ def _open_standard_descriptors() -> None:
 def command(arguments: list[str]) -> int:
     """Do what `arguments` ask for; the exit status."""
     options = _parse(arguments) if arguments else None
+    if sys.platform != "linux":
+        print(_NOT_LINUX.format(sys.platform), file=sys.stderr)
+        return FAILED
     if options is not None and options.check:
         return _check()
     if options is not None and options.example_env:

@@ -49,6 +49,8 @@ class _Simulation(Company):
         environ = {name: value for name, value in self._environ.items() if not name.startswith("VLLM_")}
         environ["HOST"] = self._environ.get("HOST") or "127.0.0.1"
         environ["GOMODEL_WORKERS"] = "1"  # the simulation is in this process
+        # The guide is to stay in sight; a line for every request would push it off the screen.
+        environ["LOG_LEVEL"] = self._environ.get("LOG_LEVEL") or "warning"
         if self._port is not None:
             environ["PORT"] = str(self._port)
         if not environ.get("GOMODEL_MASTER_KEY") and not environ.get("GOMODEL_MASTER_KEY_FILE"):
@@ -77,7 +79,13 @@ class _Simulation(Company):
     def ready(self, listeners: list[Listener]) -> None:
         # Whoever was to read the guide may have left; that is no reason to end.
         with suppress(OSError):
-            print(_guide(self._curl(listeners), self.load(Files()).base_path), flush=True)
+            print(_guide(*self._curl(listeners), self.load(Files()).base_path, self._key_in_words()), end="", flush=True)
+
+    def _key_in_words(self) -> str:
+        for name in ("GOMODEL_MASTER_KEY", "GOMODEL_MASTER_KEY_FILE"):
+            if self._environ.get(name):
+                return f"what {name} says"
+        return _KEY
 
     def _curl(self, listeners: list[Listener]) -> tuple[str, str]:
         """How curl reaches the gateway, key included, and the URL's beginning."""
@@ -96,8 +104,8 @@ class _Simulation(Company):
         return f"{curl} --unix-socket {shlex.quote(listeners[0].address.removeprefix('unix:'))}", "http://localhost"
 
 
-def _guide(reach: tuple[str, str], base_path: str) -> str:
-    curl, url = reach[0], reach[1] + base_path
+def _guide(curl: str, origin: str, base_path: str, key: str) -> str:
+    url = origin + base_path
     model, other = _MODELS["vllm"], _MODELS["vllm-test"]
     chat = {"model": f"vllm/{model}", "messages": [{"role": "user", "content": "Say something"}], "max_tokens": 40}
     tokenize = {"model": other, "prompt": "Say something"}
@@ -106,7 +114,8 @@ def _guide(reach: tuple[str, str], base_path: str) -> str:
         return f"{curl}{option} -H 'Content-Type: application/json' \\\n    {url}{path} -d '{json.dumps(body)}'"
 
     return f"""
-This is a simulation: two pretended vLLM servers in this process answer with words from a list. No model runs.
+gomodel serves in front of a simulation: two pretended vLLM servers in this process answer with words from a list.
+No model runs. LOG_LEVEL=info shows a line for every request; Ctrl-C ends it.
 
 The models of both:
   {curl} {url}/v1/models
@@ -120,5 +129,11 @@ The same as a stream:
 Passthrough to the second instance:
   {post("/p/vllm-test/tokenize", tokenize)}
 
-Ctrl-C ends it.
+The page for a browser, with the instances and the requests in flight:
+  {_page(curl, url)}
+  key: {key}
 """
+
+
+def _page(curl: str, url: str) -> str:
+    return f"{url}/" if "--unix-socket" not in curl else "none on a unix socket; set PORT"

@@ -35,6 +35,16 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"GOMODEL_TEST_LOOP={LOOP}: want asyncio or an installed uvloop")
 
 
+# Whoever asks for one of these opens sockets or starts a process.
+_WIRE = {"no_leaks", "run", "aiohttp_client", "aiohttp_server", "unused_tcp_port"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _WIRE.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("wire")
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     return f"event loop: {LOOP}"
 

@@ -51,6 +51,17 @@ def test_the_example_is_part_of_the_package() -> None:
     assert (ROOT / "gomodel" / "env.example").resolve() == ROOT / ".env.example"
 
 
+@pytest.mark.parametrize("arguments", [[], ["--check"], ["--demo"]])
+@pytest.mark.parametrize("system", ["darwin", "freebsd14", "win32"])
+def test_on_another_system_than_linux_it_says_so_and_does_nothing(
+    arguments: list[str], system: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setattr(cli, "Signals", pytest.fail)
+    assert cli.command(arguments) == 1
+    assert capsys.readouterr().err.startswith(f"gomodel runs on Linux; this is {system}.")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -172,8 +183,10 @@ async def test_check_reaches_an_instance_on_a_unix_socket(
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 async def test_the_demo_prints_curl_lines_that_work(run: Run) -> None:
     process = await run({"VLLM_OWN_BASE_URL": "http://127.0.0.1:1/v1"}, "--demo", "--rate", "0", "--port", "0")
-    await process.until("guide", lambda: "Ctrl-C ends it." in process.output)
-    assert "This is a simulation" in process.output
+    await process.until("guide", lambda: "  key: demo\n" in process.output)
+    assert "serves in front of a simulation" in process.output
+    # The last lines, and no line of the log behind them.
+    assert re.search(r"  http://127\.0\.0\.1:\d+/\n  key: demo\n\Z", process.output)
     commands = re.findall(r"^  (curl (?:.*\\\n)?.*)$", process.output, re.MULTILINE)
     answers = []
     for command in commands:
@@ -187,12 +200,13 @@ async def test_the_demo_prints_curl_lines_that_work(run: Run) -> None:
     assert '"chat.completion"' in chat
     assert stream.endswith("data: [DONE]\n\n")
     assert '"count"' in tokens
+    assert process.text == ""
     assert await process.stop() == 0
 
 
 async def test_the_demo_serves_although_nobody_reads_its_guide(run: Run) -> None:
     unread = "import os; ours, theirs = os.pipe(); os.close(ours); os.dup2(theirs, 1); os.close(theirs); "
-    process = await run({}, "--demo", "--port", "0", code=unread + RUN)
+    process = await run({"LOG_LEVEL": "info"}, "--demo", "--port", "0", code=unread + RUN)
     await process.listening()
     assert await process.stop() == 0
     assert "Traceback" not in process.text
@@ -201,8 +215,9 @@ async def test_the_demo_serves_although_nobody_reads_its_guide(run: Run) -> None
 async def test_the_demo_leaves_the_operators_key_to_the_shell_and_reads_no_env_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("malformed\nVLLM_BASE_URL=http://127.0.0.1:1/v1\n")
     process = await run({"GOMODEL_MASTER_KEY": "secret-4711", "GOMODEL_WORKERS": "4", "BASE_PATH": "/g"}, "--demo")
-    await process.until("guide", lambda: "Ctrl-C ends it." in process.output)
+    await process.until("guide", lambda: "  key: what GOMODEL_MASTER_KEY says\n" in process.output)
     assert 'Bearer $GOMODEL_MASTER_KEY"' in process.output
+    assert re.search(r"http://127\.0\.0\.1:\d+/g/\n", process.output)
     assert re.search(r"http://127\.0\.0\.1:\d+/g/v1/models", process.output)
     assert "secret-4711" not in process.output + process.text
     assert await process.stop() == 0
