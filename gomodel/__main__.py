@@ -91,17 +91,17 @@ def _open_standard_descriptors() -> None:
 def command(arguments: list[str]) -> int:
     """Do what `arguments` ask for; the exit status."""
     options = _parse(arguments) if arguments else None
-    if sys.platform != "linux":
-        print(_NOT_LINUX.format(sys.platform), file=sys.stderr)
-        return FAILED
-    if options is not None and options.check:
-        return _check()
     if options is not None and options.example_env:
         from importlib.resources import files  # noqa: PLC0415
 
         # A link to .env.example in the repository, a copy of it where gomodel is installed.
         print(files("gomodel").joinpath("env.example").read_text(encoding="utf-8"), end="")
         return OK
+    if sys.platform != "linux":
+        print(_NOT_LINUX.format(sys.platform), file=sys.stderr)
+        return FAILED
+    if options is not None and options.check:
+        return _check()
     signals = Signals()
     signals.install()
     # What a start-up makes exists for good; looking for garbage among it takes time. `Serving` turns it on again.

@@ -79,7 +79,9 @@ class _Simulation(Company):
     def ready(self, listeners: list[Listener]) -> None:
         # Whoever was to read the guide may have left; that is no reason to end.
         with suppress(OSError):
-            print(_guide(*self._curl(listeners), self.load(Files()).base_path, self._key_in_words()), end="", flush=True)
+            print(
+                _guide(*self._curl(listeners), self.load(Files()).base_path, self._key_in_words()), end="", flush=True
+            )
 
     def _key_in_words(self) -> str:
         for name in ("GOMODEL_MASTER_KEY", "GOMODEL_MASTER_KEY_FILE"):

@@ -11,6 +11,7 @@ from gomodel.config import VARIABLES, load
 ROOT = Path(__file__).parent.parent
 THREATS = (ROOT / "docs" / "threat-model.md").read_text()
 README = (ROOT / "README.md").read_text()
+CONTRACT = (ROOT / "docs" / "contract.md").read_text()
 
 
 @pytest.mark.parametrize(("file", "name"), sorted(set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", THREATS))))
@@ -47,3 +48,56 @@ def test_lines_of_the_readme_can_be_pasted_into_a_file(tmp_path, lines):
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE))))
 def test_a_make_target_of_the_readme_exists(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+SECTIONS = set(re.findall(r"^## ([0-9]+)\.", CONTRACT, re.MULTILINE))
+RULES = set(re.findall(r"^\* \*\*Rule ([0-9]+)\.", CONTRACT, re.MULTILINE))
+SOURCES = sorted(path for folder in ("gomodel", "tests") for path in (ROOT / folder).rglob("*.py"))
+OTHERS = [path for path in SOURCES if path.name != Path(__file__).name]
+_REFERENCE = re.compile(r"[Cc]ontract (section|rule)s?((?:,? (?:and )?[0-9]+)+)")
+
+
+def unbroken(text):
+    return re.sub(r"\s+(?:# )?\s*", " ", text)
+
+
+def references(text):
+    """What a text names of the contract, as (section or rule, number)."""
+    found = _REFERENCE.findall(unbroken(text))
+    return {(kind, number) for kind, numbers in found for number in re.findall("[0-9]+", numbers)}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in OTHERS if references(path.read_text())],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
+)
+def test_what_a_comment_names_of_the_contract_is_there(path):
+    known = {("section", number) for number in SECTIONS} | {("rule", number) for number in RULES}
+    assert references(path.read_text()) <= known
+    assert len(_REFERENCE.findall(unbroken(path.read_text()))) == len(
+        re.findall("ontract (?:sect|rule)", unbroken(path.read_text()))
+    )
+
+
+def test_a_mention_of_the_contract_is_seen_wherever_its_line_breaks():
+    text = "(contract\nsections 5 and 6)\n    # Contract\n    # section 3; contract rule 2, contract section 41"
+    assert references(text) == {("section", "5"), ("section", "6"), ("section", "3"), ("rule", "2"), ("section", "41")}
+    assert sum(bool(references(path.read_text())) for path in OTHERS) > 20
+
+
+def test_the_rules_of_the_contract_count_up():
+    assert sorted(RULES) == ["1", "2", "3"]
+    last = (0, 0)
+    for section, rule in re.findall(r"^## ([0-9]+)\.|^([0-9]+\.[0-9]+) ", CONTRACT, re.MULTILINE):
+        number = [int(each) for each in (section or rule).split(".")]
+        at = (number[0], number[1] if rule else 0)
+        assert at in ((last[0] + 1, 0), (last[0], last[1] + 1))
+        last = at
+
+
+def test_the_contract_names_only_variables_that_exist():
+    prefixes = "GOMODEL|HTTP|METRICS|CONFIGURED|CIRCUIT|CACHE|RETRY|STRIP|PASSTHROUGH|ENABLED?|ALLOW|BODY|FORWARDED"
+    named = set(re.findall(rf"`((?:{prefixes})_[A-Z0-9_]+)", CONTRACT))
+    assert len(named) > 10
+    assert named <= {*VARIABLES, "GOMODEL_MASTER_KEY"}
