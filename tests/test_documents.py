@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_lines_of_the_readme_can_be_pasted_into_a_file(tmp_path, lines):
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE))))
 def test_a_make_target_of_the_readme_exists(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_every_make_target_has_a_line_in_the_help_and_help_is_what_make_alone_does():
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    targets = re.findall(r"^([a-z-]+):(.*)$", makefile, re.MULTILINE)
+    assert targets[0][0] == "help"
+    assert [name for name, rest in targets if "  ## " not in rest] == []
+    [phony] = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert sorted(phony.split()) == sorted(name for name, _ in targets)
+    help_text = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [line.split()[:2] for line in help_text.splitlines()] == [["make", name] for name, _ in targets]
 
 
 SECTIONS = set(re.findall(r"^## ([0-9]+)\.", CONTRACT, re.MULTILINE))
