@@ -58,6 +58,8 @@ class App:
         self._handlers: dict[Kind, Handler] = {
             Kind.INFERENCE: self._inference.handle,
             Kind.RESPONSES: self._inference.stored_response,
+            Kind.UNKNOWN: self._inference.unknown,
+            Kind.SERVER: self._inference.server,
             Kind.PASSTHROUGH: self.passthrough,
             Kind.REALTIME: self.realtime,
             Kind.MODELS: self.model_list,

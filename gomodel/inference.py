@@ -7,12 +7,13 @@ continue another one while several instances could make it. Knows nothing of con
 from .affinity import Affinity
 from .body import RequestBody
 from .continuation import PreviousResponse
-from .errors import ModelRequired, NotFound, Overloaded
+from .errors import GatewayError, ModelRequired, NotFound, Overloaded
 from .forward import Forwarder, Outgoing
 from .message import Request
 from .models import ModelLists
 from .multipart import MultipartScan, boundary
 from .providers import Choice, Instance, Providers
+from .routes import Kind, Route
 from .selector import JsonScan, Selector, find, prefix_length
 from .spool import Spool
 
@@ -43,7 +44,7 @@ class Inference:
         else:
             selector, held = await _scan(body)
         removed = 0
-        choice = await self._choose(selector)
+        choice = await self._choose(selector, request.route)
         if selector is not None and choice.bound:
             start = selector.start
             removed = prefix_length(bytes(held[start : selector.end]))
@@ -75,7 +76,7 @@ class Inference:
                     break
                 spool.write(piece)
                 selector = scan.feed(piece)
-            choice = await self._choose(selector)
+            choice = await self._choose(selector, request.route)
             removed = 0
             if selector is not None and choice.bound:
                 removed = len(selector.value.encode()) - len(choice.model.encode())  # a form has no escapes
@@ -90,11 +91,43 @@ class Inference:
         instance: Instance | None = await self._affinity.home(request.route.id)
         if instance is None:
             raise NotFound(f"No instance holds the response {request.route.id!r}.", code="response_not_found")
+        await self._forward(request, [instance], replayable=True)
+
+    async def unknown(self, request: Request) -> None:
+        """A route that vLLM may have or not, which is its to say: a POST by its selector, else to the only instance.
+
+        Of several the first that can be reached answers what only reads; anything else has to name one. Raises NotFound
+        for that.
+        """
+        if request.method == "POST":
+            await self.handle(request)
+            return
+        reads = request.method in ("GET", "HEAD")
+        if not reads and self._providers.only is None:
+            raise self._of_several(request.route)
+        await self._forward(request, list(self._providers.instances.values()), replayable=reads)
+
+    async def server(self, request: Request) -> None:
+        """What one vLLM says of itself. Raises NotFound where there are several: none of them speaks for all."""
+        only = self._providers.only
+        if only is None:
+            raise self._of_several(request.route)
+        await self._forward(request, [only], replayable=True)
+
+    async def _forward(self, request: Request, instances: list[Instance], *, replayable: bool) -> None:
         body = RequestBody(request, self._limit)
         held = body.held()
         rest = None if body.exhausted else body
-        choice = Choice([instance], "", bound=True)
-        await self._forwarder.forward(Outgoing(request, choice, held, rest, replayable=True))
+        choice = Choice(instances, "", bound=True)
+        await self._forwarder.forward(Outgoing(request, choice, held, rest, replayable=replayable))
+
+    def _of_several(self, route: Route) -> GatewayError:
+        names = ", ".join(self._providers.instances)
+        path = ("/v1" if route.below_base else "") + route.tail.partition("?")[0]
+        why = "Every instance answers this for itself"
+        if route.kind is Kind.UNKNOWN:
+            why = "gomodel does not know this route, and the request names no '<instance>/<model>' to send it to"
+        return NotFound(f"{why}. Use {route.own_root}/p/<instance>{path} with one of: {names}.")
 
     async def choose(self, selector: str) -> Choice:
         """Where a selector goes; the lists are read once more before it is unknown. Raises ModelNotFound."""
@@ -106,12 +139,14 @@ class Inference:
             raise self._providers.unknown(selector)
         return choice
 
-    async def _choose(self, selector: Selector | None) -> Choice:
+    async def _choose(self, selector: Selector | None, route: Route) -> Choice:
         if selector is not None:
             # The first look succeeds for nearly every request; it costs no coroutine.
             return self._providers.resolve(selector.value) or await self.choose(selector.value)
         only = self._providers.only
         if only is None:
+            if route.kind is Kind.UNKNOWN:
+                raise self._of_several(route)
             names = ", ".join(self._providers.instances)
             raise ModelRequired(f"Name the model as '<instance>/<model>' in 'model'; instances: {names}.")
         return Choice([only], "", bound=False)

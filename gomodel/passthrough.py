@@ -28,7 +28,7 @@ BASE_FAMILIES = _ADAPTER_FAMILIES | {
 
 # First segments that vLLM has only at the root: a `v1/` in front of them is a client's base URL speaking, and is cut.
 ROOT_FAMILIES = frozenset(
-    {"classify", "detokenize", "health", "load", "metrics", "ping", "pooling", "tokenize", "version"}
+    {"classify", "detokenize", "health", "load", "metrics", "ping", "pooling", "tokenize", "tokenizer_info", "version"}
 )
 
 # Routes of vLLM that change or expose the server itself. Its API key guards none of those at the root.

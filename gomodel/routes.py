@@ -7,12 +7,13 @@ see the key first, so a refusal travels in the Route. It does not know the metho
 import enum
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from urllib.parse import unquote
 
 from . import passthrough
 from .errors import BadTarget, Forbidden, GatewayError, NotFound
+from .respelling import ends, respellings
 from .targets import check_target, split_target
 
 # A service sends a handful of targets over and over; a scanner sends thousands. With the length limit the cache stays
@@ -22,6 +23,7 @@ CACHED_LENGTH = 2048
 
 _READ = frozenset({"GET", "HEAD"})
 _POST = frozenset({"POST"})
+_USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
 # vLLM's inference routes, for labels only: a path that is missing here is served all the same.
 _KNOWN_INFERENCE = frozenset(
@@ -65,6 +67,11 @@ _ROOT_INFERENCE = frozenset(
     }
 )
 _INFERENCE_PREFIXES = ("/v1/", "/v2/", "/inference/", "/cohere/")
+# Those that clients with the base URL .../v1 ask for below it, as they do below /p/.
+_ROOT_BELOW_V1 = _ROOT_INFERENCE & {f"/{family}" for family in passthrough.ROOT_FAMILIES}
+# What one vLLM says of itself, at its root; below /v1 too.
+_SERVER_ROUTES = {"/load": _READ, "/ping": _READ | _POST, "/tokenizer_info": _READ, "/version": _READ}
+_MODEL = "/v1/models/"
 
 # What stands after /v1/responses/ where vLLM and OpenAI's API put an operation on a body, not a stored response.
 _RESPONSE_OPERATIONS = frozenset({"compact", "derender", "input_tokens", "render"})
@@ -73,7 +80,6 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _ANTHROPIC = re.compile(r"(?:/v1/messages|/p/[^/]+/(?:v1/)?messages)(?:/|\Z)")
 
-_NO_ROUTE = partial(NotFound, "No such route.")
 _NO_PASSTHROUGH = partial(NotFound, "Passthrough routes are disabled (ENABLE_PASSTHROUGH_ROUTES).")
 _NO_V1_ALIAS = partial(
     NotFound, "The v1 alias of passthrough is disabled (ALLOW_PASSTHROUGH_V1_ALIAS); use /p/{provider}/... without v1/."
@@ -88,6 +94,8 @@ class Kind(enum.Enum):
     """Who handles a request."""
 
     INFERENCE = enum.auto()
+    UNKNOWN = enum.auto()  # below a prefix of vLLM's: which routes exist there is vLLM's to say
+    SERVER = enum.auto()
     MODELS = enum.auto()
     MODEL = enum.auto()
     RESPONSES = enum.auto()
@@ -113,6 +121,9 @@ class Route:
     below_base: bool = False  # `tail` counts from the instance's base URL, else from its root
     tail: str = ""  # raw path with its leading slash, and the raw query with its "?"; "" where nothing goes upstream
     anthropic: bool = False  # errors take Anthropic's shape
+    # Where the gateway serves the paths below an instance's base URL, and those at its root.
+    own_base: str = ""
+    own_root: str = ""
     provider: str | None = None  # PASSTHROUGH: the raw segment, not yet known to name anything
     id: str | None = None  # MODEL: the decoded model id; RESPONSES, ADMIN_REQUESTS: the raw id
     open: bool = False  # served without a key
@@ -171,6 +182,9 @@ class Router:
             return Route(Kind.NOT_FOUND, template, refusal=partial(BadTarget, error.message))
         local = path[len(self._base) :] if path.startswith(self._base + "/") else ""
         anthropic = _ANTHROPIC.match(local) is not None
+        if local.startswith(_MODEL) and local != _MODEL:
+            # Looked up in a list, and handed on to nobody: ids may hold whatever a path may not.
+            return Route(Kind.MODEL, "/v1/models/{id}", _READ, id=unquote(local.removeprefix(_MODEL)))
         try:
             check_target(path, query)
         except BadTarget as error:
@@ -180,20 +194,53 @@ class Router:
         if local.startswith("/p/"):
             return self._pass_through(local, query, anthropic)
         # Servers disagree on whether /a//b and /a/ are /a/b and /a, so neither is anything here (nor a redirect).
-        if not local or "//" in local or local.endswith("/"):
-            return _refused(_NO_ROUTE, anthropic)
-        if local.startswith("/v1/"):
-            return _v1(local, query, anthropic)
+        found = None
+        if local and "//" not in local and not local.endswith("/"):
+            found = self._find(local, query, anthropic)
+        return found or self._not_found(local or path, anthropic)
+
+    def _find(self, local: str, query: str, anthropic: bool) -> Route | None:
         if local.startswith("/admin/requests/"):
             return _admin_request(local.removeprefix("/admin/requests/"))
-        return _inference(local, query, anthropic)
+        below_v1 = local.startswith("/v1/")
+        root = local.removeprefix("/v1") if below_v1 else local
+        found: Route | None
+        if root in _SERVER_ROUTES:
+            found = Route(Kind.SERVER, root, _SERVER_ROUTES[root], tail=root + query)
+        elif below_v1 and root in _ROOT_BELOW_V1:
+            found = _inference(root, query, anthropic)
+        elif below_v1:
+            found = _v1(local, query, anthropic)
+        else:
+            found = _inference(local, query, anthropic)
+        return found and replace(found, own_base=self._base + "/v1", own_root=self._base)
+
+    def _not_found(self, path: str, anthropic: bool) -> Route:
+        meant = self._meant(path)
+        message = f"No such route; did you mean {self._base}{meant}?" if meant else "No such route."
+        return _refused(partial(NotFound, message), anthropic or (meant or "").startswith("/v1/messages"))
+
+    def _meant(self, path: str) -> str | None:
+        """The route whose address this is but for the spelling."""
+        near = [other for other in ends(path) if other != path]
+        for other in near:
+            if other.startswith("/p/") and other.count("/") > 2:
+                return other
+        for other in respellings(path):
+            if other in self._local or other in _SERVER_ROUTES or other in _KNOWN_INFERENCE or other in _ROOT_INFERENCE:
+                return other
+        for other in near:
+            known = other.startswith(_INFERENCE_PREFIXES) and not other.startswith("/v1/v1/")
+            if known and not passthrough.administers(other):
+                return other
+        return None
 
     def _pass_through(self, local: str, query: str, anthropic: bool) -> Route:
         provider, _, rest = local.removeprefix("/p/").partition("/")
         if not self._passthrough:
             return _refused(_NO_PASSTHROUGH, anthropic)
         if not provider or not rest:
-            return _refused(_NO_ROUTE, anthropic)
+            return self._not_found(local, anthropic)
         placement = passthrough.place(rest)
         refusal: Callable[[], GatewayError] | None = None
         if not self._admin and passthrough.administers(("/v1" if placement.below_base else "") + placement.path):
@@ -207,6 +254,8 @@ class Router:
             below_base=placement.below_base,
             tail=placement.path + query,
             anthropic=anthropic,
+            own_base=f"{self._base}/p/{provider}" + ("/v1" if self._v1_alias else ""),
+            own_root=f"{self._base}/p/{provider}",
             provider=provider,
             replayable=placement.replayable,
             refusal=refusal,
@@ -217,17 +266,17 @@ def _refused(refusal: Callable[[], GatewayError], anthropic: bool) -> Route:
     return Route(Kind.NOT_FOUND, "unknown", anthropic=anthropic, refusal=refusal)
 
 
-def _v1(local: str, query: str, anthropic: bool) -> Route:
+def _v1(local: str, query: str, anthropic: bool) -> Route | None:
     """/v1/...: what gomodel answers or places by other means than a selector; the rest is inference."""
     tail = local.removeprefix("/v1") + query
     _, _, family, *below = local.split("/")
-    if family == "models":
-        return Route(Kind.MODEL, "/v1/models/{id}", _READ, id=unquote(local.removeprefix("/v1/models/")))
+    if family == "v1" or (family in passthrough.ROOT_FAMILIES and not below):
+        return None
     if family == "realtime" and not below:
         return Route(Kind.REALTIME, "/v1/realtime", frozenset({"GET"}), below_base=True, tail=tail)
     if family == "responses" and below and below[0] not in _RESPONSE_OPERATIONS:
         if _RESPONSE_ID.fullmatch(below[0]) is None:
-            return _refused(_NO_ROUTE, anthropic)
+            return None
         return Route(
             Kind.RESPONSES,
             "/v1/responses/{id}",
@@ -240,18 +289,19 @@ def _v1(local: str, query: str, anthropic: bool) -> Route:
     return _inference(local, query, anthropic)
 
 
-def _inference(local: str, query: str, anthropic: bool) -> Route:
+def _inference(local: str, query: str, anthropic: bool) -> Route | None:
     prefix = next((known for known in _INFERENCE_PREFIXES if local.startswith(known)), None)
     if prefix is None and local not in _ROOT_INFERENCE:
-        return _refused(_NO_ROUTE, anthropic)
+        return None
     # All of the list, not just what lies below /v1: a base URL may lack it, and POST /v1/sleep would reach /sleep.
     if passthrough.administers(local):
         return _refused(_ADMIN_NOT_SERVED, anthropic)
     below_base = prefix == "/v1/"
+    known = prefix is None or local in _KNOWN_INFERENCE
     return Route(
-        Kind.INFERENCE,
-        local if prefix is None or local in _KNOWN_INFERENCE else prefix + "*",
-        _POST,
+        Kind.INFERENCE if known else Kind.UNKNOWN,
+        local if known else f"{prefix}*",
+        _POST if known else _USUAL,
         below_base=below_base,
         tail=(local.removeprefix("/v1") if below_base else local) + query,
         anthropic=anthropic,
@@ -259,7 +309,7 @@ def _inference(local: str, query: str, anthropic: bool) -> Route:
     )
 
 
-def _admin_request(request_id: str) -> Route:
+def _admin_request(request_id: str) -> Route | None:
     if _REQUEST_ID.fullmatch(request_id) is None:
-        return _refused(_NO_ROUTE, anthropic=False)
+        return None
     return Route(Kind.ADMIN_REQUESTS, "/admin/requests/{id}", frozenset({"DELETE"}), id=request_id)

@@ -79,14 +79,20 @@ def served(target: str, router: Router = ROUTER) -> Route:
         ("/rerank?top=1", "/rerank", False, "/rerank?top=1"),
         ("/generative_scoring", "/generative_scoring", False, "/generative_scoring"),
         ("/invocations", "/invocations", False, "/invocations"),
+        ("/v1/tokenize?x", "/tokenize", False, "/tokenize?x"),
+        ("/v1/detokenize", "/detokenize", False, "/detokenize"),
+        ("/v1/pooling", "/pooling", False, "/pooling"),
+        ("/v1/classify", "/classify", False, "/classify"),
+        ("/v1/tokenize/x", "/v1/*", True, "/tokenize/x"),
     ],
 )
 def test_inference_is_post_replayable_and_keeps_its_bytes(
     target: str, template: str, below_base: bool, tail: str
 ) -> None:
     route = served(target)
-    assert (route.kind, route.template, route.below_base, route.tail) == (Kind.INFERENCE, template, below_base, tail)
-    assert route.methods == {"POST"}
+    kind = Kind.UNKNOWN if template.endswith("*") else Kind.INFERENCE
+    assert (route.kind, route.template, route.below_base, route.tail) == (kind, template, below_base, tail)
+    assert route.methods == ({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} if kind is Kind.UNKNOWN else {"POST"})
     assert route.replayable
     assert not route.open
     assert route.provider is None
@@ -151,6 +157,10 @@ def test_a_metrics_path_cannot_hide_the_health_route() -> None:
         ("/v1/models/vllm%2Fmeta-llama%2fLlama", "vllm/meta-llama/Llama"),
         ("/v1/models/a%20b%C3%A9?x", "a b\u00e9"),
         ("/v1/models/a%252Fb", "a%2Fb"),
+        ("/v1/models/vllm//models/a/", "vllm//models/a/"),
+        ("/v1/models//x", "/x"),
+        ("/v1/models/../x", "../x"),
+        ("/v1/models/a\\b%09%5C%zz", "a\\b\t\\%zz"),
     ],
 )
 def test_a_model_id_is_percent_decoded_and_keeps_its_slashes(target: str, model: str) -> None:
@@ -336,12 +346,10 @@ def test_administrative_routes_are_never_inference(target: str) -> None:
         "/cohere/",
         "/v1/chat/completions/",
         "/v1/models/",
-        "/v1/models/a/",
         "/v1/responses/",
         "/v1/responses/a/",
         "/v1/realtime/",
         "/v1//chat",
-        "/v1/models//x",
         "//v1/models",
         "//evil.test/a",
         "//",
@@ -349,12 +357,15 @@ def test_administrative_routes_are_never_inference(target: str) -> None:
         "/tokenize/",
         "/tokenize/x",
         "/metrics/",
-        "/version",
-        "/ping",
         "/nowhere",
         "/V1/chat/completions",
         "/v1%2Fchat/completions",
         "/v3/chat",
+        "/v1/v1/chat/completions",
+        "/v1/health",
+        "/v1/metrics",
+        "/version/",
+        "/ping/x",
     ],
 )
 def test_what_is_no_route_is_not_found_and_never_redirected(target: str) -> None:
@@ -456,7 +467,8 @@ def test_trace_and_connect_are_allowed_nowhere(target: str) -> None:
         ("/v1/chat/completions", False),
         ("/v1/chat/messages", False),
         ("/p/vllm/x/messages", False),
-        ("/messages", False),
+        ("/messages", True),
+        ("/v1/v1/messages", True),
     ],
 )
 def test_errors_on_messages_take_the_anthropic_shape_refused_ones_too(target: str, anthropic: bool) -> None:

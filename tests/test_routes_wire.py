@@ -59,6 +59,9 @@ ROUTES = [
     "/v1/chat/completions?api-version=1&a=%2F..&b",
     "/tokenize?x=%20",
 ]
+# Those of them that gomodel has no name for.
+UNKNOWN = [each for each in ROUTES if "tomorrow" in each or each.startswith("/v1/responses/") or "speech" in each]
+UNKNOWN.remove("/v1/responses/render")
 
 
 @pytest.fixture
@@ -84,7 +87,7 @@ async def test_a_route_reaches_the_same_path_of_the_instance_named(pair, connect
         assert seen.get("Content-Type") == "application/json"
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", [each for each in ROUTES if each not in UNKNOWN])
 async def test_an_inference_route_wants_a_post(pair, connect, route):
     handle, one, other = pair
     for method in ("GET", "PUT", "DELETE", "PATCH", "HEAD"):
@@ -96,7 +99,8 @@ async def test_an_inference_route_wants_a_post(pair, connect, route):
 @pytest.mark.parametrize(
     "path",
     ["/v1", "/v1/", "/v1/chat/completions/", "/v1//chat/completions", "/v3/embed", "/V1/chat/completions", "/generate",
-     "/v1chat", "/version", "/load", "/openapi.json", "/ping", "/nothing", "/chat/completions", "/tokenize/x"],
+     "/v1chat", "/v1/v1/completions", "/load/", "/openapi.json", "/ping/x", "/nothing", "/chat/completions",
+     "/tokenize/x"],
 )  # fmt: skip
 async def test_what_is_no_route_is_a_404_and_goes_nowhere(pair, connect, path):
     handle, one, other = pair

@@ -48,7 +48,7 @@ FORWARDED = [
 
 BAD = [
     *("/p/vllm/../../v1/models", "/p/vllm/..", "/p/vllm/./x", "/p/vllm/%2e%2e/x", "/p/vllm/.%2E/x", "/p/vllm/..;/x"),
-    *("/p/vllm/a%2f..%2fb", "/p/vllm/%2e", "/p/../health", "/v1/../metrics", "/v1/models/..", "/.."),
+    *("/p/vllm/a%2f..%2fb", "/p/vllm/%2e", "/p/../health", "/v1/../metrics", "/.."),
     *("/p/vllm/a\\b", "/p/vllm/a%5cb", "/p/vllm/a%5Cb", "/p/vllm/..\\x"),
     *("/p/vllm/a%00", "/p/vllm/a%0d%0aX:1", "/p/vllm/a%1f", "/p/vllm/a%7F"),
     *("/p/vllm/a%zz", "/p/vllm/a%4", "/p/vllm/a%"),
@@ -151,7 +151,8 @@ async def test_the_switch_opens_administrative_routes_below_p_only(served):
 @pytest.mark.parametrize("hops", ["0", "5"])
 async def test_trace_is_never_forwarded_and_echoes_nothing(served, hops):
     client, upstreams = await served()
-    routes = {"/p/vllm/x": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT", "/v1/models": "GET, HEAD", "/v1/x": "POST"}
+    routes = {"/p/vllm/x": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT", "/v1/models": "GET, HEAD"}
+    routes |= {"/v1/score": "POST", "/v1/x": "DELETE, GET, HEAD, PATCH, POST, PUT"}
     for target in (*routes, "/nothing", "*"):
         fields = [("Max-Forwards", hops), ("Authorization", "Bearer canary"), ("X-Secret", "canary")]
         answer = await ask(client, "TRACE", target, fields)
@@ -191,10 +192,10 @@ async def test_a_wrong_method_is_a_405_that_says_which_is_right(served):
 
 async def test_a_redirect_of_the_instance_is_passed_on_not_followed(served):
     client, upstreams = await served()
-    away = head(307, [("Location", "http://127.0.0.1:1/x"), ("Content-Length", "0")])
+    away = head(307, [("Location", "http://elsewhere.test:1/x"), ("Content-Length", "0")])
     upstreams[0].on_request(away)
     answer = await ask(client, "POST", "/p/vllm/x")
-    assert (answer.status, answer.get("Location")) == (307, "http://127.0.0.1:1/x")
+    assert (answer.status, answer.get("Location")) == (307, "http://elsewhere.test:1/x")
     upstreams[0].on_request(response(b"", 302, [("Location", "//evil.test/")]))
     assert (await ask(client, "GET", "/p/vllm/x")).get("Location") == "//evil.test/"
     assert len(upstreams[0].requests) == 2
