@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote
 from .affinity import Affinity
 from .body import RequestBody
 from .config import Config
+from .cross_origin import own_pages, preflights, sharing
 from .errors import ModelRequired, NotFound, Overloaded
 from .forward import Forwarder, Outgoing
 from .forwarded import TrustedProxies
@@ -19,6 +20,7 @@ from .message import Handler, Reply, Request
 from .middleware import allowed, compose, errors, master_key, recording, sanity
 from .models import ModelLists
 from .operations import Operations
+from .origins import Origins, is_loopback
 from .providers import Choice, Instance, Providers
 from .routes import Kind, Router
 from .status_page import status_page
@@ -70,13 +72,20 @@ class App:
         }
         strip = frozenset(name.encode() for name in config.strip_request_headers)
         proxies = TrustedProxies(config.forwarded_allow_ips) if config.forwarded_allow_ips else None
+        origins = Origins(config.cors_allow_origins) if config.cors_allow_origins else None
+        if config.master_key is not None:
+            door = master_key(config.master_key)
+        else:
+            door = own_pages(origins, loopback=config.port is not None and is_loopback(config.host))
         self.serve = compose(
             self._dispatch,
             [
                 recording(telemetry, router, self.providers, strip, proxies),
+                *([sharing(origins)] if origins is not None else []),
                 errors,
                 sanity,
-                master_key(config.master_key),
+                *([preflights(origins)] if origins is not None else []),
+                door,
                 allowed,
             ],
         )

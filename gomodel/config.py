@@ -78,6 +78,8 @@ VARIABLES: dict[str, tuple[Callable[[str], Any], str]] = {
     "GOMODEL_UNIX_SOCKET": (q.socket_path, ""),
     "TLS_CERT_FILE": (str, ""),
     "TLS_KEY_FILE": (str, ""),
+    "MODEL_IDS": (q.choice("prefixed", "bare", "both"), "prefixed"),
+    "CORS_ALLOW_ORIGINS": (q.origins, ""),
     "BASE_PATH": (q.route_path, "/"),
     "BODY_SIZE_LIMIT": (q.size_bytes, "100M"),
     "ENABLE_PASSTHROUGH_ROUTES": (q.boolean, "true"),
@@ -154,6 +156,8 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
         port=port,
         unix_socket=v["GOMODEL_UNIX_SOCKET"],
         master_key=master_key,
+        model_ids=v["MODEL_IDS"],
+        cors_allow_origins=v["CORS_ALLOW_ORIGINS"] or (),
         base_path=v["BASE_PATH"],
         body_limit_bytes=v["BODY_SIZE_LIMIT"],
         passthrough=v["ENABLE_PASSTHROUGH_ROUTES"],
@@ -241,6 +245,8 @@ def _cross_check(reader: Reader, config: Config) -> None:
             else "whoever reaches the listener"
         )
         warn(f"GOMODEL_MASTER_KEY is not set: every route is open to {who}")
+        if "*" in config.cors_allow_origins:
+            warn("CORS_ALLOW_ORIGINS is * without a key: every web page may use the gateway that its reader can reach")
     if any(each.base_url.startswith("https:") for each in config.instances):
         reader.regular("SSL_CERT_FILE")
     if config.port is None and reader.given("HOST"):

@@ -123,6 +123,26 @@ class Forbidden(ClientError):
     code = "admin_route_closed"
 
 
+class ForeignOrigin(ClientError):
+    """A page of another site, which its browser keeps from reading this."""
+
+    status = 403
+    type = "permission_error"
+    code = "origin_not_allowed"
+
+
+class WebSocketNotServed(ClientError):
+    """A WebSocket where there is plain HTTP alone; agents read the status as that (RFC 9110 15.5.22)."""
+
+    status = 426
+    code = "websocket_not_served"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This route has no WebSocket; send a POST.", headers={"Upgrade": "HTTP/1.1", "Connection": "Upgrade"}
+        )
+
+
 class BodyTooLarge(ClientError):
     """The body is over BODY_SIZE_LIMIT."""
 

@@ -29,6 +29,8 @@ HOP_BY_HOP = frozenset(
 )
 # The client's credentials are for the gateway; Host, Expect and the request id are written anew.
 NEVER_UPSTREAM = frozenset({b"host", b"authorization", b"x-api-key", b"api-key", b"cookie", b"expect", b"x-request-id"})
+# OpenAI's own name for it; the key stands behind it.
+SUBPROTOCOL_KEY = b"openai-insecure-api-key."
 # RFC 9110 5.6.2; a Connection option naming one of these would change where the message goes or how it is framed.
 PROTECTED_OPTIONS = frozenset({b"content-length", b"transfer-encoding", b"host"})
 
@@ -43,11 +45,12 @@ _LENGTH_DIGITS = 20
 _PLAIN, _DROP, _LENGTH, _CONNECTION, _CODING, _HOST_FIELD, _BEARER, _KEY, _ID, _EXPECT, _TYPE, _ENCODING, _TRACE = (
     range(13)
 )
+_ORIGIN, _OFFER = range(13, 15)
 _REQUEST_FIELDS: dict[bytes, int] = (
     dict.fromkeys(HOP_BY_HOP | NEVER_UPSTREAM, _DROP)
     | {b"content-length": _LENGTH, b"connection": _CONNECTION, b"transfer-encoding": _CODING, b"host": _HOST_FIELD}
     | {b"authorization": _BEARER, b"x-api-key": _KEY, b"x-request-id": _ID, b"expect": _EXPECT, b"content-type": _TYPE}
-    | {b"traceparent": _TRACE}
+    | {b"api-key": _KEY, b"sec-websocket-protocol": _OFFER, b"traceparent": _TRACE, b"origin": _ORIGIN}
 )
 
 
@@ -66,7 +69,9 @@ class RequestFields:
         "forwarded",
         "host",
         "keys",
+        "offered",
         "options",
+        "origin",
         "request_id",
         "trace",
     )
@@ -81,7 +86,9 @@ class RequestFields:
         self.codings: list[bytes] = []
         self.expect = b""
         self.authorization: list[bytes] = []
-        self.keys: list[bytes] = []
+        self.keys: list[tuple[bytes, bytes]] = []  # by lower-case name, from every other place a key may stand in
+        self.offered: list[bytes] | None = None  # the WebSocket subprotocols besides the one that was a key
+        self.origin: bytes | None = None
         self.request_id: bytes | None = None
         self.host: bytes | None = None
         self.options: list[bytes] = []
@@ -107,7 +114,7 @@ class RequestFields:
             elif kind == _BEARER:
                 self.authorization.append(pair[1])
             elif kind == _KEY:
-                self.keys.append(pair[1])
+                self.keys.append((name, pair[1]))
             elif kind == _CODING:
                 self.codings.append(pair[1])
                 self.chunked = True
@@ -121,7 +128,25 @@ class RequestFields:
                 self.trace = pair[1] if _TRACEPARENT.fullmatch(pair[1]) else b""
                 if name not in strip:
                     forwarded.append(pair)
+            elif kind == _ORIGIN:
+                self.origin = pair[1]
+                if name not in strip:
+                    forwarded.append(pair)
+            elif kind == _OFFER:
+                offer = self._without_key(pair[1])
+                if offer and name not in strip:
+                    forwarded.append((pair[0], offer))
         self.forwarded = forwarded
+
+    def _without_key(self, offer: bytes) -> bytes:
+        """The WebSocket subprotocols offered, without the key that a browser can send in no other place."""
+        protocols = [each.strip(b" \t") for each in offer.split(b",")]
+        others = [each for each in protocols if not each.startswith(SUBPROTOCOL_KEY)]
+        if len(others) == len(protocols):
+            return offer
+        self.keys += [(SUBPROTOCOL_KEY, each[len(SUBPROTOCOL_KEY) :]) for each in protocols if each not in others]
+        self.offered = (self.offered or []) + others
+        return b", ".join(others)
 
     def check(self, http_10: bool) -> None:
         """Refuse what aiohttp accepts and another server may read differently.
@@ -200,7 +225,17 @@ _RESPONSE_FIELDS: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP | {b"x-request-id"
 class ResponseFields:
     """The facts of one upstream response's fields, and those that go to the client; one pass over the raw pairs."""
 
-    __slots__ = ("_length_at", "accel", "cache", "codings", "dated", "encoded", "event_stream", "lengths", "lines")
+    __slots__ = (
+        "_length_at",
+        "accel",
+        "cache",
+        "codings",
+        "dated",
+        "encoded",
+        "event_stream",
+        "lengths",
+        "lines",
+    )
 
     def __init__(self, raw_headers: RawHeaders) -> None:
         self.lengths: list[bytes] = []

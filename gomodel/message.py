@@ -88,6 +88,7 @@ class Request:
     """One request on its way through the chain."""
 
     __slots__ = (
+        "cors",
         "error",
         "fields",
         "http_10",
@@ -115,6 +116,7 @@ class Request:
         # The fields, when they were looked at and found good with an equal head before.
         self.known = payload.fields if type(payload) is Arrived else None
         self.error: BadRequest | None = None  # the message could not be parsed
+        self.cors = b""  # lines for the answer; an instance's own are dropped where there are some
         self.started = False  # a response head has been written
         # Filled in by the chain.
         self.record: Record

@@ -27,6 +27,7 @@ from .errors import (
     Overloaded,
     Unauthorized,
     UpstreamTimeout,
+    WebSocketNotServed,
     anthropic_body,
     openai_body,
 )
@@ -37,6 +38,7 @@ from .providers import Providers
 from .record import SHUTDOWN, TOTAL, Record
 from .routes import Kind, Router
 from .telemetry import Telemetry
+from .websocket import wants_websocket
 
 _logger = logging.getLogger("gomodel")
 
@@ -159,12 +161,12 @@ def sanity(request: Request, handler: Handler) -> Awaitable[Reply | None]:
     return handler(request)
 
 
-def master_key(key: Secret | None) -> Middleware:
+def master_key(key: Secret) -> Middleware:
     """Let in who presents the key; missing, wrong and doubled keys read the same (contract section 2)."""
-    expected = key.reveal().encode() if key is not None else None
+    expected = key.reveal().encode()
 
     def authenticate(request: Request, handler: Handler) -> Awaitable[Reply | None]:
-        if expected is not None and not request.route.open and not presents(request.fields, expected):
+        if not request.route.open and not presents(request.fields, expected):
             raise Unauthorized
         return handler(request)
 
@@ -172,14 +174,18 @@ def master_key(key: Secret | None) -> Middleware:
 
 
 def presents(fields: RequestFields, expected: bytes) -> bool:
-    """Whether the one Authorization or the one x-api-key holds the key; compared in constant time, as bytes."""
-    if len(fields.authorization) > 1 or len(fields.keys) > 1:
+    """Whether Authorization, x-api-key, api-key or a WebSocket's subprotocol holds the key, each one at most.
+
+    Compared in constant time, as bytes.
+    """
+    keys = fields.keys
+    if len(fields.authorization) > 1 or (len(keys) > 1 and len(dict(keys)) < len(keys)):
         return False
     if fields.authorization:
         scheme, _, token = fields.authorization[0].partition(b" ")
         if scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), expected):
             return True
-    return bool(fields.keys) and hmac.compare_digest(fields.keys[0], expected)
+    return any(hmac.compare_digest(key, expected) for _, key in keys)
 
 
 def allowed(request: Request, handler: Handler) -> Awaitable[Reply | None]:
@@ -193,6 +199,8 @@ def allowed(request: Request, handler: Handler) -> Awaitable[Reply | None]:
             if route.template == "*" and method == "OPTIONS":
                 return _options(request)
             raise route.refusal()
+        if route.kind is Kind.INFERENCE and wants_websocket(request):
+            raise WebSocketNotServed
         raise MethodNotAllowed(f"{method} is not allowed here; use {allow}.", allow)
     if route.refusal is not None:
         raise route.refusal()

@@ -32,6 +32,10 @@ _PATH_SEGMENT = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+")
 # What the client sends under these names never reaches vLLM; what does is about the connection to vLLM.
 _WRITTEN_ANEW = frozenset({"connection", "host", "upgrade", "x-request-id"})
 
+# Extensions of browsers and editors have schemes and ids of their own.
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
 _BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 
 
@@ -172,6 +176,21 @@ def header_names(text: str) -> frozenset[str]:
         if name in _WRITTEN_ANEW:
             raise ValueError(f"{_quoted(name)} is not the client's: gomodel writes its own, which cannot be stripped")
     return names
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """A comma list of origins as browsers write them (RFC 6454 6.2), lower case; `*` is all of them."""
+    entries = tuple(dict.fromkeys(entry.lower() for entry in comma_list(text)))
+    for entry in entries:
+        example = "use a scheme and host as in https://app.example or http://localhost:3000, or *"
+        if entry in {"*", "null"}:
+            continue
+        match = _ORIGIN.fullmatch(entry)
+        if match is None:
+            raise ValueError(f"{_quoted(entry)} is not an origin; {example}")
+        if match["port"] and match["port"] == _DEFAULT_PORTS.get(match["scheme"]):
+            raise ValueError(f"{_quoted(entry)} is never sent with its default port; leave it out")
+    return entries
 
 
 def bearer_token(text: str) -> str:

@@ -177,6 +177,8 @@ class Relay:
                 keep_alive = False
             else:
                 self._chunked = True
+        if request.cors:
+            lines = [line for line in lines if line[:15].lower() != b"access-control-"]
         parts = [status_line(status, message.reason), *lines]
         if self._chunked:
             parts.append(b"Transfer-Encoding: chunked\r\n")
@@ -192,6 +194,8 @@ class Relay:
         if not keep_alive:
             parts.append(b"Connection: close\r\n")
             request.keep_alive = False
+        if request.cors:
+            parts.append(request.cors)
         parts.append(b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (record.id.encode(), self._instance.label))
         if data:
             if self._chunked:

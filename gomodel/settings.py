@@ -95,6 +95,8 @@ class Config:
     port: int | None
     unix_socket: str | None
     master_key: Secret | None
+    model_ids: Literal["prefixed", "bare", "both"]
+    cors_allow_origins: tuple[str, ...]
     base_path: str
     body_limit_bytes: int
     passthrough: bool

@@ -76,6 +76,10 @@ class Tunnel(Relay):
         lines = fields.lines
         if fields.lengths:  # which no 101 may have (RFC 9110 8.6)
             lines = [line for line in lines if line[:15].lower() != b"content-length:"]
+        offered = self._request.fields.offered
+        if offered and "Sec-WebSocket-Protocol" not in message.headers:
+            # vLLM chooses none, which ends a browser's connection; and a browser offers one for the key's sake alone.
+            lines = [*lines, b"Sec-WebSocket-Protocol: %b\r\n" % offered[0]]
         record = self._record
         self._open = True
         self._request.started = True

@@ -46,6 +46,8 @@ DEFAULTS = [
     ("port", 8080),
     ("unix_socket", None),
     ("master_key", None),
+    ("model_ids", "prefixed"),
+    ("cors_allow_origins", ()),
     ("base_path", ""),
     ("body_limit_bytes", 100 * 1024 * 1024),
     ("passthrough", True),
@@ -109,6 +111,22 @@ SETTINGS = [
     ("PORT", " 9000\n", "port", 9000),
     ("GOMODEL_UNIX_SOCKET", "/run/g.sock", "unix_socket", "/run/g.sock"),
     ("GOMODEL_UNIX_SOCKET", "/run/g.sock", "port", None),
+    ("MODEL_IDS", "Both", "model_ids", "both"),
+    ("MODEL_IDS", "bare", "model_ids", "bare"),
+    ("CORS_ALLOW_ORIGINS", "*", "cors_allow_origins", ("*",)),
+    (
+        "CORS_ALLOW_ORIGINS",
+        "HTTPS://App.Example, http://localhost:3000,http://[::1]:8080,null,chrome-extension://abc,https://a.b:80",
+        "cors_allow_origins",
+        (
+            "https://app.example",
+            "http://localhost:3000",
+            "http://[::1]:8080",
+            "null",
+            "chrome-extension://abc",
+            "https://a.b:80",
+        ),
+    ),
     ("BASE_PATH", "/", "base_path", ""),
     ("BASE_PATH", "/g/", "base_path", "/g"),
     ("BASE_PATH", "/a/b", "base_path", "/a/b"),
@@ -206,6 +224,11 @@ REFUSED = [
     *[("HOST", text) for text in ("*", "http://0.0.0.0", "0.0.0.0:80", "a b", "999.0.0.1")],
     *[("PORT", text) for text in ("65536", "-1", "http", "8080.0", "tcp://10.0.0.1:8080", " ")],
     *[("GOMODEL_UNIX_SOCKET", text) for text in ("g.sock", "/", "/run/", "/" + "a" * 107)],
+    *[("MODEL_IDS", text) for text in ("none", "prefixed,bare")],
+    *[
+        ("CORS_ALLOW_ORIGINS", text)
+        for text in ("app.example", "https://app.example/", "https://*.example", "https://a:443", "http://a:80", "a://")
+    ],
     *[("BASE_PATH", text) for text in ("g", "//", "/a//b", "/a/../b", "/a/.", "/a?b", "/a#b", "/a%20b", "/a b")],
     *[("BODY_SIZE_LIMIT", text) for text in ("0", "-1", "1.5M", "ten", "10T")],
     *[
@@ -682,6 +705,13 @@ WARNINGS: list[tuple[dict[str, str], list[str]]] = [
     ({"GOMODEL_MASTER_KEY": ""}, [OPEN_HERE]),
     ({"GOMODEL_MASTER_KEY": "", "HOST": "0.0.0.0"}, [OPEN]),
     ({"GOMODEL_MASTER_KEY": "", "GOMODEL_UNIX_SOCKET": "/run/g.sock"}, [OPEN]),
+    (
+        {"GOMODEL_MASTER_KEY": "", "CORS_ALLOW_ORIGINS": "*"},
+        [
+            OPEN_HERE,
+            "CORS_ALLOW_ORIGINS is * without a key: every web page may use the gateway that its reader can reach",
+        ],
+    ),
     ({"VLLM_BASE_URL": "http://gpu:8000"}, [NO_V1]),
     ({"VLLM_BASE_URL": "http://gpu:8000/"}, [NO_V1]),
     ({"VLLM_BASE_URL": "http://v1"}, [NO_V1]),
@@ -1027,6 +1057,7 @@ CONTRACT = re.findall(
     VLLM_BASE_URL VLLM_API_KEY VLLM_MODELS VLLM_API_KEY_FILE CONFIGURED_PROVIDER_MODELS_MODE
     VLLM_TEST_BASE_URL VLLM_TEST_API_KEY VLLM_TEST_MODELS VLLM_TEST_API_KEY_FILE
     HOST PORT GOMODEL_UNIX_SOCKET GOMODEL_MASTER_KEY GOMODEL_MASTER_KEY_FILE BASE_PATH BODY_SIZE_LIMIT
+    CORS_ALLOW_ORIGINS MODEL_IDS
     ENABLE_PASSTHROUGH_ROUTES ALLOW_PASSTHROUGH_V1_ALIAS ENABLED_PASSTHROUGH_PROVIDERS PASSTHROUGH_ADMIN_ROUTES
     HTTP_CONNECT_TIMEOUT HTTP_RESPONSE_HEADER_TIMEOUT HTTP_STREAM_IDLE_TIMEOUT HTTP_REQUEST_IDLE_TIMEOUT
     HTTP_WRITE_IDLE_TIMEOUT HTTP_TIMEOUT HTTP_UPSTREAM_KEEPALIVE

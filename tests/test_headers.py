@@ -198,15 +198,35 @@ def test_the_facts_of_a_request_are_kept_for_the_gateway():
         (b"Authorization", b"Bearer a"),
         (b"authorization", b"Basic b"),
         (b"X-API-KEY", b"c"),
+        (b"Api-Key", b"d"),
+        (b"Origin", b"https://a.test"),
         (b"Expect", b"100-continue"),
         (b"Content-Type", b"application/json"),
         (b"Content-Length", b"007"),
         (b"traceparent", TRACE),
         (b"Host", b"h"),
     )
-    assert (made.authorization, made.keys) == ([b"Bearer a", b"Basic b"], [b"c"])
+    assert made.authorization == [b"Bearer a", b"Basic b"]
+    assert (made.keys, made.origin) == ([(b"x-api-key", b"c"), (b"api-key", b"d")], b"https://a.test")
     assert (made.expect, made.content_type, made.content_length) == (b"100-continue", b"application/json", 7)
     assert (made.trace, made.host, made.chunked) == (TRACE, b"h", False)
+
+
+@pytest.mark.parametrize(
+    ("offers", "forwarded", "keys", "offered"),
+    [
+        ([b"realtime,  x"], [b"realtime,  x"], [], None),
+        ([b"openai-insecure-api-key"], [b"openai-insecure-api-key"], [], None),
+        ([b"realtime, openai-insecure-api-key.k1,x"], [b"realtime, x"], [b"k1"], [b"realtime", b"x"]),
+        ([b"openai-insecure-api-key.a.b"], [], [b"a.b"], []),
+        ([b"x", b"openai-insecure-api-key.k", b"y"], [b"x", b"y"], [b"k"], []),
+        ([b"openai-insecure-api-key.k, openai-insecure-api-key.k"], [], [b"k", b"k"], []),
+    ],
+)
+def test_a_key_among_the_subprotocols_ends_here_and_the_others_go_on(offers, forwarded, keys, offered):
+    made = fields(*((b"Sec-WebSocket-Protocol", each) for each in offers))
+    assert [value for _, value in made.forwarded] == forwarded
+    assert ([key for _, key in made.keys], made.offered) == (keys, offered)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ async def test_frames_in_the_segment_of_either_handshake_come_first(gateway, ups
 async def test_the_handshake_passes_with_what_it_negotiates_and_the_instances_key(gateway, upstream, connect):
     handle = await gateway(vllm=upstream, VLLM_API_KEY="instance-key", GOMODEL_MASTER_KEY="master-key")
     offered = [
-        ("Sec-WebSocket-Protocol", "realtime, openai-insecure-api-key.x"),
+        ("Sec-WebSocket-Protocol", "realtime, other"),
         ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"),
         ("Origin", "https://example.test"),
         ("Authorization", "Bearer master-key"),
