@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 
 from .errors import BadRequest
+from .locations import LOCATING_FIELDS
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -45,7 +46,7 @@ _LENGTH_DIGITS = 20
 _PLAIN, _DROP, _LENGTH, _CONNECTION, _CODING, _HOST_FIELD, _BEARER, _KEY, _ID, _EXPECT, _TYPE, _ENCODING, _TRACE = (
     range(13)
 )
-_ORIGIN, _OFFER = range(13, 15)
+_ORIGIN, _OFFER, _LOCATION = range(13, 16)
 _REQUEST_FIELDS: dict[bytes, int] = (
     dict.fromkeys(HOP_BY_HOP | NEVER_UPSTREAM, _DROP)
     | {b"content-length": _LENGTH, b"connection": _CONNECTION, b"transfer-encoding": _CODING, b"host": _HOST_FIELD}
@@ -219,6 +220,7 @@ _RESPONSE_FIELDS: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP | {b"x-request-id"
     b"date": _ID,
     b"cache-control": _KEY,
     b"x-accel-buffering": _EXPECT,
+    **dict.fromkeys(LOCATING_FIELDS, _LOCATION),
 }
 
 
@@ -235,6 +237,7 @@ class ResponseFields:
         "event_stream",
         "lengths",
         "lines",
+        "locating",
     )
 
     def __init__(self, raw_headers: RawHeaders) -> None:
@@ -246,6 +249,7 @@ class ResponseFields:
         self.dated = False
         self.cache = False
         self.accel = False
+        self.locating = False  # a field holds an address, which may be the instance's own
         options: list[bytes] = []
         lines: list[bytes] = []
         kinds = _RESPONSE_FIELDS
@@ -269,6 +273,8 @@ class ResponseFields:
                     self.accel = True
                 elif kind == _ENCODING:
                     self.encoded = True
+                elif kind == _LOCATION:
+                    self.locating = True
                 else:
                     if kind == _CONNECTION:
                         options.append(value)

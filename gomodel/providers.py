@@ -31,7 +31,7 @@ class Instance:
         self.config = config
         self.name = config.name
         self.label = config.name.encode()
-        url = urlsplit(config.base_url)
+        url = self.url = urlsplit(config.base_url)
         self.base_path = url.path
         self.root_path = url.path.removesuffix("/v1")
         self.own_fields = _own_fields(config)

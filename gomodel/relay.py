@@ -26,6 +26,7 @@ from .errors import (
 )
 from .headers import ResponseFields, status_line
 from .interruption import at_event_boundary, interruption_event
+from .locations import Site, localised
 from .message import Request, date_line
 from .providers import Instance
 from .record import Phase
@@ -177,6 +178,8 @@ class Relay:
                 keep_alive = False
             else:
                 self._chunked = True
+        if fields.locating:
+            lines = localised(lines, self._site(), status)
         if request.cors:
             lines = [line for line in lines if line[:15].lower() != b"access-control-"]
         parts = [status_line(status, message.reason), *lines]
@@ -220,6 +223,17 @@ class Relay:
             transport.write(b"".join(parts))
         if complete:
             self._end(None)
+
+    def _site(self) -> Site:
+        instance, route, transport = self._instance, self._request.route, self._channel.transport
+        url, hosts = instance.url, {instance.url.hostname or ""}
+        peer = transport.get_extra_info("peername") if transport is not None else None
+        if isinstance(peer, tuple):
+            hosts.add(peer[0])
+        base, root = instance.base_path, instance.root_path
+        target = (base if route.below_base else root) + route.tail
+        port = str(url.port or "")
+        return Site(url.scheme, hosts, port, base, root, route.below_base, target, route.own_base, route.own_root)
 
     def on_chunk(self, frame: bytes, start: int) -> None:
         """One chunk as the instance framed it, which is how the client is to have it: nothing is copied or called."""

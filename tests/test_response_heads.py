@@ -171,7 +171,7 @@ async def test_what_calls_itself_gzip_and_is_not_passes_all_the_same(gateway, up
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_passed_on_and_never_followed(gateway, upstream, connect, status):
-    location = f"http://127.0.0.1:{upstream.port}/elsewhere"
+    location = f"http://elsewhere.test:{upstream.port}/v1/models"
     answer = await answered(gateway, upstream, connect, response(b"moved", status, [("Location", location)]))
     assert (answer.status, answer.get("Location"), answer.body) == (status, location, b"moved")
     assert len(upstream.requests) == 1
