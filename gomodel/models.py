@@ -6,6 +6,7 @@ Decides how old a list may get and what a dead instance offers (contract section
 import asyncio
 import json
 import logging
+from collections.abc import Iterable
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -31,19 +32,24 @@ class ListError(Exception):
 
 
 class Entry(NamedTuple):
-    """One model: its id as vLLM has it, and all that vLLM says of it as JSON, with the instance before the id."""
+    """One model: its id as vLLM has it, and all that vLLM says of it as JSON, with the instance before the id.
+
+    `bare` says the same with vLLM's id; it is empty where MODEL_IDS is `prefixed`.
+    """
 
     id: str
     encoded: bytes
+    bare: bytes
 
 
 class ModelList:
     """One instance's entries."""
 
-    def __init__(self, instance: Instance, *, allowlist: bool) -> None:
+    def __init__(self, instance: Instance, *, allowlist: bool, bare: bool = False) -> None:
         self.instance = instance
+        self._bare = bare
         self.entries: list[Entry] = [
-            _entry(instance.name, {"id": model, "object": "model", "created": 0, "owned_by": "vllm"})
+            _entry(instance.name, {"id": model, "object": "model", "created": 0, "owned_by": "vllm"}, bare=bare)
             for model in instance.config.models
         ]
         self.configured = allowlist and bool(self.entries)  # instead of the instance's own, which is not asked for
@@ -59,6 +65,8 @@ class ModelList:
             if old.instance is self.instance and not self.configured and not old.configured:
                 if old.fetched_at is not None:
                     self.entries, self.fetched_at = old.entries, old.fetched_at
+                    if self._bare and not old._bare:
+                        self.entries = [_with_bare(entry) for entry in old.entries]
                 self.missed_at, self.since, self.failing = old.missed_at, old.since, old.failing
 
     def publish(self) -> None:
@@ -78,10 +86,12 @@ class ModelLists:
         self._providers = providers
         allowlist = config.models_mode == "allowlist"
         self._refresh_s = config.models_refresh_s
+        self._ids = config.model_ids
         self._unknown_at = float("-inf")
         self._unknown: asyncio.Task[None] | None = None
         self._replaced = False
-        self.lists = [ModelList(each, allowlist=allowlist) for each in providers.instances.values()]
+        bare = self._ids != "prefixed"
+        self.lists = [ModelList(each, allowlist=allowlist, bare=bare) for each in providers.instances.values()]
         if previous is not None:
             previous._replaced = True
             self._unknown_at = previous._unknown_at
@@ -94,8 +104,26 @@ class ModelLists:
         """The body of GET /v1/models. Raises Overloaded (503) when nothing is known of any instance."""
         await self._refresh(self._refresh_s)
         self._require_something()
-        data = b", ".join(entry.encoded for each in self.lists for entry in each.entries)
+        data = b", ".join(self._listed())
         return b'{"object": "list", "data": [%b]}' % data
+
+    def _listed(self) -> Iterable[bytes]:
+        """The entries under the ids that MODEL_IDS asks for; a bare id that several instances list comes once.
+
+        One that begins like an instance's name keeps its prefix, for alone it would mean a model of that instance.
+        """
+        entries = [entry for each in self.lists for entry in each.entries]
+        if self._ids == "prefixed":
+            return [entry.encoded for entry in entries]
+        bare: dict[str, bytes] = {}
+        prefixed = []
+        for entry in entries:
+            misleading = entry.id.partition("/")[0] in self._providers.instances
+            if not misleading:
+                bare.setdefault(entry.id, entry.bare)
+            if misleading or self._ids == "both":
+                prefixed.append(entry.encoded)
+        return [*prefixed, *bare.values()]
 
     async def one(self, model_id: str) -> bytes:
         """The body of GET /v1/models/{id}; `model_id` with its prefix, or a bare id; within PATIENCE_S.
@@ -111,7 +139,7 @@ class ModelLists:
         if found is None:
             self._require_something()
             raise self._providers.unknown(model_id)
-        return found.encoded
+        return found
 
     async def learn_unknown(self, until: float | None = None) -> None:
         """Read all lists anew because a caller named a model that none holds; shared, at most once a second.
@@ -137,11 +165,18 @@ class ModelLists:
     def _unknown_done(self, task: asyncio.Task[None]) -> None:
         self._unknown = None
 
-    def _find(self, model_id: str) -> Entry | None:
+    def _find(self, model_id: str) -> bytes | None:
+        """What is said of a model under the id that was asked for, or prefixed where bare ids are not listed."""
+        head, _, rest = model_id.partition("/")
+        for each in self.lists:
+            if each.instance.name == head:
+                for entry in each.entries:
+                    if entry.id == rest:
+                        return entry.encoded
         for each in self.lists:
             for entry in each.entries:
-                if model_id in (entry.id, f"{each.instance.name}/{entry.id}"):
-                    return entry
+                if entry.id == model_id:
+                    return entry.encoded if self._ids == "prefixed" else entry.bare
         return None
 
     def _require_something(self) -> None:
@@ -173,7 +208,7 @@ class ModelLists:
     async def _fetch(self, each: ModelList) -> None:
         instance = each.instance
         try:
-            entries = await fetch_list(instance)
+            entries = await fetch_list(instance, bare=self._ids != "prefixed")
         except (ListError, ClientError, OSError, ValueError) as exc:  # ValueError: a host that is no name
             # Once per outage: the lists are read again and again, and a wrong key stays wrong.
             if not each.failing:
@@ -203,7 +238,7 @@ class ModelLists:
             await asyncio.wait(tasks)
 
 
-async def fetch_list(instance: Instance) -> list[Entry]:
+async def fetch_list(instance: Instance, *, bare: bool = False) -> list[Entry]:
     """Ask one instance. Raises ListError when it answers with no list; aiohttp.ClientError, OSError, TimeoutError."""
     headers = {"Accept": "application/json"}
     if instance.config.api_key is not None:
@@ -229,7 +264,7 @@ async def fetch_list(instance: Instance) -> list[Entry]:
     for each in data:
         if isinstance(each, dict) and isinstance(each.get("id"), str):
             try:
-                entries.append(_entry(instance.name, each))
+                entries.append(_entry(instance.name, each, bare=bare))
             except (ValueError, RecursionError):
                 pass  # a number over all bounds (1e400), or nesting that could just be read: not to be said in JSON
     return entries
@@ -239,10 +274,15 @@ def _no_json(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _entry(instance: str, said: dict[str, Any]) -> Entry:
+def _with_bare(entry: Entry) -> Entry:
+    return entry._replace(bare=json.dumps({**json.loads(entry.encoded), "id": entry.id}).encode())
+
+
+def _entry(instance: str, said: dict[str, Any], *, bare: bool) -> Entry:
     """In ASCII: half a surrogate pair in one instance's list must not cost the lists of all. Raises ValueError."""
     model = said["id"]
-    return Entry(model, json.dumps({**said, "id": f"{instance}/{model}"}, allow_nan=False).encode())
+    prefixed = json.dumps({**said, "id": f"{instance}/{model}"}, allow_nan=False).encode()
+    return Entry(model, prefixed, json.dumps(said, allow_nan=False).encode() if bare else b"")
 
 
 def _reason(failure: Exception) -> str:

@@ -1,5 +1,9 @@
 """GET /v1/models/{id}, HEAD, and the lists that an operator wrote down."""
 
+import json
+from dataclasses import replace
+from urllib.parse import quote
+
 import pytest
 
 from .scripted import Fin, json_response, request, response
@@ -75,11 +79,74 @@ async def test_the_404_of_an_id_says_what_that_of_a_request_would(gateway, make_
     assert answer.json()["error"]["message"].startswith(said)
 
 
-@pytest.mark.parametrize("path", ["/v1/models/", "/v1/models//m", "/v1//models", "/v1/models/..", "/v1/models/%2e%2e"])
+ODD = ["/models/gemma", "./gemma", "../gemma/", "a\\b", "a//b", "tab\tb", "/", "..", "%2e", "a%zz", "x#y", "é\u2028"]
+
+
+@pytest.mark.parametrize("form", ["raw", "encoded"])
+@pytest.mark.parametrize("model", ODD)
+async def test_an_id_is_looked_up_as_it_is_though_no_path_may_be_so(gateway, make_upstream, connect, model, form):
+    one, other = await make_upstream(models=(model,)), await make_upstream(models=("n",))
+    client = await connect(await gateway(vllm=one, vllm_b=other))
+    for said in (f"vllm/{model}", model):
+        path = quote(said, safe="") if form == "encoded" else quote(said, safe="/\\.")
+        answer = await ask(client, request("GET", f"/v1/models/{path}"))
+        assert (answer.status, answer.json()["id"]) == (200, f"vllm/{model}")
+    assert one.requests + other.requests == []
+
+
+@pytest.mark.parametrize("path", ["..", "%2e%2e/admin/requests", "/m", "vllm/m/", "%00", "\\", "a%"])
+async def test_an_odd_id_that_no_list_holds_is_a_404_of_the_model(gateway, upstream, connect, path):
+    client = await connect(await gateway(vllm=upstream))
+    answer = await ask(client, request("GET", f"/v1/models/{path}"))
+    assert (answer.status, answer.json()["error"]["code"], upstream.requests) == (404, "model_not_found", [])
+    assert (await ask(client, request("POST", f"/v1/models/{path}", body=b"{}"))).status == 405
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "/v1//models", "/v1//models/m", "/v1/../models"])
 async def test_a_path_that_servers_read_differently_is_no_model(gateway, upstream, connect, path):
     answer = await ask(await connect(await gateway(vllm=upstream)), request("GET", path))
     assert answer.status in (400, 404)
     assert upstream.connections == []
+
+
+# MODEL_IDS -> what is listed where `vllm` has m, org/x and vllm-b/y, and `vllm-b` has m and n.
+LISTED = {
+    "prefixed": ["vllm/m", "vllm/org/x", "vllm/vllm-b/y", "vllm-b/m", "vllm-b/n"],
+    "bare": ["vllm/vllm-b/y", "m", "org/x", "n"],
+    "both": ["vllm/m", "vllm/org/x", "vllm/vllm-b/y", "vllm-b/m", "vllm-b/n", "m", "org/x", "n"],
+}
+
+
+@pytest.mark.parametrize("form", LISTED)
+async def test_ids_are_listed_as_the_operator_wants_them_and_each_leads_to_its_model(
+    gateway, make_upstream, connect, form
+):
+    one, other = await make_upstream(models=("m", "org/x", "vllm-b/y")), await make_upstream(models=("m", "n"))
+    one.repeat(OK)
+    other.repeat(OK)
+    client = await connect(await gateway(vllm=one, vllm_b=other, MODEL_IDS=form))
+    listed = ids(await ask(client, LIST))
+    assert listed == LISTED[form]
+    for model in listed:
+        entry = (await ask(client, request("GET", f"/v1/models/{model}"))).json()
+        assert entry == {"id": model, "object": "model"}
+        assert (await ask(client, chat(model))).status == 200
+    sent = {(each is one, json.loads(asked.body)["model"]) for each in (one, other) for asked in each.requests}
+    assert {model for _, model in sent} == {"m", "org/x", "vllm-b/y", "n"}
+    assert {(False, "vllm-b/y"), (True, "n"), (False, "org/x"), (False, "y")}.isdisjoint(sent)
+
+
+async def test_a_reload_lists_by_the_new_form_at_once(gateway, upstream, connect):
+    answers(upstream, json_response({"data": [ENTRY]}))
+    handle = await gateway(vllm=upstream)
+    client = await connect(handle)
+    one = request("GET", f"/v1/models/{quote(ENTRY['id'])}")
+    for form, said in (("", f"vllm/{ENTRY['id']}"), ("bare", ENTRY["id"]), ("prefixed", f"vllm/{ENTRY['id']}")):
+        if form:
+            handle.gateway.reload(replace(handle.config, model_ids=form))
+        assert (await ask(client, LIST)).json()["data"] == [{**ENTRY, "id": said}]
+        assert (await ask(client, one)).json() == {**ENTRY, "id": said}
+    assert len(upstream.requests) == 1
 
 
 async def test_a_model_that_appeared_is_found_at_once_and_lists_are_not_read_for_every_miss(
