@@ -70,7 +70,7 @@ bench-vllm: $(VENV)/.installed  ## vllm bench serve against that server, direct 
 test-clients: $(VENV)/.installed  ## the real client packages, Python and Node, in .venv-clients
 	$(BIN)/python -m clients $(CLIENTS)
 
-test-browser: $(VENV)/.installed  ## the status page in headless Chromium (Debian: apt-get install chromium)
+test-browser: $(VENV)/.installed  ## the status page and pages of other origins in headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/pip install --quiet --disable-pip-version-check playwright
 	$(BIN)/python -m pytest browser
 
