@@ -11,7 +11,7 @@ from .affinity import Affinity
 from .body import RequestBody
 from .config import Config
 from .cross_origin import own_pages, preflights, sharing
-from .errors import ModelRequired, NotFound, Overloaded
+from .errors import ClientError, ModelRequired, NotFound, Overloaded
 from .forward import Forwarder, Outgoing
 from .forwarded import TrustedProxies
 from .frames import SessionUpdate
@@ -28,6 +28,7 @@ from .telemetry import Telemetry
 from .websocket import UPGRADE, Tunnel, require_websocket, wants_websocket
 
 _UNLIMITED = 1 << 62
+_QUERY_FIELDS = 1000  # each costs a microsecond
 _SLASH = re.compile("/|%2[Ff]")
 # Served to the end of a drain: whoever waits for it wants to know what it waits for.
 _OPERATORS = frozenset({Kind.HEALTH, Kind.READY, Kind.METRICS, Kind.ADMIN_REQUESTS, Kind.STATUS_PAGE})
@@ -125,7 +126,7 @@ class App:
         """
         require_websocket(request)
         path, _, query = request.route.tail.partition("?")
-        selectors = parse_qs(query).get("model", [])
+        selectors = _selectors(query)
         only = self.providers.only
         if selectors:
             choice = await self._inference.choose(selectors[0])
@@ -168,6 +169,17 @@ class App:
         await self._operations.close()
         await self.models.close()
         await self.providers.close(shared)
+
+
+def _selectors(query: str) -> list[str]:
+    """The `model` of a query, its name escaped or not, or nothing. Raises ClientError for a second one."""
+    try:
+        given = parse_qs(query, keep_blank_values=True, max_num_fields=_QUERY_FIELDS).get("model", [])
+    except ValueError:
+        raise ClientError(f"The query has more than {_QUERY_FIELDS} fields.") from None
+    if len(given) > 1:
+        raise ClientError("The query has a second `model`: servers disagree on which one counts.")
+    return [each for each in given if each]
 
 
 def _without_prefix(query: str) -> str:

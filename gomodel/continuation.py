@@ -9,7 +9,7 @@ import re
 from collections.abc import Generator
 
 from .errors import InvalidBody
-from .members import CLOSED, QUOTE, Member, opened, string, to_member, token
+from .members import CLOSED, QUOTE, Member, Turn, opened, string, to_member, token
 
 _PREVIOUS = Member("previous_response_id")
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,256}")
@@ -18,21 +18,27 @@ _HELD_BYTES = 4096
 
 
 class PreviousResponse:
-    """Fed a body in pieces until `done`; `id` is then the response's, or None."""
+    """Fed a body in pieces until `done`; `id` is then the response's, or None.
 
-    __slots__ = ("_dropped", "_held", "_scan", "done", "id")
+    `paused` says that the scan has given way: feed it b"" once the others have had their turn.
+    """
+
+    __slots__ = ("_dropped", "_held", "_scan", "_turn", "done", "id", "paused")
 
     def __init__(self) -> None:
         self._held = bytearray()
-        self._scan = _scan(self._held)
+        self._turn = Turn()
+        self._scan = _scan(self._held, self._turn)
         self._dropped: int | None = None
+        self.paused = False
         self.done = False
         self.id: str | None = None
 
     def feed(self, piece: bytes | bytearray) -> None:
         """Look at the next piece."""
-        held = self._held
+        held, turn = self._held, self._turn
         held += piece
+        turn.begin(len(held))
         try:
             result = self._scan.send(self._dropped)
         except InvalidBody:
@@ -43,21 +49,24 @@ class PreviousResponse:
         elif result == CLOSED:
             self.done = True
         else:
-            del held[:result]
-            self._dropped = result
-            self.done = len(held) > _HELD_BYTES
+            self._dropped = dropped = max(0, result)  # while it is paused nothing is done with
+            del held[:dropped]
+            turn.drop(dropped)
+            self.paused = turn.over(result, len(held))
+            self.done = not self.paused and len(held) > _HELD_BYTES
         if self.done:
+            self.paused = False
             held.clear()
 
 
-def _scan(body: bytearray) -> Generator[int | str, int | None, None]:
+def _scan(body: bytearray, turn: Turn) -> Generator[int | str, int | None, None]:
     """Yields what `members` does until it can yield the id, or what stands in its place."""
-    position = yield from opened(body)
-    position = yield from to_member(body, position, _PREVIOUS, after_value=False)
-    position = yield from token(body, position)
+    position = yield from opened(body, turn)
+    position = yield from to_member(body, turn, position, _PREVIOUS, after_value=False)
+    position = yield from token(body, turn, position)
     if body[position] != QUOTE:
         yield CLOSED
-    start, end = yield from string(body, position + 1)
+    start, end = yield from string(body, turn, position + 1)
     try:
         yield str(json.loads(body[start - 1 : end + 1]))
     except ValueError:

@@ -82,6 +82,20 @@ class InvalidBody(ClientError):
     code = "invalid_body"
 
 
+class UnsupportedCoding(ClientError):
+    """A body with a Content-Encoding, in which no selector can be read (RFC 9110 15.5.16)."""
+
+    status = 415
+    code = "unsupported_content_encoding"
+
+    def __init__(self, coding: bytes) -> None:
+        super().__init__(
+            f"The body has the Content-Encoding {coding[:64].decode('latin-1')!r}: send it without one, or below"
+            " /p/<instance>/, where it passes.",
+            headers={"Accept-Encoding": "identity"},
+        )
+
+
 class ModelRequired(ClientError):
     """`model` is missing, empty or not a string."""
 

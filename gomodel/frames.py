@@ -4,30 +4,37 @@ vLLM reads the model of `/v1/realtime` from the first `session.update` event, no
 its instance cut off like one in a body (contract section 5). Pure; every other frame passes bit for bit. Frames of the
 client are masked (RFC 6455 5.3); the shortened one keeps its key. What cannot be read passes as it is, and vLLM judges
 it: a compressed event (`app` keeps a session that needs the cut from agreeing on compression), one in fragments, one
-longer than LIMIT_BYTES.
+longer than LIMIT_BYTES, one behind more tiny frames than any client sends before it: each costs a look, and one
+client must not take the time for it from the others.
 """
 
 import json
 
 from .errors import ClientError
-from .selector import find, prefix_length
+from .selector import JsonScan, prefix_length
 
 _TEXT, _FIN, _RESERVED, _OPCODE = 0x1, 0x80, 0x70, 0x0F
 _MASKED, _LENGTH = 0x80, 0x7F
 # A session.update is small; what is longer is audio, and passes without being held.
 LIMIT_BYTES = 1 << 16
+# Pings may come before it, and audio, of which a frame is never as small.
+TINY_FRAMES_LIMIT, TINY_BYTES = 256, 1024
+# Of events that look like one so many bytes are parsed.
+PARSED_LIMIT_BYTES = LIMIT_BYTES
 
 
 class SessionUpdate:
     """Fed what the client sends; returns what goes on. `done` when the rest needs no look."""
 
-    __slots__ = ("_held", "_instance", "_passing", "done")
+    __slots__ = ("_frames", "_held", "_instance", "_parsed", "_passing", "done")
 
     def __init__(self, instance: str) -> None:
         """`instance`: the name whose prefix is cut."""
         self._instance = instance
         self._held = b""
         self._passing = 0  # bytes still to come of a frame that is too long to be the one
+        self._frames = TINY_FRAMES_LIMIT  # that may still be looked at
+        self._parsed = PARSED_LIMIT_BYTES  # that may still be parsed
         self.done = False
 
     def feed(self, data: bytes) -> bytes:
@@ -43,6 +50,9 @@ class SessionUpdate:
             size = _frame_bytes(held, start)
             if size is None:
                 break
+            if not self._frames:
+                self.done = True
+                break
             if size > LIMIT_BYTES:
                 self.done = not _readable(held[start], held[start + 1])
                 self._passing = max(0, start + size - len(held))
@@ -52,6 +62,7 @@ class SessionUpdate:
             else:
                 out.append(self._look(held[start : start + size]))
             start += size
+            self._frames -= size < TINY_BYTES
         if self.done:
             out.append(held[start:])
         self._held = b"" if self.done else held[start:]
@@ -69,9 +80,14 @@ class SessionUpdate:
         text = _mask(frame[start:], key)
         if b"session.update" not in text and b"\\" not in text:
             return frame  # audio, as a rule; parsing it would cost more than passing it
+        self._parsed -= len(text)
+        if self._parsed < 0:
+            self.done = True
+            return frame
+        scan = JsonScan()
         try:
             event = json.loads(text)
-            selector = find(text)
+            selector = scan.feed(text)  # for one turn: what takes longer names nothing
         except (ValueError, RecursionError, ClientError):
             return frame
         if not isinstance(event, dict) or event.get("type") != "session.update":

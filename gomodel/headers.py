@@ -52,6 +52,7 @@ _REQUEST_FIELDS: dict[bytes, int] = (
     | {b"content-length": _LENGTH, b"connection": _CONNECTION, b"transfer-encoding": _CODING, b"host": _HOST_FIELD}
     | {b"authorization": _BEARER, b"x-api-key": _KEY, b"x-request-id": _ID, b"expect": _EXPECT, b"content-type": _TYPE}
     | {b"api-key": _KEY, b"sec-websocket-protocol": _OFFER, b"traceparent": _TRACE, b"origin": _ORIGIN}
+    | {b"content-encoding": _ENCODING}
 )
 
 
@@ -64,6 +65,7 @@ class RequestFields:
         "chunked",
         "client",
         "codings",
+        "content_coding",
         "content_length",
         "content_type",
         "expect",
@@ -83,6 +85,7 @@ class RequestFields:
         self.client = ""  # behind the proxies that are believed; only where there are any
         self.content_length: int | None = None
         self.content_type = b""
+        self.content_coding = b""
         self.chunked = False
         self.codings: list[bytes] = []
         self.expect = b""
@@ -137,6 +140,11 @@ class RequestFields:
                 offer = self._without_key(pair[1])
                 if offer and name not in strip:
                     forwarded.append((pair[0], offer))
+            elif kind == _ENCODING:
+                if pair[1].lower() not in (b"", b"identity"):
+                    self.content_coding += b", " * bool(self.content_coding) + pair[1]
+                if name not in strip:
+                    forwarded.append(pair)
         self.forwarded = forwarded
 
     def _without_key(self, offer: bytes) -> bytes:

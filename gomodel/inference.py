@@ -1,21 +1,37 @@
 """Inference routes: find the selector, choose the instance, send the body on without the instance's prefix.
 
 Decides how far a body is read (contract section 4): to the selector and no further, but for a response that may
-continue another one while several instances could make it. Knows nothing of connections.
+continue another one while several instances could make it. Decides that a body which takes long to read waits its turn.
+Knows nothing of connections.
 """
+
+import asyncio
+from typing import Protocol, TypeVar
 
 from .affinity import Affinity
 from .body import RequestBody
 from .continuation import PreviousResponse
-from .errors import GatewayError, ModelRequired, NotFound, Overloaded
+from .errors import GatewayError, ModelRequired, NotFound, Overloaded, UnsupportedCoding
 from .forward import Forwarder, Outgoing
 from .message import Request
 from .models import ModelLists
 from .multipart import MultipartScan, boundary
 from .providers import Choice, Instance, Providers
 from .routes import Kind, Route
-from .selector import JsonScan, Selector, find, prefix_length
+from .selector import JsonScan, Selector, prefix_length, usual
 from .spool import Spool
+
+_Found_co = TypeVar("_Found_co", covariant=True)
+_Result = TypeVar("_Result")
+
+
+class Scan(Protocol[_Found_co]):
+    """Looks for something in a body that it is fed in pieces; what `paused` means is said in `members`."""
+
+    paused: bool
+
+    def feed(self, piece: bytes | bytearray, /) -> _Found_co:
+        """Look at the next piece."""
 
 
 class Inference:
@@ -29,20 +45,20 @@ class Inference:
         self._forwarder = forwarder
         self._affinity = affinity
         self._limit = limit_bytes
+        self._reading = asyncio.Lock()
 
     async def handle(self, request: Request) -> None:
         """POST to an inference route."""
         body = RequestBody(request, self._limit)
+        if request.fields.content_coding:
+            raise UnsupportedCoding(request.fields.content_coding)
         if request.fields.content_type[:19].lower() == b"multipart/form-data":
             await self._form(request, body)
             return
-        selector: Selector | None
-        held: bytes | bytearray
-        if body.arrived:
-            held = body.held()
-            selector = find(held) if held else None
-        else:
-            selector, held = await _scan(body)
+        held: bytes | bytearray = body.held() if body.arrived else b""
+        selector = usual(held)
+        if selector is None:
+            selector, held = await self._scan(body, held)
         removed = 0
         choice = await self._choose(selector, request.route)
         if selector is not None and choice.bound:
@@ -75,7 +91,7 @@ class Inference:
                     scan.finish()
                     break
                 spool.write(piece)
-                selector = scan.feed(piece)
+                selector = await self._feed(scan, piece)
             choice = await self._choose(selector, request.route)
             removed = 0
             if selector is not None and choice.bound:
@@ -158,7 +174,7 @@ class Inference:
         to the end of one without it, and waits in a spool.
         """
         previous = PreviousResponse()
-        previous.feed(held)
+        await self._feed(previous, held)
         waiting = not (previous.done or body.exhausted)
         spool = Spool(body)
         try:
@@ -166,7 +182,7 @@ class Inference:
                 spool.write(held)
             while not previous.done and (piece := await body.read()):
                 spool.write(piece)
-                previous.feed(piece)
+                await self._feed(previous, piece)
             if previous.id is not None:
                 try:
                     owner = await self._affinity.home(previous.id)
@@ -184,6 +200,26 @@ class Inference:
         finally:
             spool.close()
 
+    async def _scan(self, body: RequestBody, piece: bytes | bytearray) -> tuple[Selector | None, bytearray]:
+        """Read on from `piece` until the selector is known, or to the end of a body without one."""
+        scan = JsonScan()
+        selector = None
+        while selector is None and (piece := piece or await body.read()):
+            selector = await self._feed(scan, piece)
+            piece = b""
+        if selector is None and scan.held:
+            scan.finish()
+        return selector, scan.held
+
+    async def _feed(self, scan: Scan[_Result], piece: bytes | bytearray) -> _Result:
+        """Feed a piece, however long that takes: one body at a time goes on with what is not done in one turn."""
+        found = scan.feed(piece)
+        while scan.paused:
+            async with self._reading:
+                await asyncio.sleep(0)
+                found = scan.feed(b"")
+        return found
+
 
 def _spooled(request: Request, choice: Choice, spool: Spool, body: RequestBody, removed: int = 0) -> Outgoing:
     """What waits in `spool` and the rest of `body`; held in memory and sent at once while it is small."""
@@ -194,17 +230,3 @@ def _spooled(request: Request, choice: Choice, spool: Spool, body: RequestBody, 
     outgoing = Outgoing(request, choice, b"", spool, removed_bytes=removed)
     outgoing.spool = spool if rest is None else None
     return outgoing
-
-
-async def _scan(body: RequestBody) -> tuple[Selector | None, bytearray]:
-    """Read until the selector is known, or to the end of a body without one."""
-    scan = JsonScan()
-    selector = None
-    while selector is None:
-        piece = await body.read()
-        if not piece:
-            if scan.held:
-                scan.finish()
-            break
-        selector = scan.feed(piece)
-    return selector, scan.held

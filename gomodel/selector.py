@@ -2,12 +2,11 @@
 
 Decides the value of the selector, which bytes are its `<instance>/` prefix, and which bodies are refused because the
 answer would be unclear (contract section 4). Reads no further than the value, but for a second `model` in what is held.
-One scanner (`members`) serves both entrances, `find` for a body at hand and `JsonScan` for one in pieces. Knows nothing
-of HTTP, of instances, or of who forwards the bytes.
+`usual` knows most bodies that are at hand in one look; `JsonScan` reads any, in pieces and in turns (`members`). Knows
+nothing of HTTP, of instances, or of who forwards the bytes.
 """
 
 import json
-import re
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -15,9 +14,12 @@ from .errors import InvalidBody, ModelRequired
 from .members import (
     CLOSED,
     OPENERS,
+    PAUSED,
     QUOTE,
+    SLICE_BYTES,
     SPACE,
     Member,
+    Turn,
     compiled,
     opened,
     scalar,
@@ -32,6 +34,7 @@ _USUAL_VALUE = r'"([^"\\\x00-\x1f]++)"'
 # The usual body from its start to the end of a value that needs no unescaping, in one match; group 1 is the value.
 _usual = compiled(rf'(?:\xef\xbb\xbf)?+{SPACE}\{{{_MODEL.others}{SPACE}"model"{SPACE}:{SPACE}{_USUAL_VALUE}').match
 _usual_value = compiled(rf"{SPACE}{_USUAL_VALUE}").match
+_control = compiled(r"[\x00-\x1f]").search
 _to_slash = compiled(r"(?:[^\\/]++|\\(?!/|u002[fF]).|)*+(?:\\?/|\\u002[fF])").match
 
 
@@ -64,50 +67,49 @@ def prefix_length(raw: bytes) -> int:
     return found.end() if found else 0
 
 
-def find(body: bytes) -> Selector | None:
-    """The top-level `model` of a whole body; None for an object without one.
-
-    Raises InvalidBody for what is not a JSON object in UTF-8 as far as it had to be read, for a value that is no valid
-    string and for a second top-level `model`; ModelRequired for an empty value or one that is not a string.
-    """
-    usual = _usual(body)
-    if usual is not None:
-        return _usual_selector(usual, body)
-    result = next(_select(body))
-    if isinstance(result, Selector):
-        return result
-    if result != CLOSED:
-        raise _incomplete(body)
-    return None
+def usual(body: bytes | bytearray) -> Selector | None:
+    """The selector of a body that begins as most do; None for any that wants a closer look."""
+    found = _usual(body, 0, SLICE_BYTES)
+    if found is None:
+        return None
+    start, end = found.span(1)
+    if _may_have_second(body, end):
+        return None
+    return Selector(_text(body[start:end]), start, end)
 
 
 class JsonScan:
-    """`find` for a body that arrives in pieces.
+    """Finds the top-level `model` in a body fed in pieces, or in one.
 
-    `held` is everything fed so far, for the caller to forward; feeding it grows it, so keep no memoryview.
+    `held` is everything fed so far, for the caller to forward; feeding it grows it, so keep no memoryview. `paused`
+    says that the scan has given way: feed it b"" once the others have had their turn.
     """
 
-    __slots__ = ("_done", "_scan", "held")
+    __slots__ = ("_done", "_scan", "_turn", "held", "paused")
 
     def __init__(self) -> None:
         self.held = bytearray()
-        self._scan = _select(self.held)
+        self.paused = False
+        self._turn = Turn()
+        self._scan = _select(self.held, self._turn)
         self._done = False
 
-    def feed(self, piece: bytes) -> Selector | None:
-        """The selector as soon as its closing quote has been seen; not to be called after that. Raises as `find` does.
+    def feed(self, piece: bytes | bytearray) -> Selector | None:
+        """The selector as soon as its closing quote has been seen; not to be called after that.
 
-        A second `model` is looked for in what is held at that moment, not in what will only stream through.
+        Raises InvalidBody for what is not a JSON object in UTF-8 as far as it had to be read, for a value that is no
+        valid string and for a second top-level `model` in what is held at that moment, not in what will only stream
+        through; ModelRequired for an empty value or one that is not a string.
         """
-        usual = None if self.held else _usual(piece)
-        self.held += piece
-        if usual is not None:
-            self._done = True
-            return _usual_selector(usual, piece)
+        held, turn = self.held, self._turn
+        held += piece
+        turn.begin(len(held))
         result = next(self._scan)
         if isinstance(result, Selector):
+            self.paused = False
             self._done = True
             return result
+        self.paused = turn.over(result, len(held))
         self._done = result == CLOSED
         return None
 
@@ -117,56 +119,67 @@ class JsonScan:
         An empty body (nothing `held`) is not an object either; a caller with a rule for that asks first.
         """
         if not self._done:
-            raise _incomplete(self.held)
+            raise InvalidBody(
+                "The body ends inside its JSON object." if self.held else "The body is empty: send a JSON object."
+            )
 
 
-def _usual_selector(usual: re.Match[bytes], body: bytes | bytearray) -> Selector:
-    start, end = usual.span(1)
-    try:
-        value = body[start:end].decode()
-    except UnicodeDecodeError:
-        raise _invalid_value() from None
-    _refuse_second(body, end)
-    return Selector(value, start, end)
+def _may_have_second(body: bytes | bytearray, end: int) -> bool:
+    r"""Whether a second `model` may follow the value that ends at `end`: its name written out, or a letter escaped.
 
-
-def _refuse_second(body: bytes | bytearray, end: int) -> None:
-    r"""Raises InvalidBody when a second top-level `model` follows the value whose closing quote is at `end`.
-
-    Every letter of the name escapes to `\u006?`, so two searches settle nearly all bodies. What is broken there is
-    left for vLLM to refuse, as it is when nobody looks.
+    Every letter of the name escapes to `\u006?`, so two searches settle nearly all bodies.
     """
-    if body.find(b'"model"', end) < 0 and body.find(b"\\u006", end) < 0:
+    return body.find(b'"model"', end) >= 0 or body.find(b"\\u006", end) >= 0
+
+
+def _refuse_second(body: bytes | bytearray, turn: Turn, end: int) -> Generator[int, int | None, None]:
+    """Raises InvalidBody when a second top-level `model` follows the value whose closing quote is at `end`.
+
+    Yields while it needs another turn. What is broken there is left for vLLM to refuse, as it is when nobody looks.
+    """
+    if not _may_have_second(body, end):
         return
     try:
-        outcome = next(to_member(body, end + 1, _MODEL, after_value=True), None)
+        for result in to_member(body, turn, end + 1, _MODEL, after_value=True):
+            if result == CLOSED or (result != PAUSED and turn.end == len(body)):
+                return
+            yield result
     except InvalidBody:
         return
-    if outcome is None:
-        raise InvalidBody("The body has a second top-level `model`: servers disagree on which one counts.")
+    raise InvalidBody("The body has a second top-level `model`: servers disagree on which one counts.")
 
 
-def _select(body: bytes | bytearray) -> Generator[Selector | int, int | None, None]:
+def _select(body: bytearray, turn: Turn) -> Generator[Selector | int, int | None, None]:
     """Yields what `members` does until it can yield the selector."""
-    position = yield from opened(body)
-    position = yield from to_member(body, position, _MODEL, after_value=False)
-    usual = _usual_value(body, position)
-    if usual is not None:
-        yield _usual_selector(usual, body)
-        return
-    start = yield from token(body, position)
-    if body[start] != QUOTE:
-        if body[start] in OPENERS or scalar(body, start).end() > start:
-            raise ModelRequired("`model` must be a string.")
-        raise unexpected(body, start)
-    start, end = yield from string(body, start + 1)
-    value = _unescape(bytes(body[start:end]))
-    _refuse_second(body, end)
+    position = yield from opened(body, turn)
+    position = yield from to_member(body, turn, position, _MODEL, after_value=False)
+    plain = _usual_value(body, position, turn.end)
+    if plain is not None:
+        start, end = plain.span(1)
+        value = _text(body[start:end])
+    else:
+        start = yield from token(body, turn, position)
+        if body[start] != QUOTE:
+            if body[start] in OPENERS or scalar(body, start, turn.end).end() > start:
+                raise ModelRequired("`model` must be a string.")
+            raise unexpected(body, start)
+        start, end = yield from string(body, turn, start + 1)
+        value = _unescape(bytes(body[start:end]))
+    yield from _refuse_second(body, turn, end)
     yield Selector(value, start, end)
+
+
+def _text(raw: bytes | bytearray) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise _invalid_value() from None
 
 
 def _unescape(raw: bytes) -> str:
     """The string written as `raw`. A lone surrogate, which JSON lets pass, is no text."""
+    if control := _control(raw):
+        raise InvalidBody(f"`model` holds the byte {control[0][0]:#04x}, which JSON allows in a string only escaped.")
     try:
         value: str = json.loads(f'"{raw.decode()}"')
         value.encode()
@@ -175,10 +188,6 @@ def _unescape(raw: bytes) -> str:
     if not value:
         raise ModelRequired("`model` must not be empty.")
     return value
-
-
-def _incomplete(body: bytes | bytearray) -> InvalidBody:
-    return InvalidBody("The body ends inside its JSON object." if body else "The body is empty: send a JSON object.")
 
 
 def _invalid_value() -> InvalidBody:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .forms import PATH, form, post
+from .forms import PATH, form, part, post
 from .scripted import request
 from .verdicts import OK, ask, own_error
 
@@ -39,6 +39,20 @@ async def test_the_field_chooses_the_instance_and_loses_its_name(pair, connect, 
         assert (seen.get("Transfer-Encoding"), seen.get("Content-Length")) == ("chunked", None)
     else:
         assert (seen.get("Transfer-Encoding"), seen.get("Content-Length")) == (None, str(len(expected)))
+
+
+@pytest.mark.parametrize("other", ["vllm-b/m", "vllm/m", ""])
+@pytest.mark.parametrize("where", ["first", "middle", "last"])
+async def test_a_second_model_is_a_400_since_servers_disagree_on_which_counts(pair, connect, where, other):
+    handle, *upstreams = pair
+    sent = form("vllm/m", where).removesuffix(b"--b0undary--\r\n") + part("model", other.encode(), "b0undary")
+    client = await connect(handle)
+    for body in (sent + b"--b0undary--\r\n", [sent, b"--b0undary--\r\n"]):
+        answer = await ask(client, post(body))
+        own_error(answer, 400, "invalid_body", "invalid_request_error")
+        assert "second field `model`" in answer.json()["error"]["message"]
+        client = await connect(handle)
+    assert [each.requests for each in upstreams] == [[], []]
 
 
 @pytest.mark.parametrize("where", ["first", "middle", "last"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gomodel.frames import LIMIT_BYTES, SessionUpdate
+from gomodel.frames import LIMIT_BYTES, TINY_BYTES, TINY_FRAMES_LIMIT, SessionUpdate
 
 from .tunnels import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
@@ -143,6 +143,29 @@ def test_only_the_first_update_is_shortened(sent, expected, done):
 def test_the_update_may_come_behind_what_is_none(name):
     sent = PASSED_OVER[name]
     assert fed([sent * 3 + event("vllm/m") + sent]) == (sent * 3 + event("m") + sent, True)
+
+
+@pytest.mark.parametrize("tiny", [frame(b"", PING), frame(b""), frame(b"x" * 9), event("")], ids=["p", "0", "9", "e"])
+def test_behind_more_tiny_frames_than_a_client_sends_nothing_is_looked_for(tiny):
+    assert fed([tiny * (TINY_FRAMES_LIMIT - 1), event("vllm/m")]) == (tiny * (TINY_FRAMES_LIMIT - 1) + event("m"), True)
+    for pieces in ([tiny * TINY_FRAMES_LIMIT + event("vllm/m")], [tiny] * TINY_FRAMES_LIMIT + [event("vllm/m")]):
+        assert fed(pieces) == (b"".join(pieces), True)
+
+
+def test_audio_may_come_before_it_for_as_long_as_it_likes():
+    audio = frame(b"x" * TINY_BYTES) * (2 * TINY_FRAMES_LIMIT)
+    assert fed([audio, event("vllm/m")]) == (audio + event("m"), True)
+
+
+def test_of_what_looks_like_an_event_only_so_much_is_parsed():
+    decoy = text(json.dumps({"type": "session.updates", "x": "x" * (LIMIT_BYTES // 2)}))
+    assert fed([decoy + event("vllm/m")]) == (decoy + event("m"), True)
+    assert fed([decoy * 2 + event("vllm/m")]) == (decoy * 2 + event("vllm/m"), True)
+
+
+def test_an_event_that_takes_long_to_read_passes_as_it_is():
+    members = rb'"\":1,' * 5000
+    assert fed([update("vllm/m", members.decode())]) == (update("vllm/m", members.decode()), False)
 
 
 def test_a_control_frame_is_not_held_back_by_the_search():

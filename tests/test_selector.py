@@ -10,11 +10,35 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gomodel.errors import GatewayError, InvalidBody, ModelRequired
-from gomodel.selector import JsonScan, Selector, find, prefix_length, split
+from gomodel.selector import JsonScan, Selector, prefix_length, split, usual
 
 modest = settings(derandomize=True, deadline=None, database=None, max_examples=250)
 
 Outcome = Selector | type[GatewayError] | None
+
+
+def find(body: bytes) -> Selector | None:
+    """As a whole body is read: at one look, or closely."""
+    selector = usual(body)
+    if selector is not None:
+        assert selector == scanned(body)
+        return selector
+    return scanned(body)
+
+
+def scanned(body: bytes) -> Selector | None:
+    scan = JsonScan()
+    selector = fed(scan, body)
+    if selector is None:
+        scan.finish()
+    return selector
+
+
+def fed(scan: JsonScan, piece: bytes) -> Selector | None:
+    selector = scan.feed(piece)
+    while scan.paused:
+        selector = scan.feed(b"")
+    return selector
 
 
 def whole(body: bytes) -> Outcome:
@@ -26,19 +50,19 @@ def whole(body: bytes) -> Outcome:
 
 def pieced(pieces: list[bytes]) -> tuple[Outcome, int]:
     """What a JsonScan says of these pieces, and how many bytes it had been fed when it said so."""
-    scan, fed, outcome = JsonScan(), 0, None
+    scan, length, outcome = JsonScan(), 0, None
     try:
         for piece in pieces:
-            fed += len(piece)
-            outcome = scan.feed(piece)
+            length += len(piece)
+            outcome = fed(scan, piece)
             if outcome is not None:
                 break
         scan.finish()
     except (InvalidBody, ModelRequired) as error:
-        return type(error), fed
+        return type(error), length
     finally:
-        assert scan.held == b"".join(pieces)[:fed]
-    return outcome, fed
+        assert scan.held == b"".join(pieces)[:length]
+    return outcome, length
 
 
 def single_bytes(body: bytes) -> list[bytes]:
@@ -236,6 +260,19 @@ def test_another_unicode_encoding_is_named_as_the_reason(encoding: str) -> None:
         find('{"model":"vllm/m"}'.encode(encoding))
 
 
+@pytest.mark.parametrize("at", [0, 1, 5, 40_000])
+def test_a_nul_byte_is_named_with_its_place(at: int) -> None:
+    start = b'{"a":' + b" " * 40_000
+    with pytest.raises(InvalidBody, match=rf"NUL byte at offset {at}:"):
+        find(start[:at] + b"\0" + start[at:])
+
+
+@pytest.mark.parametrize("control", ["\x00", "\n", "\x1f"])
+def test_a_control_character_in_the_value_is_named(control: str) -> None:
+    with pytest.raises(InvalidBody, match=f"byte {ord(control):#04x}, which JSON"):
+        find(b'{"model":"a' + control.encode() + b'b"}')
+
+
 def test_an_empty_body_is_told_apart_by_what_is_held() -> None:
     scan = JsonScan()
     assert scan.feed(b"") is None
@@ -382,7 +419,7 @@ def test_any_document_in_any_pieces_gives_what_json_gives(document: Pairs, seed:
     body = dice.choice((b"", b"", b"\xef\xbb\xbf")) + "".join(serialise(document, dice)).encode()
     model, count = truth(body)
     outcome = whole(body)
-    in_pieces, fed = pieced(cut(body, dice))
+    in_pieces, length = pieced(cut(body, dice))
     assert outcome == pieced([body])[0]
     if count == 0:
         assert outcome is None
@@ -395,7 +432,7 @@ def test_any_document_in_any_pieces_gives_what_json_gives(document: Pairs, seed:
         assert isinstance(first, Selector)
         assert first.value == model
         assert json.loads(body[first.start - 1 : first.end + 1]) == model
-        assert in_pieces == pieced([body[:fed]])[0]
+        assert in_pieces == pieced([body[:length]])[0]
         assert_only_the_prefix_goes(body, first)
 
 
@@ -427,8 +464,8 @@ def assert_one_outcome(body: bytes, dice: random.Random) -> None:
     """Pieces never change what is said of the bytes they hold; later bytes may only add a second `model`."""
     outcome = whole(body)
     assert pieced([body])[0] == outcome
-    in_pieces, fed = pieced(cut(body, dice))
-    assert in_pieces == pieced([body[:fed]])[0]
+    in_pieces, length = pieced(cut(body, dice))
+    assert in_pieces == pieced([body[:length]])[0]
     if in_pieces != outcome:
         assert isinstance(in_pieces, Selector)
         assert outcome is InvalidBody
