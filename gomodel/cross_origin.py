@@ -13,7 +13,7 @@ from .routes import Kind
 
 
 def sharing(origins: Origins) -> Middleware:
-    """Add the Access-Control fields to every answer, gomodel's own errors included (contract section 1)."""
+    """Add the Access-Control fields to every answer, gomodel's own errors included (contract section 2.6)."""
 
     async def share(request: Request, handler: Handler) -> Reply | None:
         fields = origins.fields(request.fields.origin)
@@ -52,8 +52,9 @@ async def _answer(request: Request, origins: Origins) -> Reply:
 def own_pages(origins: Origins | None, *, loopback: bool) -> Middleware:
     """Refuse pages of other sites where no key does; `loopback`: only this machine reaches the listener.
 
-    Such a page runs in the browser of somebody who can reach the gateway. It shows by its Origin, which WebSockets
-    have too; or by the Host, when its own name was made to lead here. Whether the gateway lives is no secret.
+    Contract section 2.7. Such a page runs in the browser of somebody who can reach the gateway. It shows by its Origin,
+    which WebSockets have too; or by the Host, when its own name was made to lead here. Whether the gateway lives is no
+    secret.
     """
 
     def refuse(request: Request, handler: Handler) -> Awaitable[Reply | None]:

@@ -83,7 +83,7 @@ def _parts(text: str) -> tuple[str | None, str | None, str, str]:
 
 def _at_the_instance(authority: str, site: Site) -> bool:
     host, _ = _split(authority)
-    return host in site.hosts or _is_here(host)
+    return any(host == each.rstrip(".") for each in site.hosts) or _is_here(host)
 
 
 def _own(path: str, site: Site) -> str:

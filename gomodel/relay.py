@@ -181,7 +181,7 @@ class Relay:
         if fields.locating:
             lines = localised(lines, self._site(), status)
         if request.cors:
-            lines = [line for line in lines if line[:15].lower() != b"access-control-"]
+            lines = [*(line for line in lines if line[:15].lower() != b"access-control-"), request.cors]
         parts = [status_line(status, message.reason), *lines]
         if self._chunked:
             parts.append(b"Transfer-Encoding: chunked\r\n")
@@ -197,8 +197,6 @@ class Relay:
         if not keep_alive:
             parts.append(b"Connection: close\r\n")
             request.keep_alive = False
-        if request.cors:
-            parts.append(request.cors)
         parts.append(b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (record.id.encode(), self._instance.label))
         if data:
             if self._chunked:

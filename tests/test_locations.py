@@ -20,7 +20,7 @@ def site(
     own: str = "/p/vllm",
     alias: bool = True,
 ) -> Site:
-    hosts = {"gpu-1.internal", "10.0.0.7", "fd00::7"}
+    hosts = {"gpu-1.internal", "gpu-2.internal.", "10.0.0.7", "fd00::7"}
     root = base.removesuffix("/v1")
     return Site(scheme, hosts, port, base, root, below_base, target, own + ("/v1" if alias else ""), own)
 
@@ -40,6 +40,7 @@ OWN = {
     f"{THERE}/v1/models": "/p/vllm/v1/models",
     "HTTP://GPU-1.Internal:8000/v1/models": "/p/vllm/v1/models",
     "http://gpu-1.internal.:8000/v1/models": "/p/vllm/v1/models",
+    "http://gpu-2.internal:8000/v1/models": "/p/vllm/v1/models",
     "http://u:p@gpu-1.internal:8000/v1/models": "/p/vllm/v1/models",
     "//gpu-1.internal:8000/v1/models": "/p/vllm/v1/models",
     "https://gpu-1.internal:8000/v1/models": "/p/vllm/v1/models",

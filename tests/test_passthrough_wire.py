@@ -78,6 +78,7 @@ PATHS = {
     "tokenize": "/tokenize",
     "v1/tokenize": "/tokenize",
     "v1/version": "/version",
+    "v1/tokenizer_info": "/tokenizer_info",
     "health": "/health",
     "metrics": "/metrics",
     "v2/rerank": "/v2/rerank",
