@@ -197,8 +197,10 @@ def allowed(request: Request, handler: Handler) -> Awaitable[Reply | None]:
             raise MethodNotAllowed(f"{method} is not served here.", allow or "GET, POST")
         if route.refusal is not None:
             if route.template == "*" and method == "OPTIONS":
-                return _options(request)
+                return _options("GET, HEAD, POST, DELETE, OPTIONS")
             raise route.refusal()
+        if method == "OPTIONS":
+            return _options(f"{allow}, OPTIONS")
         if route.kind is Kind.INFERENCE and wants_websocket(request):
             raise WebSocketNotServed
         raise MethodNotAllowed(f"{method} is not allowed here; use {allow}.", allow)
@@ -210,6 +212,6 @@ def allowed(request: Request, handler: Handler) -> Awaitable[Reply | None]:
     return handler(request)
 
 
-async def _options(request: Request) -> Reply:
-    """What the server as a whole can do (RFC 9110 9.3.7)."""
-    return Reply(204, headers={"Allow": "GET, HEAD, POST, DELETE, OPTIONS"})
+async def _options(allow: str) -> Reply:
+    """What a route, or the server as a whole, can do (RFC 9110 9.3.7). A balancer may ask so whether it lives."""
+    return Reply(204, headers={"Allow": allow})

@@ -181,6 +181,23 @@ async def test_options_of_the_server_as_a_whole_lists_the_methods(served):
     assert [each.connections for each in upstreams] == [[], []]
 
 
+@pytest.mark.parametrize(
+    ("target", "allow"),
+    [
+        ("/", "GET, HEAD, OPTIONS"),
+        ("/v1/chat/completions", "POST, OPTIONS"),
+        ("/v1/models/m", "GET, HEAD, OPTIONS"),
+        ("/v1/files", "DELETE, GET, HEAD, PATCH, POST, PUT, OPTIONS"),
+    ],
+)
+async def test_options_of_a_route_lists_its_methods_and_goes_nowhere(served, target, allow):
+    client, upstreams = await served()
+    answer = await ask(client, "OPTIONS", target)
+    assert (answer.status, answer.body, answer.get("Allow"), answer.end) == (204, b"", allow, "keepalive")
+    assert (await ask(client, "OPTIONS", "/nothing")).status == 404
+    assert [each.connections for each in upstreams] == [[], []]
+
+
 async def test_a_wrong_method_is_a_405_that_says_which_is_right(served):
     client, upstreams = await served()
     for method, target, allow in (("GET", "/v1/completions", "POST"), ("POST", "/health", "GET, HEAD")):
