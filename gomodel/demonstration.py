@@ -41,6 +41,7 @@ class _Simulation(Company):
         self._environ = environ
         self._tokens_per_s = tokens_per_s
         self._port = port
+        self._base_path = ""
         # Bound now, because their ports belong into the configuration.
         self._sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in _MODELS}
 
@@ -59,7 +60,9 @@ class _Simulation(Company):
             prefix = name.upper().replace("-", "_")
             environ[f"{prefix}_BASE_URL"] = f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
             environ[f"{prefix}_API_KEY"] = _INSTANCE_KEY
-        return from_environ(environ, files)
+        config = from_environ(environ, files)
+        self._base_path = config.base_path
+        return config
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -79,9 +82,7 @@ class _Simulation(Company):
     def ready(self, listeners: list[Listener]) -> None:
         # Whoever was to read the guide may have left; that is no reason to end.
         with suppress(OSError):
-            print(
-                _guide(*self._curl(listeners), self.load(Files()).base_path, self._key_in_words()), end="", flush=True
-            )
+            print(_guide(*self._curl(listeners), self._base_path, self._key_in_words()), end="", flush=True)
 
     def _key_in_words(self) -> str:
         for name in ("GOMODEL_MASTER_KEY", "GOMODEL_MASTER_KEY_FILE"):

@@ -69,7 +69,7 @@ def parse(text: str, environ: Mapping[str, str], origin: str = ".env") -> Dotenv
     values: dict[str, str] = {}
     unresolved: dict[str, str] = {}
     problems: list[str] = []
-    warnings: list[str] = []
+    warnings: dict[str, str] = {}  # one for each name
     referenced: set[str] = set()
     lines: dict[str, int] = {}
     known = ChainMap(dict(environ), values)
@@ -83,7 +83,7 @@ def parse(text: str, environ: Mapping[str, str], origin: str = ".env") -> Dotenv
             problems.append(f"{where}: is not NAME=value")
             continue
         if name in lines:
-            warnings.append(f"{where}: {name} is set again; line {lines[name]} has no effect")
+            warnings[name] = f"{where}: {name} is set again; line {lines[name]} has no effect"
         lines[name] = line
         referenced |= {atom.name for atom in parse_variables(value) if isinstance(atom, Variable)}
         if name not in environ:
@@ -100,7 +100,7 @@ def parse(text: str, environ: Mapping[str, str], origin: str = ".env") -> Dotenv
         unresolved | values,
         tuple(problems),
         frozenset(unresolved),
-        tuple(warnings),
+        tuple(warnings.values()),
         frozenset(referenced),
         ended=not text or text.endswith(("\n", "\r")),
     )

@@ -53,7 +53,7 @@ class Reader:
         if _is_quoted(text.strip()):
             self.warnings.append(
                 f"{name} begins and ends with a quote, which is part of the value; "
-                "docker's env files and systemctl set-environment take quotes as they stand"
+                "docker's and kubectl's env files take quotes as they stand"
             )
         return value
 

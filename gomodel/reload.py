@@ -24,7 +24,10 @@ Load = Callable[[Files], Config]
 
 # Whoever writes a file has mostly written all of it in this time.
 SETTLE_S = 0.1
-READINGS = 10
+# So many readings in a row, SETTLE_S apart, must agree; more when something is missing that was there before.
+AGREED = 2
+AGREED_ON_LESS = 10
+READINGS = 30
 # Nothing here takes that long but a file system that hangs.
 LIMIT_S = 5.0
 
@@ -58,8 +61,12 @@ class Rereading:
         if self.busy:
             self._again = True
             return
-        Thread(target=self._watch, args=(current,), daemon=True, name="reload").start()
         self.busy = True
+        try:
+            Thread(target=self._watch, args=(current,), daemon=True, name="reload").start()
+        except RuntimeError:
+            self._outcome = ConfigError(["there is no thread left to read it with"])
+            self._finished()
 
     def result(self, current: Config) -> Config | None:
         """The configuration to go on with, its changes logged; None, with all its problems logged, to stay with
@@ -80,11 +87,13 @@ class Rereading:
 
     def _watch(self, current: Config) -> None:
         read: list[Config | ConfigError] = []
-        reader = Thread(target=self._read, args=(current, read.append), daemon=True, name="reload")
-        reader.start()
-        reader.join(LIMIT_S)
-        self._outcome = read[0] if read else ConfigError(["its files could not be read in time"])
-        self._finished()
+        try:
+            reader = Thread(target=self._read, args=(current, read.append), daemon=True, name="reload")
+            reader.start()
+            reader.join(LIMIT_S)
+        finally:
+            self._outcome = read[0] if read else ConfigError(["its files could not be read in time"])
+            self._finished()
 
     def _read(self, current: Config, say: Callable[[Config | ConfigError], object]) -> None:
         try:
@@ -94,8 +103,8 @@ class Rereading:
 
 
 def read_again(load: Load, current: Config) -> Config:
-    """The new configuration, once two readings of it agree. Raises ConfigError when `current` is to stay."""
-    config = _settled(load)
+    """The new configuration, once its files are whole. Raises ConfigError when `current` is to stay."""
+    config = _settled(load, current)
     if vanished := _vanished(config, current):
         raise ConfigError(vanished)
     if current.certificate is not None:
@@ -104,24 +113,38 @@ def read_again(load: Load, current: Config) -> Config:
     return config
 
 
-def _settled(load: Load) -> Config:
-    """Editors and copies truncate a file before they write it, and may take their time in between."""
+def _settled(load: Load, current: Config) -> Config:
+    """The configuration when so many readings in a row agree as it takes to believe it. Raises ConfigError.
+
+    Editors and copies truncate a file before they write it, and may take their time in between.
+    """
     files = Files()
     before: object = None
+    agreed = 0
     for _ in range(READINGS):
+        needed = AGREED
         try:
             config = load(files)
             found: Config | ConfigError = config
             state: object = (config, config.dotenv, config.dotenv_ended)
+            if _gone(config, current) or _vanished(config, current):
+                needed = AGREED_ON_LESS
         except ConfigError as error:
             found, state = error, error.problems
-        if state == before:
+        agreed = agreed + 1 if state == before else 1
+        if agreed >= needed:
             if isinstance(found, Config):
                 return found
             raise found
         before = state
         sleep(SETTLE_S)
     raise ConfigError(["its files are being written; send SIGHUP again when they are whole"])
+
+
+def _gone(config: Config, current: Config) -> list[str]:
+    """The instances that `current` has and `config` has not."""
+    left = {each.name for each in config.instances}
+    return [each.name for each in current.instances if each.name not in left]
 
 
 def _vanished(config: Config, current: Config) -> list[str]:
@@ -153,8 +176,7 @@ def _taken(config: Config, current: Config) -> Config:
         fixed["certificate"] = current.certificate
     _logger.info("The configuration was read again; requests that run end by the old one")
     notices.settings(config)
-    left = {each.name for each in config.instances}
-    if gone := [each.name for each in current.instances if each.name not in left]:
+    if gone := _gone(config, current):
         _logger.warning("No longer configured, and no longer served: %s", ", ".join(gone))
     if ignored:
         _logger.warning("Changed but ignored until a restart: %s", ", ".join(ignored))

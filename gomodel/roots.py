@@ -28,10 +28,15 @@ def postponed() -> Iterator[None]:
     _postponed = True
 
 
+def missing(config: Config) -> bool:
+    """Whether an instance of `config` needs the root certificates and they have not been read."""
+    return _postponed and any(each.base_url.startswith("https:") for each in config.instances)
+
+
 def provide(config: Config) -> None:
-    """Read the root certificates if an instance of `config` needs them and they have not been read."""
+    """Read the root certificates if they are missing; takes milliseconds, and as long as the disk wants."""
     global _postponed  # noqa: PLW0603
-    if _postponed and any(each.base_url.startswith("https:") for each in config.instances):
+    if missing(config):
         from aiohttp import connector  # noqa: PLC0415 - not before `postponed`
 
         connector._SSL_CONTEXT_VERIFIED.load_default_certs()

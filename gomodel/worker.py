@@ -14,7 +14,7 @@ from . import siblings
 from .config import Config
 from .listeners import Listener
 from .orders import HEADER_BYTES, Message, encoded
-from .roots import provide
+from .roots import missing, provide
 from .serving import Serving
 from .signals import STOPPING, Signals
 
@@ -94,7 +94,7 @@ async def _obey(reader: asyncio.StreamReader, serving: Serving) -> None:
             siblings.process.lost()
             serving.drain()
             return
-        if message[0] == "reload":
+        if message[0] == "reload" and missing(message[1]):
             await asyncio.to_thread(provide, message[1])
         _follow(message, serving)
 

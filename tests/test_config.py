@@ -838,7 +838,7 @@ def test_two_instances_at_one_address_are_worth_a_warning(one: str, other: str, 
 
 
 QUOTED = "{} begins and ends with a quote, which is part of the value; " + (
-    "docker's env files and systemctl set-environment take quotes as they stand"
+    "docker's and kubectl's env files take quotes as they stand"
 )
 
 

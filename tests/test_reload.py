@@ -16,12 +16,12 @@ from gomodel.files import Files
 from gomodel.reload import Rereading, read_again
 
 from .processes import RUN, Run
-from .scripted import RawClient, ScriptedUpstream, request, response
+from .scripted import SAFETY_S, RawClient, ScriptedUpstream, request, response
 
 KEY = "GOMODEL_MASTER_KEY=k\n"
 GONE = "GOMODEL_MASTER_KEY was set and is gone; restart to serve without a key"
 VANISHED = ".env was in use and is now missing or sets nothing; restart to serve without it"
-IMPATIENT = f"import gomodel.files; gomodel.files.PATIENCE_S = 0.05; {RUN}"
+IMPATIENT = f"import gomodel.files as f, gomodel.reload as r; f.PATIENCE_S = 0.05; r.SETTLE_S = 0.01; {RUN}"
 CHAT = request("POST", "/v1/chat/completions", [("Connection", "close")], b'{"model": "m"}')
 
 
@@ -126,6 +126,26 @@ class Writer:
 
 
 @pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("absent", range(1, reload.AGREED_ON_LESS))
+@pytest.mark.parametrize("half", [KEY, KEY + "VLLM_A_BASE_URL=http://a/v1\n", "", None])
+def test_what_is_missing_for_less_than_a_second_is_being_written(tmp_path: Path, half: str | None, absent: int) -> None:
+    env = tmp_path / ".env"
+    put(env, KEY + TWO)
+    current, writer = load({}, env), Writer(env, [half] * absent + [KEY + TWO])
+    assert read_again(writer.load, current) == current
+    assert writer.readings == absent + 2
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_instance_is_gone_when_it_stays_away(tmp_path: Path) -> None:
+    env = tmp_path / ".env"
+    put(env, TWO)
+    current, writer = load({}, env), Writer(env, ["VLLM_A_BASE_URL=http://a/v1\n"])
+    assert [each.name for each in read_again(writer.load, current).instances] == ["vllm-a"]
+    assert writer.readings == reload.AGREED_ON_LESS
+
+
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize(
     "steps",
     [
@@ -178,10 +198,32 @@ async def test_instances_that_disappear_are_a_warning(tmp_path: Path, caplog: py
     finished = threading.Event()
     rereading = Rereading(lambda files: load({}, env, files), finished.set)
     rereading.begin(current)
-    await asyncio.to_thread(finished.wait)
+    assert await asyncio.to_thread(finished.wait, SAFETY_S)
     with caplog.at_level(logging.WARNING, "gomodel"):
         assert rereading.result(current) is not None
     assert caplog.messages == ["No longer configured, and no longer served: vllm-b"]
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_without_a_thread_the_old_configuration_stays(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    threads = [threading.Thread] * left
+
+    def thread(*arguments: Any, **options: Any) -> Any:
+        if not threads:
+            raise RuntimeError("can't start new thread")
+        return threads.pop()(*arguments, **options)
+
+    monkeypatch.setattr(reload, "Thread", thread)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    current, finished = load({}, None), threading.Semaphore(0)
+    rereading = Rereading(lambda files: load({}, None, files), finished.release)
+    rereading.begin(current)
+    assert finished.acquire(timeout=SAFETY_S)
+    assert rereading.result(current) is None
+    assert "the old one stays" in caplog.text
+    assert not rereading.busy
 
 
 @pytest.mark.usefixtures("at_once")
@@ -199,7 +241,7 @@ def test_what_hangs_is_given_up_and_heard_of_no_more(
 
     rereading = Rereading(reading, finished.release)
     rereading.begin(current)
-    finished.acquire()
+    assert finished.acquire(timeout=SAFETY_S)
     assert rereading.result(current) is None
     assert caplog.messages == [
         "The new configuration is not used, the old one stays: its files could not be read in time"
@@ -209,7 +251,7 @@ def test_what_hangs_is_given_up_and_heard_of_no_more(
     rereading.begin(current)
     rereading.begin(current)  # while the first is under way
     for busy in (True, False):
-        finished.acquire()
+        assert finished.acquire(timeout=SAFETY_S)
         found = rereading.result(current)
         assert found is not None
         assert (found.log_level, rereading.busy) == ("debug", busy)
@@ -233,7 +275,7 @@ async def test_a_file_caught_while_it_is_replaced_opens_nothing(
     env = tmp_path / ".env"
     settings = f"VLLM_BASE_URL={upstream.base_url}\n"
     env.write_text(settings + KEY)
-    process = await run({"GOMODEL_WORKERS": workers})
+    process = await run({"GOMODEL_WORKERS": workers}, code=IMPATIENT)
     port = await process.listening()
     assert await status(port) == 401
     await asyncio.to_thread(how, env)
@@ -301,7 +343,7 @@ async def test_a_half_written_file_sends_no_prompt_elsewhere(
     env = tmp_path / ".env"
     whole = f"LOG_LEVEL=info\nVLLM_BASE_URL={upstream.base_url}\n"
     env.write_text(whole)
-    process = await run({"GOMODEL_WORKERS": workers, "GOMODEL_MASTER_KEY": ""})
+    process = await run({"GOMODEL_WORKERS": workers, "GOMODEL_MASTER_KEY": ""}, code=IMPATIENT)
     port = await process.listening()
     env.write_text(whole.splitlines(keepends=True)[0])
     process.signal(signal.SIGHUP)
