@@ -26,7 +26,7 @@ class Pausing(Protocol):
 class ClientConnection(RequestHandler):
     """A connection that a client opened."""
 
-    __slots__ = ("_look", "_lost", "_unsent", "client", "feeder", "write_idle_s")
+    __slots__ = ("_ending", "_look", "_lost", "_unsent", "client", "feeder", "write_idle_s")
 
     def __init__(self, manager: Any, *, write_idle_s: float, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
@@ -34,6 +34,7 @@ class ClientConnection(RequestHandler):
         self.feeder: Pausing | None = None
         self._lost = False
         self._look: asyncio.TimerHandle | None = None
+        self._ending: asyncio.TimerHandle | None = None
         self._unsent = 0  # when writing was paused or `progressed` was last asked
         self.client = ""  # the peer's address
 
@@ -42,9 +43,16 @@ class ClientConnection(RequestHandler):
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else "unix"
 
+    @property
+    def opening(self) -> bool:
+        """Whether it is not a connection yet: the TLS handshake goes on, or has failed."""
+        return self.transport is None and not self._lost
+
     def eof_received(self) -> None:
         """A FIN: the client has left (README). asyncio would first send what waits, to one that reads no more."""
-        if self.feeder is not None:
+        transport = self.transport
+        # Over TLS asyncio says so also of an end that is our own.
+        if self.feeder is not None and transport is not None and not transport.is_closing():
             self.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -52,6 +60,9 @@ class ClientConnection(RequestHandler):
         if self._look is not None:
             self._look.cancel()
             self._look = None
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
         super().connection_lost(exc)
 
     def _pause_transport_reading(self) -> None:
@@ -146,9 +157,10 @@ class ClientConnection(RequestHandler):
         if left and left == before:
             transport.abort()
             return
-        transport.close()
+        if not transport.is_closing():  # closed twice, asyncio's TLS transport cannot be aborted any more
+            transport.close()
         if left:
-            self._loop.call_later(self.write_idle_s, self._end, transport, left)
+            self._ending = self._loop.call_later(self.write_idle_s, self._end, transport, left)
 
     def abort(self) -> None:
         """Drop the connection and what was not sent yet."""

@@ -25,11 +25,17 @@ def peer_closed(transport: asyncio.Transport) -> bool:
 
 
 def unsent(transport: asyncio.Transport | None) -> int:
-    """Bytes the peer has not confirmed, the transport's and the kernel's; 0 when the transport has none."""
-    left = transport.get_write_buffer_size() if transport is not None else 0
-    if left and transport is not None:
+    """Bytes the peer has not confirmed, the transport's and the kernel's; 0 when the transport has none.
+
+    Below a TLS transport is another, which nobody can ask; it has none when the kernel has none.
+    """
+    if transport is None:
+        return 0
+    left = transport.get_write_buffer_size()
+    if left or transport.get_extra_info("sslcontext") is not None:
         sock = transport.get_extra_info("socket")
-        left += int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        if sock is not None and sock.fileno() >= 0:
+            left += int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     return left
 
 

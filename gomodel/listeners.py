@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import Any
 
+from .close_notify import Parting
 from .config import ANY_HOST, LOOPBACK_HOST, Config, ConfigError
 from .settings import Certificate
 
@@ -115,6 +116,7 @@ def tls_context(config: Config) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     load_certificate(context, config.certificate)
     context.set_alpn_protocols(["http/1.1"])
+    context.sslobject_class = Parting
     return context
 
 

@@ -9,12 +9,13 @@ import logging
 import socket
 import ssl
 import sys
+from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
 from .app import App
 from .config import Config
-from .downstream import Server
+from .downstream import Downstream, Server
 from .listeners import BACKLOG, Listener, adopt, bind, load_certificate, tls_context
 from .message import Reply, Request
 from .providers import Instance, Providers
@@ -29,6 +30,11 @@ GRACE_S = 0.5
 _READ_BUFFER = 1 << 16
 # Connections taken in one turn of the loop, so that a burst of them does not stall the streams that run.
 _ACCEPTED_PER_TURN = 128
+# For the TLS handshakes of clients that the kernel had accepted when a drain began: hundreds, on a busy CPU.
+_HANDSHAKE_S = 2.0
+# asyncio's 30 s for what is unsent when a TLS connection closes would cut off a client that reads slowly. Longer than
+# any that reads at all takes; those who do not are for `ClientConnection` to end.
+_TLS_SHUTDOWN_S = 3600.0
 _POLL_S = 0.02
 _RETIRE_POLL_S = 0.1
 _CLOSE_LIMIT_S = 1.0
@@ -50,6 +56,8 @@ class Gateway:
         self._tls: ssl.SSLContext | None = None
         self._retiring: dict[App, asyncio.Task[None]] = {}  # replaced by a reload, with requests that still run
         self._closing: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._handshakes: deque[tuple[float, Downstream]] = deque()  # that began lately, and when
         self._started = False
 
     @property
@@ -93,7 +101,9 @@ class Gateway:
                 create = loop.create_unix_server
                 if sys.version_info >= (3, 13):
                     options["cleanup_socket"] = False  # the file may be another process's to remove
-            self._serving.append(await create(self._server, **options))
+            if each.tls:
+                options["ssl_shutdown_timeout"] = _TLS_SHUTDOWN_S
+            self._serving.append(await create(self._shake_hands if each.tls else self._server, **options))
             each.sock.listen(BACKLOG)
             self.port = self.port or each.port or 0
         self.telemetry.running.start(loop)
@@ -149,15 +159,9 @@ class Gateway:
         self.app.draining = True
         for client in self._server.clients:
             client.last = True
-        # What the kernel has accepted for us is ours to serve: a turn to take it, and some to make connections of it.
-        await _turns(2)
-        for server in self._serving:
-            if isinstance(server, asyncio.Server):  # it loses what it has accepted when it is closed; uvloop's does not
-                for each in server.sockets:
-                    loop.remove_reader(each.fileno())
-        await _turns(5)
+        await self._take_the_accepted()
         self._stop_listening()
-        await _turns(5)
+        await self._opened()
         began = now = loop.time()
         deadline = began + timeout_s
         while True:
@@ -168,6 +172,56 @@ class Gateway:
                 return len(self.telemetry.running.records)
             await asyncio.sleep(min(_POLL_S, deadline - now))
             now = loop.time()
+
+    async def _take_the_accepted(self) -> None:
+        """Make connections of all that the kernel has accepted for us; closing a listener would reset them."""
+        loop = asyncio.get_running_loop()
+        for server in self._serving:
+            if isinstance(server, asyncio.Server):  # it loses what it has accepted when it is closed; uvloop's does not
+                for each in server.sockets:
+                    loop.remove_reader(each.fileno())
+        await _turns(5)
+        # After the last of them the listeners are closed without a turn of the loop in between.
+        while _ACCEPTED_PER_TURN in [self._take(each) for each in self.listeners]:  # noqa: ASYNC110 - the kernel's queue
+            await asyncio.sleep(0)
+
+    def _take(self, listener: Listener) -> int:
+        """Take up to _ACCEPTED_PER_TURN connections; how many there were."""
+        for count in range(_ACCEPTED_PER_TURN):
+            try:
+                sock, _ = listener.sock.accept()
+            except OSError:  # none is left, or no descriptor for it
+                return count
+            sock.setblocking(False)
+            task = asyncio.create_task(self._open(sock, self._tls if listener.tls else None))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+        return _ACCEPTED_PER_TURN
+
+    async def _open(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+        try:
+            protocol = self._server if tls is None else self._shake_hands
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, sock, ssl=tls)
+        except OSError:
+            pass  # the client left, or did not speak TLS
+
+    async def _opened(self) -> None:
+        """Wait until what was accepted is a connection: for TLS handshakes too, but for no client that keeps silent."""
+        loop = asyncio.get_running_loop()
+        await _turns(5)
+        if self._opening:
+            await asyncio.wait(self._opening, timeout=_HANDSHAKE_S)
+        while any(client.opening for since, client in self._handshakes if loop.time() - since < GRACE_S):  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+
+    def _shake_hands(self) -> Downstream:
+        """A client of a TLS listener, which says nothing of it before the handshake is over."""
+        now, handshakes = asyncio.get_running_loop().time(), self._handshakes
+        while handshakes and now - handshakes[0][0] >= GRACE_S:
+            handshakes.popleft()
+        client = self._server()
+        handshakes.append((now, client))
+        return client
 
     def _stop_listening(self) -> None:
         for server in self._serving:
@@ -197,9 +251,9 @@ class Gateway:
         ends = [client._task_handler for client in clients if client._task_handler is not None]
         for client in clients:
             client.abort()
-        for task in self._retiring.values():
+        for task in (*self._opening, *self._retiring.values()):
             task.cancel()
-        ends += self._closing
+        ends += [*self._closing, *self._opening]
         if ends:
             await asyncio.wait(ends, timeout=_CLOSE_LIMIT_S)
         self.telemetry.running.stop()

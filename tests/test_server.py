@@ -158,16 +158,22 @@ async def test_no_client_is_taken_once_the_drain_has_begun(
     assert await drain == 0
 
 
-async def test_a_client_the_kernel_had_accepted_before_the_drain_is_served(
-    gateway: Any, upstream: ScriptedUpstream, connect: Any
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_clients_the_kernel_had_accepted_before_the_drain_are_served(
+    gateway: Any, upstream: ScriptedUpstream, kind: str, tmp_path: Path
 ) -> None:
-    handle = await gateway(vllm=upstream)
-    # No turn of the loop between these: the gateway has not seen the client when the drain begins.
-    sock = socket.create_connection(("127.0.0.1", handle.port), SAFETY_S)
-    sock.sendall(HEALTH)
+    path = str(tmp_path / "s")
+    handle = await gateway(vllm=upstream, **({"GOMODEL_UNIX_SOCKET": path, "PORT": ""} if kind == "unix" else {}))
+    # No turn of the loop between these: the gateway has seen none of the clients when the drain begins.
+    clients = [socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET) for _ in range(300)]
+    for sock in clients:
+        sock.settimeout(SAFETY_S)
+        sock.connect(path if kind == "unix" else ("127.0.0.1", handle.port))
+        sock.sendall(HEALTH)
     assert await drained(handle) == 0
-    assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
-    sock.close()
+    assert [sock.recv(1000)[:12] for sock in clients] == [b"HTTP/1.1 200"] * 300
+    for sock in clients:
+        sock.close()
 
 
 async def test_an_address_that_is_taken_leaves_nothing_behind(gateway: Any, upstream: ScriptedUpstream) -> None:

@@ -375,6 +375,28 @@ async def test_the_watchdog_is_not_fed_while_a_worker_hangs(
     manager.close()
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["a port", "a unix socket"])
+async def test_clients_that_came_while_the_workers_stood_still_are_served_at_sigterm(
+    run: Run, upstream: ScriptedUpstream, tmp_path: Path, shared: bool
+) -> None:
+    path = str(tmp_path / "g.sock")
+    environ = {**env_for(vllm=upstream), **({"GOMODEL_UNIX_SOCKET": path, "PORT": ""} if shared else {})}
+    process = await started(run, 2, environ)
+    for pid in children(process.pid):
+        os.kill(pid, signal.SIGSTOP)
+    clients = [await RawClient.connect(process.port, path=path if shared else None) for _ in range(50)]
+    for client in clients:
+        await client.send(HEALTH)
+    process.signal(signal.SIGTERM)
+    await process.says("SIGTERM: ending")
+    for pid in children(process.pid):
+        os.kill(pid, signal.SIGCONT)
+    assert [(await client.read_response()).status for client in clients] == [200] * 50
+    for client in clients:
+        client.wire.close()
+    assert await process.ended() == 0
+
+
 async def test_a_temporary_directory_that_is_none_is_not_missed(run: Run, upstream: ScriptedUpstream) -> None:
     process = await started(run, 2, {**env_for(vllm=upstream), "TMPDIR": "/nowhere/" + "x" * 131})
     for _ in range(10):
