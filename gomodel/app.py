@@ -12,7 +12,7 @@ from .body import RequestBody
 from .config import Config
 from .cross_origin import own_pages, preflights, sharing
 from .errors import ClientError, ModelRequired, NotFound, Overloaded
-from .forward import Forwarder, Outgoing
+from .forward import Forwarder
 from .forwarded import TrustedProxies
 from .frames import SessionUpdate
 from .inference import Inference
@@ -21,6 +21,7 @@ from .middleware import allowed, compose, errors, master_key, recording, sanity
 from .models import ModelLists
 from .operations import Operations
 from .origins import Origins, is_loopback
+from .outgoing import Outgoing
 from .providers import Choice, Instance, Providers
 from .routes import Kind, Router
 from .status_page import status_page
@@ -44,7 +45,7 @@ class App:
         self.refusing = False  # draining for so long that what comes now gets 503
         self.providers: Providers = Providers(config, previous.providers if previous is not None else None)
         self.models: ModelLists = ModelLists(self.providers, config, previous.models if previous is not None else None)
-        self._forwarder = Forwarder(self.providers, telemetry, config.retry)
+        self._forwarder = Forwarder(self.providers, telemetry, config.retry, self.models.reread)
         self._affinity: Affinity = Affinity(self.providers, previous._affinity if previous is not None else None)
         self._inference = Inference(
             self.providers, self.models, self._forwarder, self._affinity, config.body_limit_bytes

@@ -189,11 +189,14 @@ class StaleConnection(UpstreamError):
     """A reused connection died before any response byte: the keep-alive race, not the instance's failure."""
 
 
-class InstanceDraining(UpstreamError):
-    """The instance is shutting down and said so before it did anything with the request."""
+class KeyRefused(UpstreamError):
+    """The instance answered 401 to the gateway's key, or for want of one. The caller's own key was good."""
 
-    status = 503
-    code = "instance_draining"
+    code = "instance_key_refused"
+
+    def __init__(self, instance: str, *, configured: bool) -> None:
+        said = "refuses the gateway's key for it" if configured else "wants a key and the gateway has none for it"
+        super().__init__(f"Instance '{instance}' {said}. The caller's own key is not at fault.")
 
 
 class UpstreamTimeout(UpstreamError):
@@ -212,6 +215,17 @@ class Overloaded(GatewayError):
 
     def __init__(self, message: str, *, code: str, retry_after_s: float) -> None:
         super().__init__(message, code=code, headers={"Retry-After": str(max(1, math.ceil(retry_after_s)))})
+
+
+class TotalTimeout(GatewayError):
+    """The request took longer than HTTP_TIMEOUT: a limit of the gateway, not a failure of the instance."""
+
+    status = 504
+    type = "timeout_error"
+    code = "total_timeout"
+
+    def __init__(self) -> None:
+        super().__init__("The request took longer than the gateway allows (HTTP_TIMEOUT).")
 
 
 class Aborted(GatewayError):

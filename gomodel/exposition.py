@@ -120,6 +120,13 @@ FAMILIES = (
         _all_up,
     ),
     Family(
+        "gomodel_instance_key_refused",
+        "gauge",
+        ("upstream",),
+        "1 while the instance refuses the key of the gateway, in any worker; requests that others can take go there.",
+        max,
+    ),
+    Family(
         "gomodel_model_list_age_seconds",
         "gauge",
         ("upstream",),
@@ -185,6 +192,7 @@ def snapshot(
         "gomodel_upstream_retries_total": (((name,), count) for name, count in retries.items()),
         "gomodel_breaker_open": (((each.name,), int(not each.breaker.candidate(now))) for each in instances),
         "gomodel_instance_up": (((each.name,), _UP.get(each.health.state, 0)) for each in instances),
+        "gomodel_instance_key_refused": (((each.name,), int(each.health.key_refused)) for each in instances),
         "gomodel_model_list_age_seconds": _ages(models),
         "gomodel_event_loop_lag_seconds": [((), _plain(telemetry.lag))],
         "gomodel_build_info": [((VERSION,), 1)],

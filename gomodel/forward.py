@@ -1,23 +1,27 @@
-"""One client request to one of its candidate instances: breaker, connection, the safe retries, the relay.
+"""One client request to its candidate instances: breaker, connection, relay, and what follows a failed attempt.
 
-Decides what may be tried again (contract section 7): a connect failure, since nothing was sent; and once, on a fresh
-connection, a request whose reused connection died before any response byte, if all of it is still held and its route
-may be repeated. What may not be repeated never gets a reused connection, so that race cannot hit it.
+Makes the attempts and keeps account of them: in-flight counts, the breaker's verdicts, health, demotion. What may be
+tried again is decided by `attempts`. What may not be repeated never gets a reused connection, so the keep-alive race
+cannot hit it.
 
-What an instance that shuts down refuses goes to another candidate if all of the body is here, held or in a spool. A
-body that streams through is not kept, so the refusal of an upload that came in several pieces is the client's answer.
+What an instance refuses goes to another candidate if all of the body is here, held or in a spool. A body that streams
+through is not kept, so the refusal of an upload that came in several pieces is the client's answer.
 """
 
 import asyncio
 import random
 from collections.abc import Callable
 from time import monotonic
+from typing import NamedTuple
 
+from .attempts import REFUSALS, Outcome, Step, next_step
+from .breaker import Admission
 from .config import Retry
 from .errors import (
     CircuitOpen,
     ConnectError,
-    InstanceDraining,
+    GatewayError,
+    KeyRefused,
     Overloaded,
     StaleConnection,
     UpstreamError,
@@ -26,69 +30,38 @@ from .errors import (
 from .headers import request_head
 from .health import DRAINING
 from .message import Request
-from .providers import Choice, Instance, Providers
+from .outgoing import Outgoing
+from .providers import Instance, Providers
 from .record import Phase
 from .relay import INSTANCE_FAILURES, Relay
-from .spool import Source, Spool
 from .telemetry import Telemetry
 from .upstream import Channel
 
+_FORBIDDEN = 403
+# Beside 5xx: what an instance, or a proxy before it, answers at once to everything.
+_REFUSED = frozenset({_FORBIDDEN, 429})
 
-class Outgoing:
-    """What is to be sent, and how its answer is to be taken."""
 
-    __slots__ = (
-        "body",
-        "choice",
-        "parts",
-        "relay",
-        "removed_bytes",
-        "replayable",
-        "request",
-        "spool",
-        "tail",
-        "upgrade",
-    )
+class Attempt(NamedTuple):
+    """One attempt that is over."""
 
-    def __init__(
-        self,
-        request: Request,
-        choice: Choice,
-        held: bytes | bytearray,
-        body: Source | None = None,
-        *,
-        removed_bytes: int = 0,
-        replayable: bool = False,
-        relay: Callable[[Request, Instance], Relay] = Relay,
-        upgrade: bytes = b"",
-    ) -> None:
-        """`held` is the body as far as it was read, already without the `removed_bytes` of the selector's prefix.
-
-        `body` brings the rest, None when `held` is all; `replayable` says that the route may be repeated; `upgrade` is
-        the lines that ask for another protocol.
-        """
-        self.request = request
-        self.choice = choice
-        self.body = body
-        self.removed_bytes = removed_bytes
-        self.replayable = replayable and body is None
-        self.spool: Spool | None = None  # where all of `body` waits, so that it can be read again
-        self.relay = relay
-        self.upgrade = upgrade
-        self.tail: str = request.route.tail
-        self.parts: tuple[bytes | bytearray, ...] = (held,)
-        if request.fields.chunked:
-            end = b"\r\n" if held else b""
-            self.parts = (b"%x\r\n" % len(held) if held else b"", held, end if body else end + b"0\r\n\r\n")
+    instance: Instance
+    outcome: Outcome
+    relay: Relay
+    error: GatewayError | None = None  # what the client reads when nothing better comes
 
 
 class Forwarder:
     """Carries requests to instances."""
 
-    def __init__(self, providers: Providers, telemetry: Telemetry, retry: Retry) -> None:
+    def __init__(
+        self, providers: Providers, telemetry: Telemetry, retry: Retry, on_unloaded: Callable[[Instance], None]
+    ) -> None:
+        """`on_unloaded` is told of an instance that does not have a model which its list holds."""
         self._providers = providers
         self._telemetry = telemetry
         self._retry = retry
+        self._on_unloaded = on_unloaded
 
     async def forward(self, outgoing: Outgoing) -> None:
         """Send the request and relay the answer; returns when the answer is over, whole or aborted.
@@ -96,77 +69,101 @@ class Forwarder:
         Raises GatewayError when no response head went out.
         """
         request, choice = outgoing.request, outgoing.choice
-        record = request.record
         left = self._retry.max_retries
         fresh = not outgoing.replayable
-        failed: Instance | None = None
-        refused: ConnectError | None = None
+        held = outgoing.body is None or outgoing.spool is not None
+        last: Attempt | None = None
+        answer: Attempt | None = None  # the last refusal, for the case that nobody else can be reached
+        failed: list[Instance] = []  # a request counts once for an instance's breaker, however often it is tried there
+        moved = False
         while True:
             try:
-                instance = self._providers.admitted(choice)
+                instance, admission = self._providers.admitted(choice)
             except CircuitOpen:
-                if refused is None:
+                if last is None:
+                    request.record.instance = choice.instances[0].name
                     raise
-                record.blame("upstream", refused.code)
-                raise refused from None  # this request opened the breaker itself, and knows more than that it is open
-            if failed is not None:
-                record.retries += 1
-                self._telemetry.retries[failed.name] += 1
-            relay = outgoing.relay(request, instance)
-            relay.probe = not instance.breaker.closed
-            record.instance = instance.name
-            instance.in_flight += 1
-            failures = instance.health.failures
-            verdict = False
-            try:
-                channel = None if fresh else instance.pool.take()
-                if channel is None:
-                    channel = await self._connect(request, instance)
-                # Another instance may still take it as long as all of it is here and it was not bound to this one.
-                relay.failover = (
-                    left > 0 and len(choice.instances) > 1 and (outgoing.body is None or outgoing.spool is not None)
-                )
-                error = await relay.run(channel, (self._head(outgoing, instance), *outgoing.parts), outgoing.body)
-                if isinstance(error, ConnectError):
-                    raise error
-                verdict = True
-                self._judge(instance, relay, error, failures, sent=channel.sent)
-                if error is None:
-                    return
-                if left <= 0 or not isinstance(error, (StaleConnection, InstanceDraining)):
-                    if isinstance(error, StaleConnection):
-                        record.blame("upstream", error.code)
-                    raise error
-                if isinstance(error, StaleConnection):
-                    fresh = True
-                else:
-                    choice.instances.remove(instance)
-                    if outgoing.spool is not None:
-                        outgoing.spool.rewind()
-            except ConnectError as exc:
-                verdict = True
-                instance.breaker.failure(monotonic(), probe=relay.probe)
-                instance.health.failed(exc.code)
-                if left <= 0:
-                    record.blame("upstream", exc.code)
-                    raise
-                refused = exc
-                # Another candidate first; the same instance when it is the only one.
+                # This request has seen more than that the breaker is open, which it may have opened itself.
+                self._give(request, answer or last)
+                return
+            if last is not None:
+                request.record.retries += 1
+                self._telemetry.retries[last.instance.name] += 1
+            last = await self._attempt(outgoing, instance, admission, failed, fresh=fresh)
+            outcome = last.outcome
+            others = len(choice.instances) > 1
+            step = next_step(outcome, left=left, others=others, held=held, moved=moved, earlier=answer is not None)
+            if outcome in REFUSALS:
+                answer = last
+            if step is Step.DONE:
+                return
+            if step is Step.NEXT:
+                moved = moved or outcome is Outcome.UNLOADED
+                choice.instances.remove(instance)
+                if outgoing.spool is not None:
+                    outgoing.spool.rewind()
+            elif step is Step.LATER:
                 choice.instances.append(choice.instances.pop(choice.instances.index(instance)))
                 await self._back_off(request, self._retry.max_retries - left)
-            except UpstreamTimeout as exc:
-                if not verdict:  # the connect timed out
-                    verdict = True
-                    instance.breaker.failure(monotonic(), probe=relay.probe)
-                    instance.health.failed(exc.code)
-                record.blame("upstream", exc.code)
-                raise
-            finally:
-                instance.in_flight -= 1
-                if not verdict:
-                    instance.breaker.abandon(probe=relay.probe)
+            elif step is Step.FRESH:
+                fresh = True
+            else:
+                self._give(request, answer if step is Step.GIVE_EARLIER and answer is not None else last)
+                return
             left -= 1
-            failed = instance
+
+    @staticmethod
+    def _give(request: Request, attempt: Attempt) -> None:
+        """The client gets what an attempt brought. Raises its error when that was no answer."""
+        error = attempt.error
+        if error is None:
+            attempt.relay.deliver()
+            return
+        request.record.instance = attempt.instance.name
+        if isinstance(error, UpstreamError):
+            request.record.blame("upstream", error.code)
+        raise error
+
+    async def _attempt(
+        self, outgoing: Outgoing, instance: Instance, admission: Admission, failed: list[Instance], *, fresh: bool
+    ) -> Attempt:
+        """Try one instance; whatever happens the breaker has its verdict and the count is given back."""
+        relay = outgoing.relay(outgoing.request, instance)
+        outgoing.request.record.instance = instance.name
+        failures = instance.health.failures
+        instance.requests.enter()
+        try:
+            with admission:
+                try:
+                    channel = None if fresh else instance.pool.take()
+                    if channel is None:
+                        channel = await self._connect(outgoing.request, instance)
+                except (ConnectError, UpstreamTimeout) as exc:
+                    outcome = Outcome.NOT_CONNECTED if isinstance(exc, ConnectError) else Outcome.FAILED
+                    self._unreachable(instance, admission, exc, failed)
+                    return Attempt(instance, outcome, relay, exc)
+                if admission.trial:
+                    relay.trial = admission
+                error = await relay.run(channel, (self._head(outgoing, instance), *outgoing.parts), outgoing.body)
+                if isinstance(error, ConnectError):
+                    self._unreachable(instance, admission, error, failed)
+                    return Attempt(instance, Outcome.NOT_CONNECTED, relay, error)
+                if error is None and relay.refusal is None:
+                    self._judge_answer(outgoing, instance, admission, relay, failures)
+                    return Attempt(instance, Outcome.ANSWERED, relay)
+                if error is None:
+                    return self._refused(outgoing, instance, admission, relay, failures)
+                if isinstance(error, StaleConnection):  # closing an idle connection is no failure
+                    return Attempt(instance, Outcome.STALE, relay, error)
+                # One that closes on an upload that is still coming may refuse it so: over TLS its answer is lost with
+                # the reset. One client's uploads must not shut it for all.
+                if isinstance(error, UpstreamError) and (channel.sent or error.code != "connection_terminated"):
+                    now = monotonic()
+                    admission.failed(now, error.code)
+                    instance.demotion.failed(now)
+                return Attempt(instance, Outcome.FAILED, relay, error)
+        finally:
+            instance.requests.leave()
 
     @staticmethod
     def _head(outgoing: Outgoing, instance: Instance) -> bytes:
@@ -191,24 +188,63 @@ class Forwarder:
         connects[instance.name, "ok"] += 1
         return channel
 
-    def _judge(self, instance: Instance, relay: Relay, error: object, failures: int, *, sent: bool) -> None:
-        if relay.draining:
-            instance.health.failed(DRAINING)
-        if isinstance(error, (StaleConnection, InstanceDraining)):
-            # Closing an idle connection, or going away in good order, is no failure.
-            instance.breaker.abandon(probe=relay.probe)
-        elif isinstance(error, UpstreamError) and error.code == "connection_terminated" and not sent:
-            # It closed on an upload that was still coming, which may be how it refuses one: over TLS its answer is lost
-            # with the reset. One client's uploads must not shut it for all.
-            instance.breaker.abandon(probe=relay.probe)
-        elif relay.failed or isinstance(error, UpstreamError) or relay.status in INSTANCE_FAILURES:
-            instance.breaker.failure(monotonic(), probe=relay.probe)
-        elif relay.status:
-            instance.breaker.success(probe=relay.probe)
-            if not instance.health.settled:
-                instance.health.ok(failures)
+    @staticmethod
+    def _unreachable(instance: Instance, admission: Admission, error: UpstreamError, failed: list[Instance]) -> None:
+        """No connection came about, for a reason that the instance has to answer for."""
+        now = monotonic()
+        if admission.trial or instance not in failed:
+            failed.append(instance)
+            admission.failed(now, error.code)
+        instance.demotion.failed(now)
+        instance.health.failed(error.code)
+
+    @staticmethod
+    def _judge_answer(
+        outgoing: Outgoing, instance: Instance, admission: Admission, relay: Relay, failures: int
+    ) -> None:
+        """What an answer that went to the client says of the instance."""
+        status, now = relay.status, monotonic()
+        if relay.failed or status in INSTANCE_FAILURES:
+            admission.failed(now, relay.failed or f"status {status}")
+            instance.demotion.failed(now)
+            return
+        admission.succeeded(now)
+        if status >= 500 or status in _REFUSED:
+            # Not for a caller who chose the instance: it might be pushed aside by requests that can only fail.
+            if not outgoing.choice.bound:
+                instance.demotion.failed(now)
+        elif status < 400 and instance.demotion.until:
+            instance.demotion.over()
+        health = instance.health
+        if not health.settled:
+            if health.key_refused and outgoing.request.route.below_base and status != _FORBIDDEN:
+                health.accept_key()
+            health.ok(failures)
+
+    def _refused(
+        self, outgoing: Outgoing, instance: Instance, admission: Admission, relay: Relay, failures: int
+    ) -> Attempt:
+        """The instance is there and took no work: no failure for the breaker, and no success but for a trial."""
+        outcome, now = relay.refusal, monotonic()
+        assert outcome is not None
+        health, bound = instance.health, outgoing.choice.bound
+        error: GatewayError | None = None
+        if outcome is Outcome.KEY_REFUSED:
+            error = KeyRefused(instance.name, configured=instance.config.api_key is not None)
+            if outgoing.request.route.below_base:  # vLLM asks for a key there alone; beside it other rules may hold
+                health.refuse_key()
+        elif outcome is Outcome.UNLOADED and not bound:
+            self._on_unloaded(instance)
+        if not bound or outcome is Outcome.BUSY:
+            instance.demotion.failed(now)
+        if outcome is Outcome.DRAINING:
+            health.failed(DRAINING)
         else:
-            instance.breaker.abandon(probe=relay.probe)  # the client's upload was at fault
+            if admission.trial:
+                admission.succeeded(now)
+            if not health.settled:
+                health.ok(failures)
+        return Attempt(instance, outcome, relay, error)
 
     async def _back_off(self, request: Request, attempt: int) -> None:
         retry = self._retry

@@ -32,7 +32,18 @@ class State(enum.Enum):
 class Health:
     """One instance's state; requests report failures and, only while `settled` is false, successes."""
 
-    __slots__ = ("_misses", "_name", "code", "failed_at", "failures", "on_fall", "settled", "since", "state")
+    __slots__ = (
+        "_misses",
+        "_name",
+        "code",
+        "failed_at",
+        "failures",
+        "key_refused",
+        "on_fall",
+        "settled",
+        "since",
+        "state",
+    )
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -43,6 +54,7 @@ class Health:
         self.failures = 0  # how many counted; an attempt that began before the last one says nothing of now
         self.code = ""  # of the last failure, an RFC 9209 word or one of vLLM's own life cycle
         self.failed_at = 0.0
+        self.key_refused = False  # it answers, and does nothing for the gateway's key
         self.on_fall: Callable[[], None] | None = None
 
     def ok(self, failures: int) -> None:
@@ -70,9 +82,27 @@ class Health:
         self.failures += 1
         self._enter(State.DRAINING if code == DRAINING else State.DOWN)
 
+    def refuse_key(self) -> None:
+        """The instance answered 401 to the gateway's own key, or for want of one."""
+        if self.key_refused:
+            return
+        self.key_refused = True
+        self.settled = False
+        _logger.warning(
+            "Instance %s refuses the key of the gateway; it gets no request that others can take", self._name
+        )
+        if self.on_fall is not None:
+            self.on_fall()
+
+    def accept_key(self) -> None:
+        """The instance answered what it guards with a key."""
+        if self.key_refused:
+            self.key_refused = False
+            _logger.info("Instance %s accepts the key of the gateway again", self._name)
+
     def _rise(self) -> None:
         self._misses = 0
-        self.settled = True
+        self.settled = not self.key_refused
         self._enter(State.UP)
 
     def _enter(self, state: State) -> None:

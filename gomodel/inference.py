@@ -12,10 +12,11 @@ from .affinity import Affinity
 from .body import RequestBody
 from .continuation import PreviousResponse
 from .errors import GatewayError, ModelRequired, NotFound, Overloaded, UnsupportedCoding
-from .forward import Forwarder, Outgoing
+from .forward import Forwarder
 from .message import Request
 from .models import ModelLists
 from .multipart import MultipartScan, boundary
+from .outgoing import Outgoing
 from .providers import Choice, Instance, Providers
 from .routes import Kind, Route
 from .selector import JsonScan, Selector, prefix_length, usual

@@ -25,8 +25,8 @@ from .errors import (
     MethodNotAllowed,
     ModelNotFound,
     Overloaded,
+    TotalTimeout,
     Unauthorized,
-    UpstreamTimeout,
     WebSocketNotServed,
     anthropic_body,
     openai_body,
@@ -120,7 +120,7 @@ async def errors(request: Request, handler: Handler) -> Reply | None:
         if not request.record.aborted or task is None:
             raise
         task.uncancel()
-        error = _why_aborted(request.record.reason)
+        error = _why_aborted(request.record.aborted)
     except Exception:
         _logger.exception("Request %s failed inside the gateway", request.record.id)
         error = InternalError()
@@ -128,7 +128,9 @@ async def errors(request: Request, handler: Handler) -> Reply | None:
         # A head is out: whatever happened, a second status line would be part of the body.
         request.record.blame("gomodel", error.code)
         request.keep_alive = False
-        request.protocol.truncate(close_delimited=True)
+        transport = request.protocol.transport
+        if transport is not None and not transport.is_closing():  # otherwise the relay has said so where it could
+            request.protocol.truncate(close_delimited=True)
         return None
     request.record.reason = request.record.reason or error.code
     if isinstance(error, ModelNotFound):
@@ -142,7 +144,7 @@ async def errors(request: Request, handler: Handler) -> Reply | None:
 
 def _why_aborted(reason: str) -> GatewayError:
     if reason == TOTAL:
-        return UpstreamTimeout("The request took over HTTP_TIMEOUT.")
+        return TotalTimeout()
     if reason == SHUTDOWN:
         return Overloaded("The gateway is shutting down.", code="draining", retry_after_s=5)
     return Aborted()

@@ -25,10 +25,15 @@ _FETCH_TIMEOUT_S = 10.0
 # All callers with an unknown model share one refresh, and not more than one a second (contract section 4).
 _UNKNOWN_INTERVAL_S = 1.0
 _LIST_LIMIT_BYTES = 16 << 20
+_UNAUTHORIZED = 401
 
 
 class ListError(Exception):
-    """An instance answered, but with no list of models; says why in our own words."""
+    """An instance answered, but with no list of models; says why in our own words. `status`: 0 when that was 200."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Entry(NamedTuple):
@@ -71,7 +76,7 @@ class ModelList:
 
     def publish(self) -> None:
         """Make these the models that the instance is chosen by."""
-        self.instance.models = tuple(entry.id for entry in self.entries)
+        self.instance.models = tuple(dict.fromkeys(entry.id for entry in self.entries))
 
     def age_s(self, now: float) -> float | None:
         """Since it was read, or since the start while it never was; None for one that is not asked for."""
@@ -155,11 +160,23 @@ class ModelLists:
             await asyncio.wait((self._unknown,), timeout=None if until is None else max(0.0, until - now))
 
     def keep_fresh(self, instance: Instance) -> None:
-        """Read the list of an instance that was found alive when it got old, so that no request has to wait for it."""
+        """Read the list of an instance that was found alive when it got old, so that no request has to wait for it.
+
+        One that refuses the gateway's key is asked each time, since that is how it is found out that it does no more.
+        """
         now = monotonic()
         for each in self.lists:
-            old = each.fetched_at is None or now - each.fetched_at >= self._refresh_s
-            if each.instance is instance and each.task is None and old and not each.configured:
+            if each.instance is instance and each.task is None:
+                old = each.fetched_at is None or now - each.fetched_at >= self._refresh_s
+                if instance.health.key_refused or (old and not each.configured):
+                    each.task = asyncio.create_task(self._fetch(each))
+
+    def reread(self, instance: Instance) -> None:
+        """Read the list of an instance that did not have a model of it, at most once a second."""
+        now = monotonic()
+        for each in self.lists:
+            recent = each.fetched_at is not None and now - each.fetched_at < _UNKNOWN_INTERVAL_S
+            if each.instance is instance and each.task is None and not (recent or each.configured):
                 each.task = asyncio.create_task(self._fetch(each))
 
     def _unknown_done(self, task: asyncio.Task[None]) -> None:
@@ -210,6 +227,8 @@ class ModelLists:
         try:
             entries = await fetch_list(instance, bare=self._ids != "prefixed")
         except (ListError, ClientError, OSError, ValueError) as exc:  # ValueError: a host that is no name
+            if isinstance(exc, ListError) and exc.status == _UNAUTHORIZED:
+                instance.health.refuse_key()
             # Once per outage: the lists are read again and again, and a wrong key stays wrong.
             if not each.failing:
                 each.failing = True
@@ -217,6 +236,9 @@ class ModelLists:
             return
         finally:
             each.task = None
+        instance.health.accept_key()
+        if each.configured:
+            return  # it was asked because of its key
         if each.failing:
             each.failing = False
             _logger.info("The model list of instance %s can be read again", instance.name)
@@ -247,7 +269,7 @@ async def fetch_list(instance: Instance, *, bare: bool = False) -> list[Entry]:
     timeout = ClientTimeout(total=_FETCH_TIMEOUT_S)
     async with instance.pool.session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
         if response.status != 200:
-            raise ListError(f"status {response.status}")
+            raise ListError(f"status {response.status}", response.status)
         body = await response.content.read(_LIST_LIMIT_BYTES)
         while piece := await response.content.read(_LIST_LIMIT_BYTES):
             body += piece

@@ -6,11 +6,14 @@ a single instance takes everything. Knows nothing of requests or of the client.
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from random import random
 from time import monotonic
 from urllib.parse import urlsplit
 
-from .breaker import Breaker
+from . import host_counts
+from .breaker import Admission, Breaker
 from .config import Config, InstanceConfig
+from .demotion import Demotion
 from .errors import CircuitOpen, ModelNotFound, ModelRequired
 from .health import Health, State
 from .pool import Pool
@@ -36,9 +39,11 @@ class Instance:
         self.root_path = url.path.removesuffix("/v1")
         self.own_fields = _own_fields(config)
         self.pool = Pool(config, settings.timeouts, resolver)
-        self.breaker = Breaker(settings.breaker)
+        self.breaker = Breaker(settings.breaker, config.name)
         self.health = Health(config.name)
-        self.in_flight = 0
+        self.demotion = Demotion()
+        # The address as well: a server is what is counted, and a reload may give its name to another one.
+        self.requests = host_counts.shared.counter(f"{config.name} {config.base_url}")
         self.models: tuple[str, ...] = config.models
         self.gaps = Histogram()
 
@@ -51,13 +56,30 @@ class Instance:
 
     def configure(self, config: InstanceConfig, settings: Config) -> None:
         """Go on by other settings, from the next connect, failure or request on."""
+        if config.api_key != self.config.api_key:
+            self.health.key_refused = False  # what is known of another key says nothing of this one
         self.config = config
         self.own_fields = _own_fields(config)
         self.pool.configure(settings.timeouts)
         self.breaker.configure(settings.breaker)
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests it serves for all workers of this host."""
+        return self.requests.total
+
+    def rank(self, now: float) -> tuple[int, int, float]:
+        """Its place among the candidates of a request, the least first; `now` is time.monotonic.
+
+        One that takes no work, or fails at once, is the idlest of all: that must not attract more.
+        """
+        useless = self.health.state in _LAST or self.health.key_refused
+        order = 2 if useless else 1 if self.demotion.until > now else 0
+        return order, self.requests.total, random()
+
     async def close(self) -> None:
         """Close its connections."""
+        self.requests.release()
         await self.pool.close()
 
 
@@ -102,7 +124,7 @@ class Providers:
         """Look up models anew after a list changed."""
         by_model: dict[str, list[Instance]] = {}
         for instance in self.instances.values():
-            for model in instance.models:
+            for model in dict.fromkeys(instance.models):  # a server may list a name twice
                 by_model.setdefault(model, []).append(instance)
         self.by_model = by_model
 
@@ -138,16 +160,18 @@ class Providers:
         listed = self.by_model.get(selector)
         if listed is None:
             return None
-        # sorted is stable, so ties keep the order of the instances. One that takes no work is the idlest of all.
-        order = sorted(listed, key=lambda each: (each.health.state in _LAST, each.in_flight))
-        return Choice(order, selector, bound=False)
+        if len(listed) == 1:
+            return Choice(listed.copy(), selector, bound=False)
+        now = monotonic()
+        return Choice(sorted(listed, key=lambda each: each.rank(now)), selector, bound=False)
 
-    def admitted(self, choice: Choice) -> Instance:
-        """The first instance of `choice` that its breaker lets through. Raises CircuitOpen."""
+    def admitted(self, choice: Choice) -> tuple[Instance, Admission]:
+        """The first instance of `choice` that its breaker lets through, and its pass. Raises CircuitOpen."""
         now = monotonic()
         for instance in choice.instances:
-            if instance.breaker.admit(now):
-                return instance
+            admission = instance.breaker.admit(now)
+            if admission is not None:
+                return instance, admission
         wait_s = min(instance.breaker.retry_after_s(now) for instance in choice.instances)
         names = ", ".join(f"'{instance.name}'" for instance in choice.instances)
         raise CircuitOpen(

@@ -3,9 +3,9 @@
 Decides how often to ask, what an answer means and when this gateway is ready. Knows nothing of the requests that
 report to the same `Health`, and answers about instances only: /health itself never depends on them.
 
-Ready is when at least one instance is up, its breaker lets requests through and this gateway is not draining. At the
-start nothing is known of an instance, and it counts once its first probe, sent at once, was answered; with no probes
-at all, what is not known to be down is taken to be up.
+Ready is when at least one instance is up and accepts the gateway's key, its breaker lets requests through and this
+gateway is not draining. At the start nothing is known of an instance, and it counts once its first probe, sent at once,
+was answered; with no probes at all, what is not known to be down is taken to be up.
 """
 
 import asyncio
@@ -35,6 +35,7 @@ _JITTER = 0.2
 FIRST_VERDICT_S = 0.5
 
 _ENGINE_DEAD = 503
+_KEY_REFUSED = "refuses_the_key"
 
 
 class Probes:
@@ -100,7 +101,7 @@ class Probes:
 
     async def _ask(self, instance: Instance, *, streaming: bool) -> None:
         health = instance.health
-        failures = health.failures
+        failures, began = health.failures, monotonic()
         code = await ask(instance)
         if code is None or (streaming and code in FORGIVEN):
             return  # whoever sends to clients is alive, however late it answers us
@@ -108,6 +109,8 @@ class Probes:
             health.failed(code)
         else:
             health.alive(failures)
+            if health.state is State.UP:
+                instance.breaker.probed(monotonic(), began)
             if self._on_alive is not None:
                 self._on_alive(instance)
         self._judge()
@@ -194,9 +197,12 @@ def report(instances: Iterable[Instance], *, asking: bool, draining: bool) -> tu
     for instance in instances:
         health, admits = instance.health, instance.breaker.candidate(now)
         able = health.state is State.UP or (health.state is State.UNKNOWN and not asking)
-        ready = ready or (able and admits)
+        ready = ready or (able and admits and not health.key_refused)
+        state = health.state.value
+        if able:
+            state = _KEY_REFUSED if health.key_refused else state if admits else "circuit_open"
         states[instance.name] = {
-            "state": health.state.value if admits or not able else "circuit_open",
+            "state": state,
             "for_s": round(now - health.since, 1),
             "last_error": health.code or None,
             "last_error_age_s": round(now - health.failed_at, 1) if health.code else None,

@@ -83,7 +83,7 @@ class Record:
         self.reason = ""
         self.trace = ""
         self.task: asyncio.Task[None] | None = None  # that serves it; cancelling it ends it in any phase
-        self.aborted = False  # cancelled on purpose, by `abort`
+        self.aborted = ""  # why it was cancelled on purpose, by `abort`
 
     def enter(self, phase: Phase, now: float, owner: Watched | None) -> None:
         """Start a phase; `owner` is told when it is overdue."""
@@ -101,11 +101,11 @@ class Record:
         """End the request now, whatever phase it is in; gomodel takes the blame."""
         self.blame("gomodel", reason)
         if self.task is not None and not self.aborted:
-            self.aborted = True
+            self.aborted = reason
             self.task.cancel()
 
 
-# Why a request was aborted that HTTP_TIMEOUT ended in a phase which nobody owns.
+# Why a request was aborted that took longer than HTTP_TIMEOUT.
 TOTAL = "total_timeout"
 # Why a request was aborted that ran at the end of its process.
 SHUTDOWN = "shutdown"
@@ -165,12 +165,11 @@ class Running:
             tick_s = min(tick_s, *(limits.tick_s for limits in self._earlier.values()), 1.0)
         for record in tuple(self.records):
             limits = self._earlier.get(record, self._limits) if self._earlier else self._limits
-            late = now - record.started > limits.total_s
-            if late or now - record.since > limits.idle_s[record.phase]:
+            if now - record.started > limits.total_s:
+                record.abort(TOTAL)  # the gateway's own limit, which is nobody's failure in any phase
+            elif now - record.since > limits.idle_s[record.phase]:
                 owner, record.owner = record.owner, None
-                if late and (owner is None or record.phase is Phase.WRITE):
-                    record.abort(TOTAL)
-                elif owner is not None:
+                if owner is not None:
                     owner.overdue(record.phase)
         self._due = turn + tick_s
         self._handle = loop.call_at(self._due, self._tick, loop)

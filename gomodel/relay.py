@@ -13,13 +13,15 @@ from time import monotonic
 
 from aiohttp.http import RawResponseMessage
 
+from . import refusals
+from .attempts import Outcome
+from .breaker import Admission
 from .errors import (
     BadRequest,
     BodyTooLarge,
     ClientError,
     ConnectError,
     GatewayError,
-    InstanceDraining,
     InternalError,
     StaleConnection,
     UpstreamTimeout,
@@ -36,8 +38,7 @@ from .upstream import Channel
 
 # The statuses that count as failures of the instance; a plain 500 may be the request's own fault (contract section 7).
 INSTANCE_FAILURES = frozenset({502, 503, 504})
-_SHUTDOWN = b"cannot schedule new futures after shutdown"
-_SHUTDOWN_LIMIT_BYTES = 4096
+_UNAUTHORIZED = 401
 
 _logger = logging.getLogger("gomodel")
 
@@ -46,6 +47,7 @@ class Relay:
     """One response on its way; a `Sink` to the upstream, a feeder to the client."""
 
     __slots__ = (
+        "_answered_early",
         "_channel",
         "_chunked",
         "_close_delimited",
@@ -61,11 +63,10 @@ class Relay:
         "_request",
         "_upload",
         "_withheld",
-        "draining",
         "failed",
-        "failover",
-        "probe",
+        "refusal",
         "status",
+        "trial",
     )
 
     def __init__(self, request: Request, instance: Instance) -> None:
@@ -84,18 +85,19 @@ class Relay:
         self._last = b""  # else the last bytes of payload
         self._held = False
         self._withheld: tuple[RawResponseMessage, ResponseFields, bytes] | None = None
+        self._answered_early = False  # before the upload ended; the rest of it will not be read
         self.status = 0
-        self.failed = False  # the instance broke off after the head
-        self.failover = False  # another instance may take the request
-        self.probe = False  # the breaker let this one through to see whether the instance is back
-        self.draining = False  # the instance said that it is shutting down
+        self.failed = ""  # how the instance broke off after the head
+        self.refusal: Outcome | None = None  # the answer says that no work was done; `deliver` gives it to the client
+        self.trial: Admission | None = None  # the breaker let this one through to see whether the instance is back
 
     async def run(
         self, channel: Channel, parts: Sequence[bytes | bytearray], body: Source | None
     ) -> GatewayError | None:
         """Send `parts`, then what `body` still brings; move the response. Returns the failure if no head went out.
 
-        A cancelled run, which is how a client's leaving arrives, closes the upstream connection at once.
+        Returns None as well when the answer is a `refusal`, of which the client has seen nothing yet. A cancelled run,
+        which is how a client's leaving arrives, closes the upstream connection at once.
         """
         self._channel = channel
         self._done = self._loop.create_future()
@@ -161,11 +163,13 @@ class Relay:
         """The head, with whatever of the body came in the same read: one write."""
         request, record = self._request, self._record
         status = message.code
-        if status == 500 and self._draining(message, fields, data, complete):
+        if status in refusals.STATUSES and self.refusal is None and self._withhold(message, fields, data, complete):
             return
         now = monotonic()
-        if self._upload is not None and not self._channel.sent:
-            request.keep_alive = False  # answered before the upload ended; the rest of it will not be read
+        if self._upload is not None and not (self._channel.sent or self.refusal):
+            self._answered_early = True
+        if self._answered_early:
+            request.keep_alive = False
         keep_alive = request.keep_alive and not self._protocol.last
         lines = fields.lines
         bodiless = request.method == "HEAD" or status in (204, 304)
@@ -209,10 +213,10 @@ class Relay:
         if complete and self._chunked:
             parts.append(b"0\r\n\r\n")
         self.status = record.status = status
-        if self.probe and status not in INSTANCE_FAILURES:
+        if self.trial is not None and status not in INSTANCE_FAILURES:
             # It answers again, which is all there was to find out; the answer itself may take minutes.
-            self.probe = False
-            self._instance.breaker.success(probe=True)
+            self.trial.succeeded(now)
+            self.trial = None
         request.started = True
         record.phase = Phase.DATA  # its owner stays: an upload that stalls now is still the client's
         record.since = now
@@ -290,23 +294,30 @@ class Relay:
         """The last bytes of payload that went out."""
         return self._frame[-6:-2] if self._frame else self._last
 
-    def _draining(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> bool:
-        """Whether a 500 is kept from the client: for now, until all of it is there, or for good.
-
-        A vLLM that shuts down with a drain time says 200 on /health and this to every new request, which it has then
-        not begun; it is the one answer that another instance may better (vLLM 0.32, --shutdown-timeout).
-        """
-        if not complete:
-            if not fields.lengths or int(fields.lengths[0]) > _SHUTDOWN_LIMIT_BYTES:
+    def _withhold(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> bool:
+        """Whether an error answer is kept from the client: until all of it is there, or because it is a refusal."""
+        if not complete and message.code != _UNAUTHORIZED:
+            if not fields.lengths or int(fields.lengths[0]) > refusals.LIMIT_BYTES:
                 return False
             self._withheld = message, fields, data
             self._record.enter(Phase.DATA, monotonic(), self)
             return True
-        self.draining = _SHUTDOWN in data
-        if self.draining and self.failover:
-            self._end(InstanceDraining(f"Instance '{self._instance.name}' is shutting down."))
-            return True
-        return False
+        self.refusal = refusals.refusal(message.code, data)
+        if self.refusal is None:
+            return False
+        self._answered_early = self._upload is not None and not self._channel.sent
+        self._withheld = message, fields, data
+        if not complete:
+            self._channel.discard()  # nobody is given this answer
+        self._end(None)
+        return True
+
+    def deliver(self) -> None:
+        """Give the client the refusal as it came, after all; not a 401, whose body nobody waited for."""
+        assert self._withheld is not None
+        message, fields, data = self._withheld
+        self._record.instance = self._instance.name
+        self.on_response(message, fields, data, True)
 
     def on_failure(self, error: GatewayError) -> None:
         """The instance failed, or was found out."""
@@ -315,7 +326,7 @@ class Relay:
         if not isinstance(error, (StaleConnection, ConnectError)):  # which may yet be made good
             self._record.blame("upstream", error.code)
         if self.status:
-            self.failed = True
+            self.failed = error.code
         self._end(error)
 
     def on_writable(self) -> None:

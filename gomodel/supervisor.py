@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import Any
 
-from . import notices
+from . import host_counts, notices
 from .config import Config
 from .exposition import lasting
 from .fork import fork
@@ -68,6 +68,7 @@ class Supervisor:
         self._notifier = notifier
         self._restarts = Restarts(config.workers, LIMITS)
         self._hub = Hub(Tally(lasting))
+        self._counts = host_counts.share(config.workers)
         self._workers: list[_Worker] = []
         self._listeners: list[Listener] = []
         self._reserved: list[Listener] = []
@@ -228,6 +229,7 @@ class Supervisor:
         for listener in self._reserved:
             listener.sock.close()
         name_worker(f"{place.index}-{os.getpid()}")
+        self._counts.take(place.index - 1)
         return run_loop(serve(self._config, [*shared, *twins], orders, self._signals, LIMITS.beat_s))
 
     def _release(self) -> None:
@@ -290,6 +292,7 @@ class Supervisor:
         if worker.line is not None:
             self._hang_up(worker)
         self._workers.remove(worker)
+        self._counts.clear(worker.place.index - 1)  # what it had in flight went with it
         if self._ending:
             if status == CUT_SHORT or (status and self._forced):
                 self._cut_short = True

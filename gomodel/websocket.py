@@ -85,11 +85,11 @@ class Tunnel(Relay):
         self._request.started = True
         self._request.keep_alive = False
         self.status = record.status = 101
-        if self.probe:
-            self.probe = False
-            self._instance.breaker.success(probe=True)
         record.phase = Phase.DATA
-        record.since = record.first_byte = monotonic()
+        record.since = record.first_byte = now = monotonic()
+        if self.trial is not None:
+            self.trial.succeeded(now)
+            self.trial = None
         own = b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (record.id.encode(), self._instance.label)
         transport = self._protocol.transport
         if transport is not None:
@@ -143,7 +143,7 @@ class Tunnel(Relay):
             super().on_failure(error)
             return
         self._record.blame("upstream", error.code)
-        self.failed = True
+        self.failed = error.code
         self.on_data(b"", True)
 
     def _interrupt(self) -> None:

@@ -151,6 +151,12 @@ def names() -> Iterator[Names]:
 
 
 @pytest.fixture
+def first_of_equals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of candidates with equally few requests in flight the first takes the next one, in place of any of them."""
+    monkeypatch.setattr("gomodel.providers.random", lambda: 0.0)
+
+
+@pytest.fixture
 def spools() -> Callable[[], int]:
     """`spools()`: how many are on disk now; their files have no name from the start. pytest has such files as well."""
 

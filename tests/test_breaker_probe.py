@@ -1,9 +1,12 @@
-"""How an instance that was left alone comes back: one request tries it, and nobody waits for more than its head."""
+"""How an instance that was left alone comes back: by a health probe or a request that tries it; nobody waits long."""
 
 import asyncio
+import re
 from time import monotonic
 
 import pytest
+
+from gomodel import readiness
 
 from .scripted import LAST_CHUNK, SSE_HEAD, Fin, Set, Stall, WaitFor, chunked, head, request, response
 from .verdicts import OK, ask, counted, own_error, post, served, turned
@@ -124,3 +127,88 @@ async def test_who_comes_back_when_told_to_is_let_in(gateway, upstream, connect)
     answer = await ask(client)
     wait_s = breaker_of(handle).retry_after_s(monotonic())
     assert int(answer.get("Retry-After")) >= wait_s
+
+
+async def test_a_slow_trial_does_not_keep_the_others_away(gateway, upstream, connect):
+    """Each CIRCUIT_BREAKER_TIMEOUT another request may try, whatever became of the one before."""
+    handle = await gateway(QUICK, vllm=upstream)
+    client, slow = await connect(handle), await connect(handle)
+    await refuse(client, upstream)
+    upstream.listen()
+    upstream.on_request(Stall())
+    upstream.repeat(OK)
+    await turned(lambda: breaker_of(handle).candidate(monotonic()))
+    await slow.send(post())
+    await upstream.wait_for_request()
+    own_error(await ask(client), 503, "circuit_open")
+    await turned(lambda: breaker_of(handle).candidate(monotonic()))
+    for _ in range(3):
+        assert (await ask(client)).status == 200
+    upstream.release()
+
+
+async def test_an_answered_health_probe_lets_everybody_in(gateway, upstream, connect, monkeypatch):
+    monkeypatch.setattr(readiness, "RETRY_S", 0.02)
+    upstream.repeat(response(b"", 502))
+    handle = await gateway(QUICK | {"CIRCUIT_BREAKER_TIMEOUT": "60s"}, vllm=upstream, probes=True)
+    client = await connect(handle)
+    await turned(lambda: handle.gateway.providers.instances["vllm"].health.settled)
+    upstream.stop_listening()
+    for each in upstream.open_connections:
+        each.wire.close()
+    own_error(await ask(client), 502, "connection_refused")
+    own_error(await ask(client), 503, "circuit_open")
+    upstream.listen()
+    upstream.repeat(OK)
+    await turned(lambda: breaker_of(handle).closed)
+    clients = [await connect(handle) for _ in range(5)]
+    for each in clients:
+        await each.send(post())
+    assert [(await each.read_response()).status for each in clients] == [200] * 5
+    ready = await ask(client, request("GET", "/health/ready"))
+    assert (ready.status, ready.json()["instances"]["vllm"]["state"]) == (200, "up")
+
+
+async def test_probes_are_not_believed_while_requests_go_on_failing(gateway, upstream, connect, monkeypatch):
+    monkeypatch.setattr(readiness, "RETRY_S", 0.01)
+    monkeypatch.setattr(readiness, "INTERVAL_S", 0.01)
+    upstream.repeat(response(b"", 502))
+    handle = await gateway(QUICK | {"CIRCUIT_BREAKER_TIMEOUT": "60s"}, vllm=upstream, probes=True)
+    client = await connect(handle)
+    assert (await ask(client)).status == 502
+    await turned(lambda: breaker_of(handle).closed)
+    assert (await ask(client)).status == 502
+    asked = len(upstream.probes)
+    await turned(lambda: len(upstream.probes) > asked + 3)
+    own_error(await ask(client), 503, "circuit_open")
+
+
+async def test_opening_and_closing_are_logged_with_cause_and_length(gateway, upstream, connect):
+    handle = await gateway(QUICK, vllm=upstream)
+    client = await connect(handle)
+    await refuse(client, upstream)
+    upstream.listen()
+    upstream.repeat(OK)
+    await turned(lambda: breaker_of(handle).candidate(monotonic()))
+    await ask(client)
+    said = [each for each in handle.logs.records if "circuit breaker" in each.getMessage()]
+    assert [each.levelname for each in said] == ["WARNING", "INFO"]
+    assert said[0].getMessage() == "The circuit breaker of instance vllm opened: connection_refused"
+    assert re.fullmatch(r"The circuit breaker of instance vllm closed after \d+\.\d s", said[1].getMessage())
+
+
+CAUSES = [
+    pytest.param((response(b"", 502),), "status 502", id="status"),
+    pytest.param((SSE_HEAD + chunked(b"data: 1\n\n"), Fin()), "connection_terminated", id="broken off"),
+    pytest.param((b"garbage\r\n\r\n", Stall()), "http_protocol_error", id="garbage"),
+    pytest.param((Stall(),), "http_response_timeout", id="silence"),
+]
+
+
+@pytest.mark.parametrize(("steps", "cause"), CAUSES)
+async def test_the_cause_is_told_whatever_it_was(gateway, upstream, connect, steps, cause):
+    upstream.repeat(*steps)
+    handle = await gateway(QUICK, vllm=upstream, HTTP_RESPONSE_HEADER_TIMEOUT="100ms")
+    await ask(await connect(handle))
+    await counted(handle, 1)
+    assert f"The circuit breaker of instance vllm opened: {cause}" in handle.logs.text

@@ -52,7 +52,8 @@ async def test_after_so_many_failures_an_instance_is_left_alone(gateway, upstrea
         assert answer.end == "keepalive"
         tells_nothing(handle, answer, upstream)
     assert len(upstream.requests) == 3
-    assert access_lines(handle)[-1]["reason"] == "circuit_open"
+    line = access_lines(handle)[-1]
+    assert (line["reason"], line["instance"]) == ("circuit_open", "vllm")
 
 
 async def test_refused_connects_open_it_and_are_not_even_tried_then(gateway, upstream, connect):
@@ -63,16 +64,20 @@ async def test_refused_connects_open_it_and_are_not_even_tried_then(gateway, ups
     assert handle.gateway.telemetry.connects["vllm", "connection_refused"] == 3
 
 
-async def test_attempts_count_one_by_one_within_a_request(gateway, upstream, connect):
+async def test_a_request_counts_once_however_often_it_is_tried(gateway, upstream, connect):
     upstream.stop_listening()
-    handle = await gateway(OPEN | {"RETRY_MAX_RETRIES": "9"}, vllm=upstream)
+    handle = await gateway(OPEN | {"RETRY_MAX_RETRIES": "2"}, vllm=upstream)
     client = await connect(handle)
+    for _ in range(2):
+        own_error(await ask(client), 502, "connection_refused")
+    assert breaker_of(handle).closed
+    assert handle.gateway.telemetry.connects["vllm", "connection_refused"] == 6
     # The request that opens the breaker says what it saw itself; those that find it open say that.
     own_error(await ask(client), 502, "connection_refused")
-    assert handle.gateway.telemetry.connects["vllm", "connection_refused"] == 3
+    assert handle.gateway.telemetry.connects["vllm", "connection_refused"] == 7
     own_error(await ask(client), 503, "circuit_open")
-    assert [line.get("retries") for line in access_lines(handle)] == [2, None]
-    assert await aborted(handle, 2) == {("upstream", "queue"): 1}
+    assert [line.get("retries") for line in access_lines(handle)] == [2, 2, None, None]
+    assert await aborted(handle, 4) == {("upstream", "connect"): 2, ("upstream", "queue"): 1}
 
 
 async def test_an_anthropic_client_reads_that_the_instance_is_overloaded(gateway, upstream, connect):
@@ -84,7 +89,7 @@ async def test_an_anthropic_client_reads_that_the_instance_is_overloaded(gateway
     assert answer.get("Retry-After")
 
 
-@pytest.mark.parametrize("status", [200, 204, 301, 400, 401, 404, 408, 422, 429, 500, 501])
+@pytest.mark.parametrize("status", [200, 204, 301, 400, 403, 404, 408, 422, 429, 500, 501])
 async def test_an_answer_that_is_no_failure_of_the_instance_never_counts(gateway, upstream, connect, status):
     upstream.repeat(head(204) if status == 204 else response(b"", status))
     handle = await gateway(QUICK, vllm=upstream)
@@ -177,3 +182,4 @@ async def test_all_candidates_open_is_503_until_the_first_may_be_tried(gateway, 
     assert "'vllm'" in message
     assert "'vllm-b'" in message
     assert 1 <= int(answer.get("Retry-After")) <= 60
+    assert access_lines(handle)[-1]["instance"] in ("vllm", "vllm-b")

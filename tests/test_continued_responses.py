@@ -19,6 +19,9 @@ def create(model="vllm-b/m", **fields):
     return request("POST", "/v1/responses", JSON, body)
 
 
+pytestmark = pytest.mark.usefixtures("first_of_equals")
+
+
 @pytest.fixture
 async def pair(gateway, make_upstream):
     """A gateway with the instances `vllm` and `vllm-b`, both listing `m`, and those."""

@@ -24,6 +24,8 @@ from .scripted import (
 )
 from .verdicts import CHAT, OK, ask, own_error, turned
 
+pytestmark = pytest.mark.usefixtures("first_of_equals")
+
 # What vLLM answers to everything new while it drains, with /health still at 200.
 REFUSAL = {
     "error": {
@@ -148,7 +150,7 @@ async def test_a_long_or_endless_500_is_not_held_back(pair):
     await client.read_rest()
     body = b'{"error":"' + b"x" * 5000 + b'"}'
     one.on_request(head(500, [("Content-Length", str(len(body)))]) + body[:10], WaitFor(again), body[10:])
-    await client.send(post())
+    await client.send(post("vllm/m"))
     await client.read_head()
     assert await client.read_chunk() == body[:10]
     again.set()

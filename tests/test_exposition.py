@@ -34,6 +34,7 @@ CONTRACT = {
     "gomodel_upstream_retries_total": ("upstream",),
     "gomodel_breaker_open": ("upstream",),
     "gomodel_instance_up": ("upstream",),
+    "gomodel_instance_key_refused": ("upstream",),
     "gomodel_model_list_age_seconds": ("upstream",),
     "gomodel_event_loop_lag_seconds": (),
     "gomodel_build_info": ("version",),

@@ -14,6 +14,8 @@ from .harness.leaks import nothing_left
 from .scripted import LAST_CHUNK, SSE_HEAD, Stall, chunked, env_for, json_response, request, response
 from .verdicts import OK, ask, own_error, post, turned
 
+pytestmark = pytest.mark.usefixtures("first_of_equals")
+
 BARE = post(model="shared")
 READY = request("GET", "/health/ready")
 
@@ -97,10 +99,21 @@ async def test_an_open_breaker_stays_open(pair, connect, change):
     handle, one, _ = pair
     breaker = handle.gateway.providers.instances["vllm"].breaker
     for _ in range(5):
-        breaker.failure(record_module.monotonic(), probe=False)
+        now = record_module.monotonic()
+        breaker.admit(now).failed(now, "connection_refused")
     reload(pair, change)
     own_error(await ask(await connect(handle), post(model="vllm/shared")), 503, "circuit_open")
     assert one.requests == []
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+async def test_that_a_key_was_refused_is_known_of_that_key_alone(pair, connect, change):
+    handle, one, _ = pair
+    one.on_request(json_response({"error": "Unauthorized"}, 401))
+    own_error(await ask(await connect(handle), post(model="vllm/shared")), 502, "instance_key_refused")
+    reload(pair, change)
+    health = handle.gateway.providers.instances["vllm"].health
+    assert health.key_refused is ("VLLM_API_KEY" not in change)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)

@@ -13,6 +13,8 @@ from .scripted import (
 )
 from .verdicts import OK, aborted, access_lines, ask, counted, own_error, post, served, turned
 
+pytestmark = pytest.mark.usefixtures("first_of_equals")
+
 # Several instances that list the same model, without asking them.
 LISTED = {"CONFIGURED_PROVIDER_MODELS_MODE": "allowlist", "VLLM_MODELS": "m", "VLLM_B_MODELS": "m"}
 BARE = post(model="m")

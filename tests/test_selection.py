@@ -51,6 +51,7 @@ async def three(gateway, make_upstream):
         ("org/both", "vllm", "org/both"),
     ],
 )
+@pytest.mark.usefixtures("first_of_equals")
 async def test_a_selector_leads_to_its_instance(three, connect, selector, instance, model):
     handle, upstreams = three
     client = await connect(handle)
@@ -148,7 +149,8 @@ async def test_a_body_without_one_clear_selector_is_a_400(three, connect, body, 
     assert [each.requests for each in upstreams.values()] == [[], [], []]
 
 
-async def test_the_fewest_in_flight_take_a_bare_model_and_the_first_of_equals(three, connect):
+@pytest.mark.usefixtures("first_of_equals")
+async def test_the_fewest_in_flight_take_a_bare_model(three, connect):
     handle, upstreams = three
     await ask(await connect(handle), MODELS)
     arrived = []
@@ -170,6 +172,16 @@ async def test_the_fewest_in_flight_take_a_bare_model_and_the_first_of_equals(th
     client = await connect(handle)
     await client.send(chat("org/both"))
     await upstreams["vllm-b"].wait_for_request(3)
+
+
+async def test_of_equals_any_takes_a_bare_model(three, connect):
+    handle, upstreams = three
+    client = await connect(handle)
+    for _ in range(200):
+        await ask(client, chat("org/both"))
+        if all(each.requests for each in upstreams.values()):
+            return
+    pytest.fail(f"always the same: { {name: len(each.requests) for name, each in upstreams.items()} }")
 
 
 async def test_lists_are_read_when_a_bare_model_is_first_asked_for(three, connect):

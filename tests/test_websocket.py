@@ -114,7 +114,6 @@ async def test_without_the_key_there_is_no_handshake(gateway, upstream, connect,
 @pytest.mark.parametrize(
     "refusal",
     [
-        json_response({"error": "Unauthorized"}, 401),
         response(b"", 403, [("Server", "uvicorn")], "Forbidden"),
         head(404, [("Transfer-Encoding", "chunked")]) + b"2\r\nno\r\n0\r\n\r\n",
         response(b"fine, but no", 200),

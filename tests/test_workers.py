@@ -433,3 +433,35 @@ async def test_a_request_is_found_and_aborted_through_any_worker(
         assert (await asked(process, message)).status == 200
         assert not (await client.read_rest()).complete
     assert await process.stop() == 0
+
+
+async def test_workers_share_the_counts_by_which_they_choose_and_forget_those_of_a_dead_one(
+    run: Run, connect: Any, make_upstream: Any
+) -> None:
+    upstreams = [await make_upstream(), await make_upstream()]
+    listed = {"CONFIGURED_PROVIDER_MODELS_MODE": "allowlist", "VLLM_MODELS": "m", "VLLM_B_MODELS": "m"}
+    process = await started(run, 3, env_for(vllm=upstreams[0], vllm_b=upstreams[1]) | listed)
+    clients = []
+    for each in upstreams:
+        each.repeat(SSE_HEAD + chunked(b"data: 1\n\n"), Stall(), LAST_CHUNK)
+    for _ in range(12):
+        client: RawClient = await connect(process)
+        await client.send(request("POST", "/v1/chat/completions", [], b'{"model": "m"}'))
+        await client.read_head("POST")
+        clients.append(client)
+    assert [len(each.requests) for each in upstreams] == [6, 6]
+
+    async def in_flight() -> list[int]:
+        found = (await asked(process, request("GET", "/health/ready", [("Connection", "close")]))).json()
+        return [entry["in_flight"] for entry in found["instances"].values()]
+
+    assert [await in_flight() for _ in range(10)] == [[6, 6]] * 10
+    killed = children(process.pid)[0]
+    os.kill(killed, signal.SIGKILL)
+    await process.says(f"Worker 1-{killed} ended with SIGKILL")
+    await let_peers_run()
+    lost = [client for client in clients if client.closed.done]
+    assert sum(await in_flight()) == len(clients) - len(lost)
+    for each in upstreams:
+        each.release()
+    assert await process.stop() == 0
