@@ -36,6 +36,11 @@ class Counter:
         self._cells[self._at] -= 1
 
     @property
+    def own(self) -> int:
+        """In this process alone."""
+        return self._cells[self._at]
+
+    @property
     def total(self) -> int:
         """In all processes of this host."""
         cells, key, total = self._cells, self._key, 0

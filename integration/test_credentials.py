@@ -64,10 +64,13 @@ def misconfigured(directory: Path, vllm: Server) -> Iterator[Server]:
 
 @pytest.mark.parametrize("name", QUESTIONS)
 @pytest.mark.parametrize("stream", [False, True])
-def test_vllms_own_401_passes_when_the_instances_key_is_wrong(misconfigured: Server, name: str, stream: bool) -> None:
+def test_when_the_instances_key_is_wrong_the_caller_reads_whose_it_was(
+    misconfigured: Server, name: str, stream: bool
+) -> None:
     question = QUESTIONS[name]
     answer = post(misconfigured, question.path, question.body(SELECTOR, 2, stream=stream), PRESENTED["bearer"])
-    assert (answer.status, answer.body) == (401, b'{"error":"Unauthorized"}')
+    assert answer.status == 502
+    assert b"Instance 'vllm' refuses the gateway's key for it." in answer.body
     assert answer.header("www-authenticate") is None
 
 

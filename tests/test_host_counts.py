@@ -38,6 +38,7 @@ def test_workers_read_the_sum_of_all(pair):
     there.enter()
     there.enter()
     assert (here.total, there.total) == (3, 3)
+    assert (here.own, there.own) == (1, 2)
     here.leave()
     assert (here.total, there.total) == (2, 2)
 
