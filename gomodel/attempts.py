@@ -33,7 +33,6 @@ REFUSALS = frozenset({Outcome.DRAINING, Outcome.BUSY, Outcome.UNLOADED, Outcome.
 class Step(enum.Enum):
     """What to do next."""
 
-    DONE = enum.auto()  # the client has its answer
     GIVE = enum.auto()  # the client gets what this attempt brought: the refusal as it came, or the failure
     GIVE_EARLIER = enum.auto()  # the client gets the answer of an earlier attempt, which says more than this failure
     FRESH = enum.auto()  # the same server again, on a new connection
@@ -44,14 +43,12 @@ class Step(enum.Enum):
 def next_step(
     outcome: Outcome, *, left: int, others: bool, held: bool, moved: bool = False, earlier: bool = False
 ) -> Step:
-    """What follows `outcome`.
+    """What follows any `outcome` but ANSWERED, after which there is nothing to decide.
 
     `left`: attempts left, at most RETRY_MAX_RETRIES; `others`: there are other candidates; `held`: all of the body is
     here and can be sent again; `moved`: it was sent on once because a server did not have the model, and one wrong
     list is as much as a request looks past; `earlier`: another attempt was answered with a refusal.
     """
-    if outcome is Outcome.ANSWERED:
-        return Step.DONE
     if outcome in REFUSALS:
         may_move = left > 0 and others and held and not (moved and outcome is Outcome.UNLOADED)
         return Step.NEXT if may_move else Step.GIVE

@@ -91,12 +91,12 @@ class Forwarder:
                 self._telemetry.retries[last.instance.name] += 1
             last = await self._attempt(outgoing, instance, admission, failed, fresh=fresh)
             outcome = last.outcome
+            if outcome is Outcome.ANSWERED:
+                return
             others = len(choice.instances) > 1
             step = next_step(outcome, left=left, others=others, held=held, moved=moved, earlier=answer is not None)
             if outcome in REFUSALS:
                 answer = last
-            if step is Step.DONE:
-                return
             if step is Step.NEXT:
                 moved = moved or outcome is Outcome.UNLOADED
                 choice.instances.remove(instance)

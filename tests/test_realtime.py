@@ -81,6 +81,7 @@ async def echo(request):
         ("?model=org%2Fboth", "vllm", "?model=org%2Fboth"),
     ],
 )
+@pytest.mark.usefixtures("first_of_equals")
 async def test_the_selector_of_the_query_chooses_the_instance(gateway, make_upstream, connect, model, instance, target):
     upstreams = {
         "vllm": await make_upstream(models=("m", "org/both")),
