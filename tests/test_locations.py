@@ -1,6 +1,8 @@
 """An address that an instance builds from its own leads to the same place through the gateway, or nowhere past it."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gomodel.locations import Site, localised
 
@@ -154,6 +156,36 @@ def test_a_redirect_that_would_come_back_here_for_ever_leads_nowhere(value):
 )
 def test_every_field_that_holds_an_address_is_mapped_and_no_other(name, value, expected):
     assert mapped(value, site(), name=name, status=200) == expected
+
+
+_PIECES = [
+    "/",
+    "//",
+    "\\",
+    ".",
+    "..",
+    "%2e",
+    ":",
+    "?",
+    "#",
+    "@",
+    "[",
+    "]",
+    "http:",
+    "x",
+    "v1",
+    "gpu-1.internal",
+    "\xe9",
+]
+
+
+@given(st.lists(st.sampled_from(_PIECES), max_size=12).map("".join))
+def test_no_reference_breaks_it_nor_becomes_another_host(value):
+    for at in (site("/v1/x", own=""), site("/a/v1/x?y", base="/a/v1", own="/gw")):
+        got = mapped(value, at)
+        assert got is None or got == value or (got[0] == "/" and got[1:2] not in ("/", "\\"))
+        for name in ("Link", "Refresh"):
+            assert mapped(f"<{value}>; url={value}", at, name=name) is not None
 
 
 def moved(status: int, location: str, *more: tuple[str, str]) -> bytes:
