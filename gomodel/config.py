@@ -127,6 +127,7 @@ _MISNAMED_FIELD = re.compile(
 _MISPLACED_SUFFIX = re.compile(r"(VLLM_(?:.+_)?)(BASE_URL|API_KEY)_(.+)", re.IGNORECASE)
 # How alike a name in a .env file must be to one that is known to be taken for it.
 _ALIKE = 0.85
+_SHOWN_NAMES = 10
 
 
 def _plain(reader: Reader, name: str) -> Any:
@@ -274,7 +275,8 @@ def _warn_of_unknown_names(reader: Reader, ours: Collection[str]) -> None:
         elif name in ours and not name.startswith("VLLM_"):
             unread.append(shown)
     if unread:
-        reader.warnings.append(f".env sets {', '.join(unread)}, which gomodel does not read")
+        more = f" and {len(unread) - _SHOWN_NAMES} more" if len(unread) > _SHOWN_NAMES else ""
+        reader.warnings.append(f".env sets {', '.join(unread[:_SHOWN_NAMES])}{more}, which gomodel does not read")
 
 
 def _meant(name: str, value: str, *, near: bool) -> str | None:

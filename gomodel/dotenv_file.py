@@ -17,6 +17,8 @@ from dotenv.variables import Variable, parse_variables
 
 from .files import Files
 
+# Malformed lines that are listed; with more of them it is another kind of file, and the rest says nothing new.
+_LISTED = 20
 # Far more than a configuration; the parser takes up to a quarter of a second for it.
 _LIMIT_BYTES = 64 << 10
 
@@ -69,6 +71,7 @@ def parse(text: str, environ: Mapping[str, str], origin: str = ".env") -> Dotenv
     values: dict[str, str] = {}
     unresolved: dict[str, str] = {}
     problems: list[str] = []
+    malformed = 0
     warnings: dict[str, str] = {}  # one for each name
     referenced: set[str] = set()
     lines: dict[str, int] = {}
@@ -80,7 +83,9 @@ def parse(text: str, environ: Mapping[str, str], origin: str = ".env") -> Dotenv
         if name is None and not binding.error:
             continue
         if binding.error or name is None or value is None or not _NAME.fullmatch(name):
-            problems.append(f"{where}: is not NAME=value")
+            malformed += 1
+            if malformed <= _LISTED:
+                problems.append(f"{where}: is not NAME=value")
             continue
         if name in lines:
             warnings[name] = f"{where}: {name} is set again; line {lines[name]} has no effect"
@@ -96,6 +101,8 @@ def parse(text: str, environ: Mapping[str, str], origin: str = ".env") -> Dotenv
             if new := missing - unresolved.keys():
                 problems.append(f"{where}: {name}: {_explained(new)}")
             unresolved[name] = value
+    if malformed > _LISTED:
+        problems.append(f"{origin}: {malformed - _LISTED} further lines are not NAME=value")
     return DotenvFile(
         unresolved | values,
         tuple(problems),

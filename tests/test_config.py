@@ -803,6 +803,13 @@ def test_a_near_miss_is_worth_a_warning_without_its_value(name: str, value: str,
         ("GPU=gpu-7\nVLLM_A_BASE_URL=http://${GPU}:8000/v1\n", []),
         ("PORT=1\nLOG_LEVEL=info\n\nPORT=2\n", ["{path} line 4: PORT is set again; line 1 has no effect"]),
         ("HF_TOKEN=\n", []),
+        (
+            "".join(f"X_{number}=1\n" for number in range(100, 115)),
+            [
+                f".env sets {', '.join(f'X_{number}' for number in range(100, 110))} and 5 more, "
+                "which gomodel does not read"
+            ],
+        ),
     ],
 )
 def test_what_a_file_sets_for_nobody_is_worth_a_warning(tmp_path: Path, lines: str, expected: list[str]) -> None:

@@ -235,3 +235,17 @@ def test_a_quoted_value_comes_back_as_it_was_written(values: dict[str, str]) -> 
     quoted = {name: value.replace("\\", "\\\\").replace('"', '\\"') for name, value in values.items()}
     text = "".join(f'{name}="{value}"\n' for name, value in quoted.items())
     assert dotenv_file.parse(text, {}).values == values
+
+
+@pytest.mark.parametrize(("lines", "further"), [(19, 0), (20, 0), (21, 1), (5000, 4980)])
+def test_a_file_of_another_kind_is_not_listed_line_by_line(lines: int, further: int) -> None:
+    problems = dotenv_file.parse("what is this\n" * lines, {}).problems
+    assert problems[:19] == tuple(f".env line {number}: is not NAME=value" for number in range(1, 20))
+    assert problems[min(lines, 20) :] == ((f".env: {further} further lines are not NAME=value",) if further else ())
+
+
+def test_a_name_that_is_set_often_is_one_warning() -> None:
+    assert dotenv_file.parse("A=1\nA=2\nB=1\n\nA=3\nB=2\n", {}).warnings == (
+        ".env line 5: A is set again; line 2 has no effect",
+        ".env line 6: B is set again; line 3 has no effect",
+    )

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from gomodel.files import Files
 from gomodel.reload import Rereading, read_again
 
 from .processes import RUN, Run
-from .scripted import SAFETY_S, RawClient, ScriptedUpstream, request, response
+from .scripted import SAFETY_S, RawClient, ScriptedUpstream, env_for, request, response
+from .test_connect_faults import KEY_AND_CERTIFICATE
 
 KEY = "GOMODEL_MASTER_KEY=k\n"
 GONE = "GOMODEL_MASTER_KEY was set and is gone; restart to serve without a key"
@@ -325,6 +327,31 @@ async def test_a_device_without_an_end_is_an_error(
     process.signal(signal.SIGHUP)
     await process.says("cannot be read: it holds more than")
     assert await status(port) == 200
+    assert await process.stop() == 0
+
+
+@pytest.mark.parametrize("name", ["TLS_CERT_FILE", "TLS_KEY_FILE"])
+@pytest.mark.parametrize("what", ["pipe", "/dev/zero"])
+async def test_a_certificate_that_cannot_be_read_leaves_the_old_one_in_use(
+    run: Run, upstream: ScriptedUpstream, tmp_path: Path, name: str, what: str
+) -> None:
+    files = {"TLS_CERT_FILE": tmp_path / "tls.crt", "TLS_KEY_FILE": tmp_path / "tls.key"}
+    for each in files.values():
+        each.write_text(KEY_AND_CERTIFICATE)
+    environ = {**env_for(vllm=upstream), **{each: str(path) for each, path in files.items()}}
+    process = await run(environ, code=IMPATIENT)
+    port = await process.listening()
+    files[name].unlink()
+    os.mkfifo(files[name]) if what == "pipe" else files[name].symlink_to(what)
+    process.signal(signal.SIGHUP)
+    await process.says(f"{name}: '{files[name]}' cannot be read")
+    trusting = ssl.create_default_context(
+        cafile=str(files["TLS_CERT_FILE" if name != "TLS_CERT_FILE" else "TLS_KEY_FILE"])
+    )
+    trusting.check_hostname = False
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+    writer.close()
+    await writer.wait_closed()
     assert await process.stop() == 0
 
 
