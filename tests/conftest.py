@@ -15,6 +15,7 @@ from .harness.client import RawClient
 from .harness.gateway import GatewayHandle, env_for, start_gateway
 from .harness.leaks import Inventory, Records, nothing_left, open_fds
 from .harness.names import Names
+from .harness.stalls import Stalls
 from .harness.upstream import ScriptedUpstream
 from .processes import run  # noqa: F401 - a fixture
 
@@ -26,6 +27,8 @@ except ImportError:
 # Nothing here is timed: an example may take long on a machine that is busy with something else.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+STALLS = "event loop stalls"
 
 LOOP = os.environ.get("GOMODEL_TEST_LOOP") or ("asyncio" if uvloop is None else "uvloop")
 
@@ -54,8 +57,32 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
     return {LOOP: uvloop.new_event_loop if LOOP == "uvloop" else asyncio.SelectorEventLoop}
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Stalls are reported and fail nothing, since a machine may be busy with something else."""
+    found = [
+        (report.nodeid, content)
+        for report in terminalreporter.stats.get("", [])
+        if getattr(report, "when", "") == "teardown"
+        for name, content in report.sections
+        if STALLS in name
+    ]
+    if found:
+        terminalreporter.section("the event loop stood still", yellow=True)
+        for test, content in found:
+            terminalreporter.write_line(f"{test}: {content}")
+
+
 @pytest.fixture
-async def no_leaks() -> AsyncIterator[Inventory]:
+async def stalls(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Reports at the end of the run where the loop stood still during the test."""
+    watching = Stalls()
+    yield
+    for each in watching.stop():
+        request.node.add_report_section("teardown", STALLS, each)
+
+
+@pytest.fixture
+async def no_leaks(stalls: None) -> AsyncIterator[Inventory]:
     """Fails a test after which more tasks or descriptors exist than before. The fixtures below bring it along."""
     inventory = Inventory()
     yield inventory
