@@ -13,7 +13,8 @@ from aiohttp import ClientError
 from .config import Config
 from .errors import GatewayError
 from .listeners import tls_context
-from .models import ListError, fetch_list
+from .model_list import ListError
+from .models import fetch_list
 from .providers import Instance, Providers
 from .serving import run_loop
 

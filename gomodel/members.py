@@ -52,6 +52,7 @@ _BALANCED = rf"(?:{_PLAIN}|)*+"
 for _ in range(6):
     _BALANCED = rf"(?:{_PLAIN}|[{{\[]{_BALANCED}[}}\]]|)*+"
 _SCALAR = r"[-+.0-9A-Za-z]"
+_VALUE = rf"(?:{_STRING}|{_SCALAR}++|[{{\[]{_BALANCED}[}}\]])"
 _NAME = rf'{SPACE}"[^"]{{0,63}}+(?<!\\)"{SPACE}:{SPACE}'
 
 
@@ -66,6 +67,8 @@ def _total(pattern: str) -> Callable[[bytes | bytearray, int, int], re.Match[byt
 
 
 _space = _total(SPACE)
+# Whole elements of an array, each with the comma behind it.
+elements = _total(rf"(?:{SPACE}{_VALUE}{SPACE},|)*+")
 scalar = _total(rf"{_SCALAR}*+")
 _balanced = _total(_BALANCED)
 _descent = _total(r'(?:[^"\]}]++|"[^"\\\[\]{}]{0,63}+"|)*+')
@@ -109,7 +112,7 @@ class Member:
         written = "".join(f"(?:{each}|{_escape(each)})" for each in name)
         member = rf'{SPACE}"{written}"{SPACE}:{SPACE}'
         self.is_name = compiled(written).fullmatch
-        self.others = rf"(?:(?!{member}){_NAME}(?:{_STRING}|{_SCALAR}++|[{{\[]{_BALANCED}[}}\]]){SPACE},|)*+"
+        self.others = rf"(?:(?!{member}){_NAME}{_VALUE}{SPACE},|)*+"
         # Whole members, then how the next one starts, as far as that is easy to tell: lastindex is one of the three
         # constants, or None.
         self.ahead = _total(rf'{self.others}(?:{member}()|{_NAME}(?:([\[{{])|(")))?')
@@ -161,7 +164,7 @@ def to_member(body: bytes | bytearray, turn: Turn, position: int, member: Member
                 is_it, position = yield from _name(body, turn, position, member)
                 if is_it:
                     return position
-                position = yield from _value_end(body, turn, position)
+                position = yield from value_end(body, turn, position)
         after_value = False
         opening = -1
         position = yield from token(body, turn, position)
@@ -192,7 +195,7 @@ def _name(
     return is_it, position + 1
 
 
-def _value_end(body: bytes | bytearray, turn: Turn, position: int) -> Found:
+def value_end(body: bytes | bytearray, turn: Turn, position: int) -> Found:
     """Any value; returns the position behind it."""
     start = yield from token(body, turn, position)
     if body[start] == QUOTE:

@@ -15,6 +15,7 @@ from yarl import URL
 
 from .config import Config
 from .errors import Overloaded
+from .model_list import MODELS_LIMIT, ListError, listed
 from .providers import Instance, Providers
 
 _logger = logging.getLogger("gomodel")
@@ -26,14 +27,8 @@ _FETCH_TIMEOUT_S = 10.0
 _UNKNOWN_INTERVAL_S = 1.0
 _LIST_LIMIT_BYTES = 16 << 20
 _UNAUTHORIZED = 401
-
-
-class ListError(Exception):
-    """An instance answered, but with no list of models; says why in our own words. `status`: 0 when that was 200."""
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
+# After so many entries of an answer others have their turn.
+_ENTRIES_PER_TURN = 2000
 
 
 class Entry(NamedTuple):
@@ -53,30 +48,38 @@ class ModelList:
     def __init__(self, instance: Instance, *, allowlist: bool, bare: bool = False) -> None:
         self.instance = instance
         self._bare = bare
-        self.entries: list[Entry] = [
+        self.learn(
             _entry(instance.name, {"id": model, "object": "model", "created": 0, "owned_by": "vllm"}, bare=bare)
             for model in instance.config.models
-        ]
+        )
         self.configured = allowlist and bool(self.entries)  # instead of the instance's own, which is not asked for
         self.since = monotonic()
         self.fetched_at: float | None = None
         self.missed_at = float("-inf")  # when a caller last waited for it in vain
         self.failing = False
+        self.full = False  # it lists more than can be known
         self.task: asyncio.Task[None] | None = None
+
+    def learn(self, entries: Iterable[Entry]) -> None:
+        """What the instance lists; of two entries with one id the first counts."""
+        self.entries: dict[str, Entry] = {}
+        for entry in entries:
+            self.entries.setdefault(entry.id, entry)
+        self.encoded = b", ".join(entry.encoded for entry in self.entries.values())
 
     def go_on(self, previous: "ModelLists") -> None:
         """Take over what `previous` has read of the same instance."""
         for old in previous.lists:
             if old.instance is self.instance and not self.configured and not old.configured:
                 if old.fetched_at is not None:
-                    self.entries, self.fetched_at = old.entries, old.fetched_at
-                    if self._bare and not old._bare:
-                        self.entries = [_with_bare(entry) for entry in old.entries]
+                    anew = self._bare and not old._bare
+                    self.entries = {id: _with_bare(each) for id, each in old.entries.items()} if anew else old.entries
+                    self.encoded, self.fetched_at, self.full = old.encoded, old.fetched_at, old.full
                 self.missed_at, self.since, self.failing = old.missed_at, old.since, old.failing
 
     def publish(self) -> None:
         """Make these the models that the instance is chosen by."""
-        self.instance.models = tuple(dict.fromkeys(entry.id for entry in self.entries))
+        self.instance.lists(self.entries)
 
     def age_s(self, now: float) -> float | None:
         """Since it was read, or since the start while it never was; None for one that is not asked for."""
@@ -109,25 +112,28 @@ class ModelLists:
         """The body of GET /v1/models. Raises Overloaded (503) when nothing is known of any instance."""
         await self._refresh(self._refresh_s)
         self._require_something()
-        data = b", ".join(self._listed())
-        return b'{"object": "list", "data": [%b]}' % data
+        if self._ids == "prefixed":
+            parts = [each.encoded for each in self.lists if each.entries]
+        else:
+            parts = await self._renamed()
+        return b'{"object": "list", "data": [%b]}' % b", ".join(parts)
 
-    def _listed(self) -> Iterable[bytes]:
+    async def _renamed(self) -> list[bytes]:
         """The entries under the ids that MODEL_IDS asks for; a bare id that several instances list comes once.
 
         One that begins like an instance's name keeps its prefix, for alone it would mean a model of that instance.
         """
-        entries = [entry for each in self.lists for entry in each.entries]
-        if self._ids == "prefixed":
-            return [entry.encoded for entry in entries]
         bare: dict[str, bytes] = {}
         prefixed = []
-        for entry in entries:
-            misleading = entry.id.partition("/")[0] in self._providers.instances
-            if not misleading:
-                bare.setdefault(entry.id, entry.bare)
-            if misleading or self._ids == "both":
-                prefixed.append(entry.encoded)
+        for entries in [each.entries for each in self.lists]:
+            for at, entry in enumerate(entries.values(), 1):
+                misleading = entry.id.partition("/")[0] in self._providers.instances
+                if not misleading:
+                    bare.setdefault(entry.id, entry.bare)
+                if misleading or self._ids == "both":
+                    prefixed.append(entry.encoded)
+                if not at % _ENTRIES_PER_TURN:
+                    await asyncio.sleep(0)
         return [*prefixed, *bare.values()]
 
     async def one(self, model_id: str) -> bytes:
@@ -186,14 +192,12 @@ class ModelLists:
         """What is said of a model under the id that was asked for, or prefixed where bare ids are not listed."""
         head, _, rest = model_id.partition("/")
         for each in self.lists:
-            if each.instance.name == head:
-                for entry in each.entries:
-                    if entry.id == rest:
-                        return entry.encoded
+            if each.instance.name == head and rest in each.entries:
+                return each.entries[rest].encoded
         for each in self.lists:
-            for entry in each.entries:
-                if entry.id == model_id:
-                    return entry.encoded if self._ids == "prefixed" else entry.bare
+            entry = each.entries.get(model_id)
+            if entry is not None:
+                return entry.encoded if self._ids == "prefixed" else entry.bare
         return None
 
     def _require_something(self) -> None:
@@ -242,7 +246,15 @@ class ModelLists:
         if each.failing:
             each.failing = False
             _logger.info("The model list of instance %s can be read again", instance.name)
-        each.entries = entries
+        each.learn(entries)
+        full = len(entries) == MODELS_LIMIT
+        if full and not each.full:
+            _logger.warning(
+                "Instance %s lists %d models or more; those behind them are neither offered nor found without its name",
+                instance.name,
+                MODELS_LIMIT,
+            )
+        each.full = full
         each.fetched_at = monotonic()
         each.missed_at = float("-inf")
         if not self._replaced:  # after a reload the instance is shared, and the newer list counts
@@ -270,30 +282,18 @@ async def fetch_list(instance: Instance, *, bare: bool = False) -> list[Entry]:
     async with instance.pool.session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
         if response.status != 200:
             raise ListError(f"status {response.status}", response.status)
-        body = await response.content.read(_LIST_LIMIT_BYTES)
+        body = bytearray()
         while piece := await response.content.read(_LIST_LIMIT_BYTES):
             body += piece
             if len(body) > _LIST_LIMIT_BYTES:
                 raise ListError("the list is too large")
-    try:
-        document = json.loads(body, parse_constant=_no_json)
-    except (ValueError, RecursionError):
-        raise ListError("no JSON") from None
-    data = document.get("data") if isinstance(document, dict) else None
-    if not isinstance(data, list):
-        raise ListError("no list of models")
     entries = []
-    for each in data:
-        if isinstance(each, dict) and isinstance(each.get("id"), str):
-            try:
-                entries.append(_entry(instance.name, each, bare=bare))
-            except (ValueError, RecursionError):
-                pass  # a number over all bounds (1e400), or nesting that could just be read: not to be said in JSON
+    async for said in listed(body):
+        try:
+            entries.append(_entry(instance.name, said, bare=bare))
+        except (ValueError, RecursionError):
+            pass  # a number over all bounds (1e400), or nesting that could just be read: not to be said in JSON
     return entries
-
-
-def _no_json(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _with_bare(entry: Entry) -> Entry:

@@ -44,7 +44,7 @@ class Instance:
         self.demotion = Demotion()
         # The address as well: a server is what is counted, and a reload may give its name to another one.
         self.requests = host_counts.shared.counter(f"{config.name} {config.base_url}")
-        self.models: tuple[str, ...] = config.models
+        self.lists(config.models)
         self.gaps = Histogram()
 
     def is_server_of(self, config: InstanceConfig) -> bool:
@@ -76,6 +76,11 @@ class Instance:
         useless = self.health.state in _LAST or self.health.key_refused
         order = 2 if useless else 1 if self.demotion.until > now else 0
         return order, self.requests.total, random()
+
+    def lists(self, models: Iterable[str]) -> None:
+        """These are the models that the server lists, in its order; one that it names twice is one model."""
+        self.models = tuple(dict.fromkeys(models))
+        self.listed = frozenset(self.models)
 
     async def close(self) -> None:
         """Close its connections."""
@@ -118,15 +123,25 @@ class Providers:
                 old = Instance(each, config, self._resolver)
             self.instances[each.name] = old
         self.by_model: dict[str, list[Instance]] = {}
+        self._indexed: dict[str, frozenset[str]] = {}
         self.index()
 
     def index(self) -> None:
-        """Look up models anew after a list changed."""
-        by_model: dict[str, list[Instance]] = {}
+        """Look up models anew after a list changed; takes as long as what has changed is long."""
         for instance in self.instances.values():
-            for model in dict.fromkeys(instance.models):  # a server may list a name twice
-                by_model.setdefault(model, []).append(instance)
-        self.by_model = by_model
+            before, after = self._indexed.get(instance.name, frozenset()), instance.listed
+            if before is after:
+                continue
+            self._indexed[instance.name] = after
+            for model in before - after:
+                others = [each for each in self.by_model.pop(model) if each is not instance]
+                if others:
+                    self.by_model[model] = others
+            for model in instance.models:
+                if model not in before:
+                    known = self.by_model.get(model, ())
+                    both = [each for each in self.instances.values() if each is instance or each in known]
+                    self.by_model[model] = both if known else [instance]
 
     @property
     def only(self) -> Instance | None:
@@ -213,7 +228,7 @@ class Providers:
     def label(self, instance: str, model: str) -> str:
         """The metrics label of a model: only names that a list holds, so that clients cannot make new ones."""
         found = self.instances.get(instance)
-        return model if found is not None and model in found.models else ("other" if model else "")
+        return model if found is not None and model in found.listed else ("other" if model else "")
 
     async def close(self, shared: Collection[Instance] = ()) -> None:
         """Close the connections of every instance that is not in `shared`."""

@@ -7,10 +7,13 @@ for it. Knows nothing of instances.
 import heapq
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from itertools import islice
 
 # Ids are shorter; what is longer was no slip of the pen.
 _COMPARED_CHARS = 128
 _COMPARED = 100
+# A look at so many takes a few milliseconds; of what is behind them nobody is reminded.
+_LOOKED_AT = 10_000
 _CUTOFF = 0.5
 # As good as a small slip: who writes `llama` means one of those whose name holds it.
 _CONTAINED, _CONTAINED_CHARS = 0.75, 3
@@ -23,9 +26,18 @@ def near(wanted: str, models: Iterable[str], count: int = 3) -> list[str]:
     """
     whole = wanted[:_COMPARED_CHARS].lower()
     tail = whole.rpartition("/")[2]
-    likely = list(models)
+    likely = list(islice(models, _LOOKED_AT))
     if len(likely) > _COMPARED:
-        likely = heapq.nsmallest(_COMPARED, likely, key=lambda model: _distance(tail, model))
+        holding = [model for model in likely if tail in model.lower()][:_COMPARED] if tail else []
+        length = len(tail) + 1
+        likely = list(
+            dict.fromkeys(
+                holding
+                + heapq.nsmallest(
+                    _COMPARED - len(holding), likely, key=lambda model: abs(len(model) - model.rfind("/") - length)
+                )
+            )
+        )
     by_whole, by_tail = SequenceMatcher(b=whole), SequenceMatcher(b=tail)
     scores = []
     for model in likely:
@@ -41,11 +53,6 @@ def near(wanted: str, models: Iterable[str], count: int = 3) -> list[str]:
 def likeness(one: str, other: str) -> float:
     """From 0 to 1, in any case."""
     return SequenceMatcher(a=one.lower(), b=other.lower()).ratio()
-
-
-def _distance(tail: str, model: str) -> tuple[bool, int]:
-    name = model[:_COMPARED_CHARS].lower()
-    return not tail or tail not in name, abs(len(name.rpartition("/")[2]) - len(tail))
 
 
 def _ratio(matcher: SequenceMatcher[str], name: str) -> float:
