@@ -44,14 +44,28 @@ def test_the_best_come_first_and_no_more_than_asked_for():
     assert near("m-1", models, count=1) == ["m-1"]
 
 
-@pytest.mark.parametrize("wanted", ["org/adapter-7777", "x" * 256, "org/adapter", "a" * 128])
-def test_of_many_models_few_are_compared(monkeypatch, wanted):
+@pytest.mark.parametrize("wanted", ["org/adapter-7777", "x" * 256, "org/adapter", "a" * 128, "org/" + "ab" * 80])
+@pytest.mark.parametrize("name", ["org/adapter-{}", "org/" + "ba" * 80 + "{}", "{}"])
+def test_of_many_models_few_are_compared_letter_by_letter_and_never_far(monkeypatch, wanted, name):
+    """One comparison of two long names costs as much as a request."""
     from gomodel import suggestions
 
-    compared = []
-    monkeypatch.setattr(suggestions, "_ratio", lambda matcher, name: compared.append(name) or 0.0)
-    near(wanted, (f"org/adapter-{at}" for at in range(20_000)))
-    assert len(compared) <= 2 * 100
+    compared, counted = [], []
+
+    class Matcher(suggestions.SequenceMatcher):
+        def ratio(self):
+            compared.append(len(self.a) + len(self.b))
+            return super().ratio()
+
+        def quick_ratio(self):
+            counted.append(len(self.a) + len(self.b))
+            return super().quick_ratio()
+
+    monkeypatch.setattr(suggestions, "SequenceMatcher", Matcher)
+    near(wanted, (name.format(at) for at in range(20_000)))
+    assert len(compared) <= 2 * 10
+    assert len(counted) <= 2 * 100
+    assert max(compared + counted) <= 2 * 64
 
 
 def test_likeness_heeds_no_case():
