@@ -16,11 +16,10 @@ from itertools import islice
 
 from .errors import InvalidBody, ModelRequired
 from .members import STEPS
-from .selector import Selector
+from .selector import VALUE_LIMIT_BYTES, Selector
 
-# A part has two or three short header lines and a model id is short: generous, and they bound the window.
+# A part has two or three short header lines: generous, and it bounds the window.
 HEADERS_LIMIT_BYTES = 8 * 1024
-VALUE_LIMIT_BYTES = 4 * 1024
 # vLLM's form parser takes a thousand fields and a thousand files at the most.
 PARTS_LIMIT = 2000
 # Three are defined, and each costs a step or so.

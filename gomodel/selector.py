@@ -29,6 +29,10 @@ from .members import (
     unexpected,
 )
 
+# Twice as long as a path can be (PATH_MAX); a megabyte of one would be looked up, logged and compared.
+VALUE_LIMIT_BYTES = 8 * 1024
+_ESCAPE_BYTES = 6  # of one character at the most
+
 _MODEL = Member("model")
 _USUAL_VALUE = r'"([^"\\\x00-\x1f]++)"'
 # The usual body from its start to the end of a value that needs no unescaping, in one match; group 1 is the value.
@@ -73,7 +77,7 @@ def usual(body: bytes | bytearray) -> Selector | None:
     if found is None:
         return None
     start, end = found.span(1)
-    if _may_have_second(body, end):
+    if end - start > VALUE_LIMIT_BYTES or _may_have_second(body, end):
         return None
     return Selector(_text(body[start:end]), start, end)
 
@@ -98,8 +102,8 @@ class JsonScan:
         """The selector as soon as its closing quote has been seen; not to be called after that.
 
         Raises InvalidBody for what is not a JSON object in UTF-8 as far as it had to be read, for a value that is no
-        valid string and for a second top-level `model` in what is held at that moment, not in what will only stream
-        through; ModelRequired for an empty value or one that is not a string.
+        valid string or longer than VALUE_LIMIT_BYTES, and for a second top-level `model` in what is held at that
+        moment, not in what will only stream through; ModelRequired for an empty value or one that is not a string.
         """
         held, turn = self.held, self._turn
         held += piece
@@ -156,6 +160,7 @@ def _select(body: bytearray, turn: Turn) -> Generator[Selector | int, int | None
     plain = _usual_value(body, position, turn.end)
     if plain is not None:
         start, end = plain.span(1)
+        _refuse_long(end - start)
         value = _text(body[start:end])
     else:
         start = yield from token(body, turn, position)
@@ -164,9 +169,15 @@ def _select(body: bytearray, turn: Turn) -> Generator[Selector | int, int | None
                 raise ModelRequired("`model` must be a string.")
             raise unexpected(body, start)
         start, end = yield from string(body, turn, start + 1)
+        _refuse_long((end - start) // _ESCAPE_BYTES)
         value = _unescape(bytes(body[start:end]))
     yield from _refuse_second(body, turn, end)
     yield Selector(value, start, end)
+
+
+def _refuse_long(size: int) -> None:
+    if size > VALUE_LIMIT_BYTES:
+        raise InvalidBody(f"`model` is longer than {VALUE_LIMIT_BYTES} bytes.")
 
 
 def _text(raw: bytes | bytearray) -> str:
@@ -182,11 +193,12 @@ def _unescape(raw: bytes) -> str:
         raise InvalidBody(f"`model` holds the byte {control[0][0]:#04x}, which JSON allows in a string only escaped.")
     try:
         value: str = json.loads(f'"{raw.decode()}"')
-        value.encode()
+        size = len(value.encode())
     except ValueError:
         raise _invalid_value() from None
     if not value:
         raise ModelRequired("`model` must not be empty.")
+    _refuse_long(size)
     return value
 
 

@@ -196,12 +196,18 @@ async def test_an_unknown_model_is_a_404_that_names_near_ones(two, connect, sele
     assert [line["model"] for line in access_lines(handle)] == [selector, selector]
 
 
-async def test_a_selector_as_long_as_the_body_is_a_404_of_bounded_length(two, connect):
+async def test_a_long_selector_is_a_404_of_bounded_length_and_one_of_a_megabyte_no_selector(two, connect):
     handle, _ = two
     client = await connect(handle)
-    body = json.dumps({"model": "x" * 1_000_000}).encode()
+    body = json.dumps({"model": "x" * 8192}).encode()
     message = await refused(client, CHAT, framed(CHAT, body, "whole"), 404, "model_not_found", "model")
     assert len(message) < 1000
+    for length in (8193, 1_000_000):
+        for framing in ("whole", "pieces", "chunked"):
+            client = await connect(handle)
+            body = json.dumps({"model": "x" * length}).encode()
+            message = await refused(client, CHAT, framed(CHAT, body, framing), 400, "invalid_body", None)
+            assert message == "`model` is longer than 8192 bytes."
     assert len(handle.logs.text) < 20_000
 
 

@@ -314,10 +314,10 @@ class TestTheLineOf:
         await ask(await connect(handle))
         assert end_of(await line_of(handle)) == (400, None, None, None)
 
-    async def test_a_model_of_a_megabyte_with_line_breaks_is_short(self, gateway, upstream, connect):
+    async def test_a_long_model_with_line_breaks_is_short(self, gateway, upstream, connect):
         upstream.on_request(OK)
         handle = await gateway(vllm=upstream)
-        await ask(await connect(handle), post(model="vllm/" + "m\n" * (1 << 19)))
+        await ask(await connect(handle), post(model="vllm/" + "m\n" * 1000))
         line = await line_of(handle)
         assert line["model"] == "m\n" * 100 + "..."
 
