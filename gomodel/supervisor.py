@@ -16,12 +16,10 @@ import signal
 import socket
 from collections.abc import Iterable
 from time import monotonic
-from typing import Any
 
 from . import host_counts, notices
 from .config import Config
 from .exposition import lasting
-from .fork import fork
 from .hub import Hub
 from .listeners import Listener, beside, bind
 from .logs import configure_logging, name_worker
@@ -33,6 +31,7 @@ from .signals import Signals, StopSignals
 from .systemd import Notifier
 from .tally import Tally
 from .worker import CUT_SHORT, serve
+from .workers import Worker, Workers
 
 _logger = logging.getLogger("gomodel")
 
@@ -42,20 +41,6 @@ _READ_AGAIN = 0
 # For workers that were told to abort, before they are killed.
 ABORT_S = 3.0
 _NEVER = float("inf")
-
-
-class _Worker:
-    """A worker process from its fork until it is reaped; `line` is None once it has closed its end."""
-
-    def __init__(self, place: Place, pid: int, line: Line) -> None:
-        self.place = place
-        self.pid = pid
-        self.line: Line | None = line
-        self.killed = False
-
-    @property
-    def name(self) -> str:
-        return f"{self.place.index}-{self.pid}"
 
 
 class Supervisor:
@@ -69,10 +54,10 @@ class Supervisor:
         self._restarts = Restarts(config.workers, LIMITS)
         self._hub = Hub(Tally(lasting))
         self._counts = host_counts.share(config.workers)
-        self._workers: list[_Worker] = []
         self._listeners: list[Listener] = []
         self._reserved: list[Listener] = []
         self._selector = selectors.DefaultSelector()
+        self._workers = Workers(signals, self._selector)
         self._wake_in, self._wake_out = os.pipe()
         self._ending = False
         self._kill_at = _NEVER
@@ -98,7 +83,7 @@ class Supervisor:
             gc.freeze()  # what was imported is shared as long as no collector writes to it
             gc.enable()
             self._restarts.begin(monotonic())
-            while self._workers or not self._ending:
+            while self._workers.running or not self._ending:
                 self._turn()
         finally:
             self._signals.detach()
@@ -113,18 +98,15 @@ class Supervisor:
             for place in self._restarts.to_start(now):
                 self._start(place)
         for place in self._restarts.hung(now):
-            hanging = [each for each in self._workers if each.place is place]
-            self._kill(hanging, f"has been silent for over {LIMITS.beat_s * LIMITS.silent_beats:g}s")
+            hanging = [each for each in self._workers.running if each.place is place]
+            self._workers.kill(hanging, f"has been silent for over {LIMITS.beat_s * LIMITS.silent_beats:g}s")
         self._hub.expire(now)
         if now >= self._kill_at:
             self._kill_at = _NEVER
-            self._kill(self._workers, "does not end")
+            self._workers.kill(self._workers.running, "does not end")
         if now >= self._feed_at:
             self._feed()
-        for worker in self._workers:
-            if worker.line is not None:
-                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.line.waiting else 0)
-                self._selector.modify(worker.line, events, worker)
+        self._workers.watch()
         due = min(self._hub.due, self._kill_at, self._feed_at)
         if not self._rereading.busy:
             due = min(due, self._restarts.due)
@@ -143,11 +125,12 @@ class Supervisor:
             return
         name = signal.Signals(number).name
         if number == signal.SIGCHLD:
-            self._reap()
+            for worker, status in self._workers.reaped():
+                self._lost(worker, status)
         elif number == signal.SIGHUP:
             self._reload()
         elif number == signal.SIGUSR1:
-            self._order("report")
+            self._workers.order("report")
         elif number == signal.SIGUSR2:
             notices.no_hand_over()
         elif not self._stops.counts(number):
@@ -166,7 +149,7 @@ class Supervisor:
         self._notifier.stopping(limit_s)
         self._restarts.stop()
         self._stop_listening()
-        self._order(order)
+        self._workers.order(order)
 
     def _stop_listening(self) -> None:
         for each in self._listeners:
@@ -191,36 +174,23 @@ class Supervisor:
         if config is not None:
             self._config = config
             configure_logging(config.log_level, config.log_format)
-            self._order("reload", config)
+            self._workers.order("reload", config)
         if not self._rereading.busy:
             self._notifier.ready()
-
-    def _order(self, *order: Any) -> None:
-        for worker in self._workers:
-            if worker.line is not None:
-                worker.line.send(*order)
 
     def _start(self, place: Place) -> None:
         if self._ending:  # given up on, over another place
             return
-        ours, theirs = socket.socketpair()
-        line = Line(ours)
         try:
-            pid = fork(self._signals, lambda: self._work(place, line, theirs))
+            line = self._workers.start(place, lambda orders: self._work(place, orders))
         except OSError as error:
             _logger.error("No process for worker %d: %s", place.index, error.strerror)
-            line.close()
             self._start_later(place)
         else:
-            self._workers.append(_Worker(place, pid, line))
-            self._selector.register(line, selectors.EVENT_READ, self._workers[-1])
             self._hub.join(line)
-        finally:
-            theirs.close()
 
-    def _work(self, place: Place, parents: Line, orders: socket.socket) -> int:
+    def _work(self, place: Place, orders: socket.socket) -> int:
         """The forked child: give up what is the parent's, and serve."""
-        parents.close()
         self._release()
         for listener in self._listeners:
             listener.file = None  # the parent's to remove
@@ -236,16 +206,14 @@ class Supervisor:
         self._selector.close()
         os.close(self._wake_in)
         os.close(self._wake_out)
-        for worker in self._workers:
-            if worker.line is not None:
-                worker.line.close()
+        self._workers.release()
 
-    def _listen_to(self, worker: _Worker) -> None:
-        line, place = worker.line, worker.place
+    def _listen_to(self, worker: Worker) -> None:
+        line = worker.line
         assert line is not None
         for message in line.receive():
-            place.missed = 0
-            self._on_message(place, line, message)
+            worker.place.missed = 0
+            self._on_message(worker.place, line, message)
         if not line.open:
             self._hang_up(worker)
 
@@ -268,30 +236,16 @@ class Supervisor:
         """Tell systemd's watchdog that all is well; when it is not, that is for the watchdog to notice."""
         if self._notifier.watchdog_s:
             delay_s = self._notifier.watchdog_s
-            if all(self._restarts.alive(worker.place) for worker in self._workers):
+            if all(self._restarts.alive(worker.place) for worker in self._workers.running):
                 self._notifier.alive()
             else:
                 delay_s = min(delay_s, LIMITS.beat_s)  # by then the one that hangs may be replaced
             self._feed_at = monotonic() + delay_s
 
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            for worker in self._workers[:]:
-                if worker.pid == pid:  # otherwise an orphan that PID 1 inherits
-                    self._lost(worker, os.waitstatus_to_exitcode(status))
-
-    def _lost(self, worker: _Worker, status: int) -> None:
+    def _lost(self, worker: Worker, status: int) -> None:
         if worker.line is not None:
             self._listen_to(worker)  # its last words
-        if worker.line is not None:
-            self._hang_up(worker)
-        self._workers.remove(worker)
+        self._hang_up(worker)
         self._counts.clear(worker.place.index - 1)  # what it had in flight went with it
         if self._ending:
             if status == CUT_SHORT or (status and self._forced):
@@ -316,20 +270,11 @@ class Supervisor:
         else:
             _logger.info("Worker %d starts again in %gs", place.index, delay_s)
 
-    def _hang_up(self, worker: _Worker) -> None:
-        line, worker.line = worker.line, None
-        assert line is not None
+    def _hang_up(self, worker: Worker) -> None:
         worker.place.ready = False
-        self._selector.unregister(line)
-        line.close()
-        self._hub.leave(line)
-
-    def _kill(self, workers: Iterable[_Worker], why: str) -> None:
-        for worker in workers:
-            if not worker.killed:
-                worker.killed = True
-                _logger.error("Worker %s %s and is killed", worker.name, why)
-                os.kill(worker.pid, signal.SIGKILL)
+        if worker.line is not None:
+            self._hub.leave(worker.line)
+        self._workers.hang_up(worker)
 
 
 def _how(status: int) -> str:

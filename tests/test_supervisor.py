@@ -10,8 +10,9 @@ import pytest
 from gomodel.config import from_environ
 from gomodel.orders import Line, encoded
 from gomodel.signals import Signals
-from gomodel.supervisor import Supervisor, _Worker
+from gomodel.supervisor import Supervisor
 from gomodel.systemd import Notifier
+from gomodel.workers import Worker
 
 from .harness.gateway import DEFAULTS
 
@@ -25,13 +26,13 @@ class Workers:
         config = from_environ({**DEFAULTS, "GOMODEL_WORKERS": "2"})
         self.supervisor = Supervisor(config, lambda: config, Signals(), Notifier({}))
         self.supervisor._ending = True  # nobody takes the place of one that is gone
-        self.workers: list[_Worker] = []
+        self.workers: list[Worker] = []
         self.ends: list[socket.socket] = []
         for place in self.supervisor._restarts.places:
             ours, theirs = socket.socketpair()
             line = Line(ours)
-            worker = _Worker(place, place.index, line)
-            self.supervisor._workers.append(worker)
+            worker = Worker(place, place.index, line)
+            self.supervisor._workers.running.append(worker)
             self.supervisor._selector.register(line, selectors.EVENT_READ, worker)
             self.supervisor._hub.join(line)
             self.workers.append(worker)
@@ -82,7 +83,7 @@ def test_a_question_to_a_worker_that_dies_over_it_is_over_at_once(two: Workers) 
 
 def test_a_worker_that_reads_late_gets_what_waited_for_it(two: Workers) -> None:
     padding = "x" * 3_000_000
-    two.supervisor._order("reload", padding)
+    two.supervisor._workers.order("reload", padding)
     received: list[object] = []
     reader = Line(two.ends[0].dup())
     for _ in range(100):

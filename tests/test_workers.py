@@ -151,9 +151,9 @@ async def test_the_lines_of_a_worker_name_it_also_after_a_reload(run: Run, upstr
     assert {entry.get("worker") for entry in entries if "SIGTERM: ending" in entry["message"]} == {None}
 
 
-@pytest.mark.parametrize("what", ["s.serve", "s.fork"])
+@pytest.mark.parametrize("what", ["s.serve", "w.fork"])
 async def test_workers_that_never_start_are_given_up_on(run: Run, tmp_path: Path, what: str) -> None:
-    failing = f"{IMPATIENT}def fail(*_): raise OSError(11, 'no luck')\n{what} = fail\n"
+    failing = f"{IMPATIENT}import gomodel.workers as w\ndef fail(*_): raise OSError(11, 'no luck')\n{what} = fail\n"
     process = await run({"GOMODEL_WORKERS": "2", "TMPDIR": str(tmp_path)}, code=failing + RUN)
     assert await process.ended() == 1
     assert re.search(r"Worker [12] does not start; giving up", process.text)
