@@ -31,7 +31,8 @@ from .websocket import UPGRADE, Tunnel, require_websocket, wants_websocket
 _UNLIMITED = 1 << 62
 _QUERY_FIELDS = 1000  # each costs a microsecond
 _SLASH = re.compile("/|%2[Ff]")
-# Served to the end of a drain: whoever waits for it wants to know what it waits for.
+# Served to the end of a drain, since whoever waits for it wants to know what it waits for, and where clients are turned
+# away: a process that is alive must not be restarted for having many of them.
 _OPERATORS = frozenset({Kind.HEALTH, Kind.READY, Kind.METRICS, Kind.ADMIN_REQUESTS, Kind.STATUS_PAGE})
 
 
@@ -79,18 +80,22 @@ class App:
             door = master_key(config.master_key)
         else:
             door = own_pages(origins, loopback=config.port is not None and is_loopback(config.host))
-        self.serve = compose(
-            self._dispatch,
-            [
-                recording(telemetry, router, self.providers, strip, proxies),
-                *([sharing(origins)] if origins is not None else []),
-                errors,
-                sanity,
-                *([preflights(origins)] if origins is not None else []),
-                door,
-                allowed,
-            ],
-        )
+        layers = [
+            recording(telemetry, router, self.providers, strip, proxies),
+            *([sharing(origins)] if origins is not None else []),
+            errors,
+            sanity,
+            *([preflights(origins)] if origins is not None else []),
+            door,
+            allowed,
+        ]
+        self.serve = compose(self._dispatch, layers)
+        self.refuse = compose(self._refuse, layers)  # for clients there is no room for
+
+    def _refuse(self, request: Request) -> Awaitable[Reply | None]:
+        if request.route.kind not in _OPERATORS:
+            raise Overloaded("The gateway has too many clients.", code="connection_limit", retry_after_s=1)
+        return self._dispatch(request)
 
     def _dispatch(self, request: Request) -> Awaitable[Reply | None]:
         if self.refusing and request.route.kind not in _OPERATORS:

@@ -25,6 +25,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from .client_connection import ClientConnection
+from .client_limit import REFUSED_S, ClientLimit
 from .errors import BadRequest
 from .headers import RequestFields
 from .message import Arrived, Handler, Request
@@ -129,13 +130,24 @@ class Downstream(ClientConnection):
         """Look at the fields of the next request anew: the configuration has changed."""
         self._known = None
 
+    @property
+    def idle_since(self) -> float | None:
+        """Since when no request is being served, by the loop's clock; None while one is."""
+        if self.busy or self._messages:
+            return None
+        return self._next_keepalive_close_time - self._keepalive_timeout
+
+    def turn_away(self, serve: Handler, within_s: float) -> None:
+        """There is no room for this client: `serve` its next request, if that comes in time, and close."""
+        self._serve = serve
+        self.last = True
+        self._loop.call_later(within_s, self.close_when_idle)
+
     def close_when_idle(self, quiet_s: float = 0.0) -> None:
         """Draining: close now if no request is being served and none was for `quiet_s`, else after the next."""
         self.last = True
-        if self.busy or self._messages:
-            return
-        active = self._next_keepalive_close_time - self._keepalive_timeout
-        if self._loop.time() - active >= quiet_s:
+        active = self.idle_since
+        if active is not None and self._loop.time() - active >= quiet_s:
             self.force_close()
 
     async def start(self) -> None:
@@ -240,13 +252,30 @@ class Downstream(ClientConnection):
 class Server(web.Server):
     """aiohttp's low-level server with `Downstream` for its protocol."""
 
-    def __init__(self, serve: Handler, *, write_idle_s: float, **kwargs: Any) -> None:
+    def __init__(
+        self, serve: Handler, refuse: Handler, limit: ClientLimit, *, write_idle_s: float, **kwargs: Any
+    ) -> None:
+        """`refuse` serves the one request of a client for whom `limit` has no room."""
         super().__init__(serve, handler_cancellation=True, **kwargs)  # type: ignore[arg-type]
         self.serve = serve
+        self.limit = limit
+        self._refuse = refuse
         self.write_idle_s = write_idle_s
 
     def __call__(self) -> Downstream:
         return Downstream(self, loop=self._loop, **self._kwargs)
+
+    def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
+        """A client has connected; one too many takes the place of an idle one, or is turned away."""
+        limit, now = self.limit, self._loop.time()
+        clients: Any = self._connections  # not `clients`: a list of them all for each newcomer is too much in a crowd
+        crowded = len(clients) >= limit.most and not limit.make_room(clients, now)
+        super().connection_made(handler, transport)
+        if crowded:
+            if limit.refuses(len(self._connections)):
+                handler.turn_away(self._refuse, REFUSED_S)
+            else:
+                transport.abort()
 
     @property
     def clients(self) -> list[Downstream]:

@@ -20,14 +20,17 @@ from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import BaseConnector
 from yarl import URL
 
+from . import descriptors
+from .client_limit import most_idle
 from .config import InstanceConfig, Timeouts
-from .descriptors import EXHAUSTED
 from .errors import ConnectError, GatewayError, Overloaded, UpstreamTimeout
 from .resolver import Resolver
 from .upstream import MAX_FIELD_BYTES, Channel
 
-# Each request that may not be repeated leaves a fresh connection behind; a flood of them must not use up descriptors.
+# Each request that may not be repeated leaves a fresh connection behind; a flood of them must not use up memory.
 MAX_IDLE = 1024
+# What a process has open besides its connections.
+_OPEN_FILES = 16
 
 
 class Pool:
@@ -37,7 +40,8 @@ class Pool:
     at that very moment; here the newest goes first and none is used after `upstream_keepalive_s`.
     """
 
-    def __init__(self, config: InstanceConfig, timeouts: Timeouts, resolver: Resolver) -> None:
+    def __init__(self, config: InstanceConfig, timeouts: Timeouts, resolver: Resolver, instances: int) -> None:
+        """`instances`: how many share what files this process may open."""
         loop = asyncio.get_running_loop()
         self._name = config.name
         connector: BaseConnector
@@ -63,12 +67,13 @@ class Pool:
         self._idle: deque[Channel] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self.closed = False
-        self.configure(timeouts)
+        self.configure(timeouts, instances)
 
-    def configure(self, timeouts: Timeouts) -> None:
-        """Connect and keep connections by `timeouts` from now on."""
+    def configure(self, timeouts: Timeouts, instances: int) -> None:
+        """Connect and keep connections by these from now on."""
         self._timeout = ClientTimeout(total=None, connect=timeouts.connect_s, sock_connect=timeouts.connect_s)
         self._keepalive_s = timeouts.upstream_keepalive_s
+        self._max_idle = min(MAX_IDLE, most_idle(descriptors.limit(), _OPEN_FILES, instances))
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweep()
@@ -102,7 +107,7 @@ class Pool:
 
     def give(self, channel: Channel) -> None:
         """Keep a connection for the next exchange."""
-        if self.closed or len(self._idle) >= MAX_IDLE:
+        if self.closed or len(self._idle) >= self._max_idle:
             channel.discard()
             return
         channel.idle_since = self._loop.time()
@@ -149,7 +154,7 @@ def _connect_error(instance: str, exc: BaseException) -> GatewayError:
     cause = exc.os_error if isinstance(exc, ClientConnectorError) else exc
     number = getattr(cause, "errno", None)
     # Before the rest: a look-up fails for want of a descriptor as well.
-    if number in EXHAUSTED:
+    if number in descriptors.EXHAUSTED:
         return Overloaded("The gateway has no free file descriptor.", code="connection_limit", retry_after_s=1)
     if isinstance(exc, (ClientConnectorDNSError, UnicodeError)):
         return ConnectError(f"The host name of instance '{instance}' could not be resolved.", code="dns_error")

@@ -38,7 +38,7 @@ class Instance:
         self.base_path = url.path
         self.root_path = url.path.removesuffix("/v1")
         self.own_fields = _own_fields(config)
-        self.pool = Pool(config, settings.timeouts, resolver)
+        self.pool = Pool(config, settings.timeouts, resolver, len(settings.instances))
         self.breaker = Breaker(settings.breaker, config.name)
         self.health = Health(config.name)
         self.demotion = Demotion()
@@ -60,7 +60,7 @@ class Instance:
             self.health.key_refused = False  # what is known of another key says nothing of this one
         self.config = config
         self.own_fields = _own_fields(config)
-        self.pool.configure(settings.timeouts)
+        self.pool.configure(settings.timeouts, len(settings.instances))
         self.breaker.configure(settings.breaker)
 
     @property

@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
+from . import descriptors
 from .app import App
+from .client_limit import ClientLimit, most_clients
 from .config import Config
 from .downstream import Downstream, Server
 from .listeners import BACKLOG, Listener, adopt, bind, load_certificate, tls_context
@@ -27,8 +29,11 @@ KEEPALIVE_S = 75.0
 # At a drain, a client that was active this recently may have its next request on the way, which closing would lose:
 # it is answered, with `Connection: close`. Longer than any round trip.
 GRACE_S = 0.5
+# A client in its TLS handshake holds a descriptor and is not counted yet.
+_HANDSHAKE_LIMIT_S = 10.0
 _READ_BUFFER = 1 << 16
-# Connections taken in one turn of the loop, so that a burst of them does not stall the streams that run.
+# Connections taken in one turn of the loop, so that a burst of them does not stall the streams that run, nor take the
+# descriptors of those that are served before the limit of clients is looked at.
 _ACCEPTED_PER_TURN = 128
 # For the TLS handshakes of clients that the kernel had accepted when a drain began: hundreds, on a busy CPU.
 _HANDSHAKE_S = 2.0
@@ -50,6 +55,7 @@ class Gateway:
         self.telemetry = Telemetry(config)
         self.app: App
         self.port = 0
+        self._open_files = 0  # before the first client
         self.listeners: list[Listener] = []
         self._server: Server
         self._serving: list[asyncio.Server] = []
@@ -82,8 +88,11 @@ class Gateway:
         self.app = App(config, self.telemetry)
         quiet = logging.getLogger("gomodel.aiohttp")
         quiet.addHandler(logging.NullHandler())
+        self._open_files = descriptors.open_now()
         self._server = Server(
             self._serve,
+            self._refuse,
+            ClientLimit(self._most_clients()),
             write_idle_s=config.timeouts.write_idle_s,
             access_log=None,
             logger=quiet,
@@ -95,7 +104,9 @@ class Gateway:
         for each in self.listeners:
             options: dict[str, Any] = {"sock": each.sock, "ssl": self._tls if each.tls else None}
             # A turn accepts as many connections as the backlog that asyncio is told; the kernel's is set after it.
-            options["backlog"] = _ACCEPTED_PER_TURN
+            options["backlog"] = min(_ACCEPTED_PER_TURN, self._server.limit.refusals)
+            if each.tls:
+                options["ssl_handshake_timeout"] = _HANDSHAKE_LIMIT_S
             create: Any = loop.create_server
             if each.sock.family == socket.AF_UNIX:
                 create = loop.create_unix_server
@@ -112,6 +123,12 @@ class Gateway:
     def _serve(self, request: Request) -> Coroutine[Any, Any, Reply | None]:
         return self.app.serve(request)  # type: ignore[return-value]
 
+    def _refuse(self, request: Request) -> Coroutine[Any, Any, Reply | None]:
+        return self.app.refuse(request)  # type: ignore[return-value]
+
+    def _most_clients(self) -> int:
+        return most_clients(descriptors.limit(), self._open_files, len(self.config.instances))
+
     def reload(self, config: Config) -> None:
         """Serve new requests by `config`; those that run end by the old one. Listeners stay as they are.
 
@@ -127,6 +144,7 @@ class Gateway:
         self.config = config
         self.telemetry.limit(config)
         self._server.write_idle_s = config.timeouts.write_idle_s
+        self._server.limit.most = self._most_clients()
         for client in self._server.clients:
             client.forget()
             if not client.busy:

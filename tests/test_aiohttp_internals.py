@@ -15,6 +15,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from yarl import URL
 
+from gomodel.client_limit import ClientLimit
 from gomodel.downstream import Downstream, Server
 from gomodel.upstream import Channel
 
@@ -68,7 +69,7 @@ def test_the_tested_minor_version_is_installed():
     ],
 )
 async def test_the_server_protocol_has(name):
-    protocol = Server(None, write_idle_s=1)()
+    protocol = Server(None, None, ClientLimit(1), write_idle_s=1)()
     assert hasattr(protocol, name)
 
 
@@ -106,7 +107,7 @@ def test_the_server_takes_its_options_for_the_protocol():
 
 
 async def test_a_request_that_does_not_parse_is_queued_as_an_error():
-    protocol = Server(None, write_idle_s=1)()
+    protocol = Server(None, None, ClientLimit(1), write_idle_s=1)()
     protocol.data_received(b"NOT HTTP\r\n\r\n")
     message, _ = protocol._messages[0]
     assert isinstance(message, _ErrInfo)

@@ -1,17 +1,15 @@
 """What a client is told when no connection to an instance comes about, each cause under its own name."""
 
 import asyncio
-import os
-import resource
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .harness.descriptors import few_descriptors
 from .scripted import Fin, Reset, request
 from .verdicts import OK, aborted, access_lines, ask, counted, own_error, post, tells_nothing
 
@@ -187,32 +185,12 @@ async def test_a_unix_socket_nobody_listens_on_is_502(gateway, connect, tmp_path
     tells_nothing(handle, answer)
 
 
-@contextmanager
-def no_free_descriptor() -> Iterator[None]:
-    """Within, opening anything fails with EMFILE."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    fillers: list[int] = []
-    highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
-        try:
-            while True:
-                fillers.append(os.dup(0))
-        except OSError:
-            pass
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in fillers:
-            os.close(fd)
-
-
 async def test_without_a_free_descriptor_it_is_503_for_now_and_nobodys_failure(gateway, upstream, connect):
     upstream.repeat(OK)
     handle = await gateway(vllm=upstream, CIRCUIT_BREAKER_FAILURE_THRESHOLD="1")
     client = await connect(handle)
     assert (await ask(client, request("GET", "/health"))).status == 200
-    with no_free_descriptor():
+    with few_descriptors():
         answer = await ask(client)
     own_error(answer, 503, "connection_limit", "overloaded_error")
     assert answer.get("Retry-After") == "1"
