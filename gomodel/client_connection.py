@@ -10,10 +10,13 @@ from typing import Any, Protocol
 
 from aiohttp.web_protocol import RequestHandler
 
-from .kernel import peer_closed, reset_on_close, unsent
+from .kernel import fail_when_silent, peer_closed, reset_on_close, unsent
 
 # How often a client that is not read from is looked at; within what rule 3 of the contract allows.
 LOOK_S = 0.03
+# A client whose host is gone is noticed within minutes, also where nothing is written to it; later where the operator
+# waits longer for one that does not read.
+SILENT_CLIENT_S = 120.0
 
 
 class Pausing(Protocol):
@@ -40,6 +43,7 @@ class ClientConnection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        fail_when_silent(transport, max(SILENT_CLIENT_S, self.write_idle_s))
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else "unix"
 

@@ -1,4 +1,4 @@
-"""What the kernel knows of a connection and asyncio does not tell, and the one thing asyncio does not ask of it.
+"""What the kernel knows of a connection and asyncio does not tell, and what asyncio does not ask of it.
 
 Decides nothing. Leans on Linux (`TIOCOUTQ`, `POLLRDHUP`).
 """
@@ -11,6 +11,11 @@ import struct
 import sys
 import termios
 
+# macOS has another name for the first and lacks the last.
+_KEEPIDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+_KEEPINTVL: int | None = getattr(socket, "TCP_KEEPINTVL", None)
+_KEEPCNT: int | None = getattr(socket, "TCP_KEEPCNT", None)
+_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -44,3 +49,23 @@ def reset_on_close(transport: asyncio.Transport) -> None:
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+
+def fail_when_silent(transport: asyncio.BaseTransport, within_s: float) -> None:
+    """Let a TCP connection fail when the peer's host has answered nothing for `within_s`, asked or sent to.
+
+    The kernel asks after a third of that (SO_KEEPALIVE). What was sent to a host that is gone would be repeated for a
+    quarter of an hour; a peer that takes no byte for so long counts as gone as well (TCP_USER_TIMEOUT).
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (_KEEPIDLE, max(1, int(within_s / 3))),
+        (_KEEPINTVL, max(1, int(within_s / 9))),
+        (_KEEPCNT, 6),
+        (_USER_TIMEOUT, int(within_s * 1000)),
+    ):
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -97,6 +97,7 @@ class Gateway:
             access_log=None,
             logger=quiet,
             keepalive_timeout=KEEPALIVE_S,
+            tcp_keepalive=False,  # its two hours; see ClientConnection
             auto_decompress=False,
             read_bufsize=_READ_BUFFER,
         )

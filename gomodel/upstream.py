@@ -25,13 +25,15 @@ from .distrust import distrust, parse_error
 from .errors import ConnectError, GatewayError, StaleConnection, UpstreamError
 from .framing import Body, Chunked, Sized, UntilClose, whole_chunk
 from .headers import ResponseFields
-from .kernel import reset_on_close
+from .kernel import fail_when_silent, reset_on_close
 from .repeated import RepeatedHead, repeatable
 
 # vLLM's embeddings with `encoding_format: bytes` send a header of 114 KB at 1,000 inputs; it grows with the input.
 MAX_FIELD_BYTES = 1 << 20
 MAX_HEAD_BYTES = 2 << 20
 MAX_FIELDS = 128
+# An instance whose host is gone ends within a minute, not with the limit of a generation.
+SILENT_HOST_S = 45.0
 # Up to this size a request is copied into one write.
 _JOIN_BYTES = 1 << 16
 _READ_BYTES = 1 << 16
@@ -123,6 +125,10 @@ class Channel(ResponseHandler):
             # Copying megabytes of prompt costs more than a system call.
             for part in parts:
                 transport.write(part)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        fail_when_silent(transport, SILENT_HOST_S)
 
     def hold(self) -> None:
         """Stop reading: the client does not keep up."""
@@ -283,6 +289,9 @@ class Channel(ResponseHandler):
             return
         if whole:
             sink.on_data(b"", True)
+        elif isinstance(exc, OSError) and not isinstance(exc, ConnectionError | ssl.SSLError):
+            # Timed out or unroutable: the host is gone. It may have begun, so even a reused connection is not stale.
+            sink.on_failure(self._error("connection_terminated", "cannot be reached any more"))
         elif self.tunnel:
             sink.on_failure(self._error("connection_terminated", "reset the connection"))
         elif body is not None:

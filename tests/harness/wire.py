@@ -6,6 +6,7 @@ of HTTP. Linux only: it leans on EPOLLRDHUP.
 
 import asyncio
 import contextlib
+import ctypes
 import select
 import socket
 import struct
@@ -20,6 +21,7 @@ SAFETY_S = 10.0
 # A sender that made no progress for this long is taken to be stopped by backpressure.
 BLOCKED_S = 0.25
 PIECE = 65536
+_SO_ATTACH_FILTER = 26  # Linux; `socket` does not name it
 # All connected sockets that are the harness's own, to tell them from those of the code under test.
 HARNESS_SOCKETS: set[socket.socket] = set()
 
@@ -129,6 +131,12 @@ class Wire:
         if not self._watch.closed:
             self._loop.remove_reader(self._watch.fileno())
             self._watch.close()
+
+    def vanish(self) -> None:
+        """The host of this side is gone: whatever comes is dropped in the kernel, unanswered; Linux only."""
+        drop = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))  # BPF_RET, 0 bytes
+        program = struct.pack("@HP", 1, ctypes.addressof(drop))
+        self._sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
     async def _ready(self, add: Callable[[int, Callable[[], None]], object], remove: Callable[[int], object]) -> None:
         waker = self._loop.create_future()
