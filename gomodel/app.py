@@ -19,6 +19,7 @@ from .inference import Inference
 from .message import Handler, Reply, Request
 from .middleware import allowed, compose, errors, master_key, recording, sanity
 from .models import ModelLists
+from .network import Network
 from .operations import Operations
 from .origins import Origins, is_loopback
 from .outgoing import Outgoing
@@ -39,12 +40,14 @@ _OPERATORS = frozenset({Kind.HEALTH, Kind.READY, Kind.METRICS, Kind.ADMIN_REQUES
 class App:
     """Everything one configuration makes; a reload builds another and lets this one's requests end."""
 
-    def __init__(self, config: Config, telemetry: Telemetry, previous: "App | None" = None) -> None:
+    def __init__(
+        self, config: Config, telemetry: Telemetry, previous: "App | None" = None, network: Network | None = None
+    ) -> None:
         """`previous` is the app that this one replaces at a reload; what is known of servers that stay stays known."""
         self.config = config
         self.draining = False  # not ready any more
         self.refusing = False  # draining for so long that what comes now gets 503
-        self.providers: Providers = Providers(config, previous.providers if previous is not None else None)
+        self.providers: Providers = Providers(config, previous.providers if previous is not None else None, network)
         self.models: ModelLists = ModelLists(self.providers, config, previous.models if previous is not None else None)
         self._forwarder = Forwarder(self.providers, telemetry, config.retry, self.models.reread)
         self._affinity: Affinity = Affinity(self.providers, previous._affinity if previous is not None else None)
@@ -159,7 +162,9 @@ class App:
         return Reply(200, await self.models.one(request.route.id))
 
     async def health(self, request: Request) -> Reply:
-        """Alive; says nothing of instances."""
+        """Alive; says nothing of instances. A probe of our own that comes back here is told so (RFC 5842 7.2)."""
+        if request.fields.request_id == self.providers.network.mark:
+            return Reply(508)
         return Reply(200, b'{"status":"ok"}')
 
     def start(self) -> None:

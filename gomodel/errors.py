@@ -185,6 +185,15 @@ class ConnectError(UpstreamError):
     code = "connection_refused"
 
 
+class LoopDetected(UpstreamError):
+    """The instance is this gateway itself (RFC 9209 `proxy_loop_detected`); never tried again."""
+
+    code = "proxy_loop_detected"
+
+    def __init__(self, instance: str) -> None:
+        super().__init__(f"Instance '{instance}' is this gateway itself: its base URL leads back here.")
+
+
 class StaleConnection(UpstreamError):
     """A reused connection died before any response byte: the keep-alive race, not the instance's failure."""
 

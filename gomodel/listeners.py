@@ -43,6 +43,12 @@ class Listener:
         return int(self.sock.getsockname()[1]) if self.sock.family != socket.AF_UNIX else None
 
     @property
+    def bound(self) -> tuple[str, int]:
+        """The bound TCP address, as numbers."""
+        host, port = self.sock.getsockname()[:2]
+        return str(host), int(port)
+
+    @property
     def address(self) -> str:
         """Where it listens, as an operator writes it: a URL, or `unix:` and a path."""
         name = self.sock.getsockname()

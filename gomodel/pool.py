@@ -1,13 +1,14 @@
 """The connections of one instance: opened by its ClientSession's connector, kept here, the freshest taken first.
 
 Decides which idle connection serves next, when one is too old, and what a failed connect means. Knows nothing of
-what goes over them. `connector._factory` and `connector.connect` are aiohttp's internals; see `upstream`.
+what goes over them. `connector._factory`, `_create_connection` and `connect` are aiohttp's internals; see `upstream`.
 """
 
 import asyncio
 import errno
 from collections import deque
 from functools import partial
+from typing import Any
 
 from aiohttp import ClientConnectorError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, UnixConnector
 from aiohttp.client_exceptions import (
@@ -16,21 +17,50 @@ from aiohttp.client_exceptions import (
     ClientConnectorDNSError,
     ClientConnectorSSLError,
 )
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import BaseConnector
+from aiohttp.tracing import Trace
 from yarl import URL
 
 from . import descriptors
 from .client_limit import most_idle
 from .config import InstanceConfig, Timeouts
-from .errors import ConnectError, GatewayError, Overloaded, UpstreamTimeout
-from .resolver import Resolver
+from .errors import ConnectError, GatewayError, LoopDetected, Overloaded, UpstreamTimeout
+from .network import Network
 from .upstream import MAX_FIELD_BYTES, Channel
 
 # Each request that may not be repeated leaves a fresh connection behind; a flood of them must not use up memory.
 MAX_IDLE = 1024
 # What a process has open besides its connections.
 _OPEN_FILES = 16
+
+
+class _LeadsBack(ClientConnectionError):
+    """A connection was opened to this gateway itself, and is closed again."""
+
+
+class _Connector(TCPConnector):
+    """Opens no connection that leads back to this gateway, whoever asks for it."""
+
+    def __init__(self, network: Network, **kwargs: Any) -> None:
+        super().__init__(resolver=network.resolver, use_dns_cache=False, **kwargs)
+        self._network = network
+
+    async def _create_connection(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
+    ) -> ResponseHandler:
+        channel = await super()._create_connection(req, traces, timeout)
+        transport = channel.transport
+        if transport is not None:
+            peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+            if self._network.leads_back(peer, local):
+                transport.abort()
+                raise _LeadsBack
+        return channel
 
 
 class Pool:
@@ -40,16 +70,17 @@ class Pool:
     at that very moment; here the newest goes first and none is used after `upstream_keepalive_s`.
     """
 
-    def __init__(self, config: InstanceConfig, timeouts: Timeouts, resolver: Resolver, instances: int) -> None:
+    def __init__(self, config: InstanceConfig, timeouts: Timeouts, network: Network, instances: int) -> None:
         """`instances`: how many share what files this process may open."""
         loop = asyncio.get_running_loop()
         self._name = config.name
+        self.mark = network.mark  # of health probes
         connector: BaseConnector
         # force_close: aiohttp keeps nothing; what is kept is kept here.
         if config.unix_socket is not None:
             connector = UnixConnector(config.unix_socket, force_close=True, limit=0)
         else:
-            connector = TCPConnector(force_close=True, limit=0, resolver=resolver, use_dns_cache=False)
+            connector = _Connector(network, force_close=True, limit=0)
         connector._factory = partial(Channel, loop, config.name)  # type: ignore[assignment]
         self.session = ClientSession(
             connector=connector,
@@ -67,6 +98,7 @@ class Pool:
         self._idle: deque[Channel] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self.closed = False
+        self._leads_back = False
         self.configure(timeouts, instances)
 
     def configure(self, timeouts: Timeouts, instances: int) -> None:
@@ -93,8 +125,16 @@ class Pool:
             channel.discard()
         return None
 
-    async def connect(self) -> Channel:
-        """A new connection. Raises ConnectError, UpstreamTimeout or Overloaded; nothing was sent then."""
+    def judge(self, *, leads_back: bool) -> None:
+        """Take requests or not, as a health probe came back to this gateway itself or found another server."""
+        self._leads_back = leads_back
+        while leads_back and self._idle:
+            self._idle[-1].discard()
+
+    async def connect(self, *, probe: bool = False) -> Channel:
+        """A new connection. Raises ConnectError, LoopDetected, UpstreamTimeout or Overloaded; nothing was sent then."""
+        if self._leads_back and not probe:
+            raise LoopDetected(self._name)
         try:
             connection = await self._connector.connect(self._origin, [], self._timeout)
         except (OSError, ClientConnectionError, UnicodeError) as exc:
@@ -145,6 +185,8 @@ _UNROUTABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 def _connect_error(instance: str, exc: BaseException) -> GatewayError:
     """What a failed connect means, in RFC 9209's words; the exception's text stays here."""
+    if isinstance(exc, _LeadsBack):
+        return LoopDetected(instance)
     if isinstance(exc, TimeoutError):
         return UpstreamTimeout(f"Instance '{instance}' did not accept a connection in time.", code="connection_timeout")
     if isinstance(exc, ClientConnectorCertificateError):

@@ -16,8 +16,8 @@ from .config import Config, InstanceConfig
 from .demotion import Demotion
 from .errors import CircuitOpen, ModelNotFound, ModelRequired
 from .health import Health, State
+from .network import Network
 from .pool import Pool
-from .resolver import Resolver
 from .selector import split
 from .suggestions import likeness, near
 from .telemetry import Histogram
@@ -30,7 +30,7 @@ _ALIKE = 0.6
 class Instance:
     """One vLLM server."""
 
-    def __init__(self, config: InstanceConfig, settings: Config, resolver: Resolver) -> None:
+    def __init__(self, config: InstanceConfig, settings: Config, network: Network) -> None:
         self.config = config
         self.name = config.name
         self.label = config.name.encode()
@@ -38,7 +38,7 @@ class Instance:
         self.base_path = url.path
         self.root_path = url.path.removesuffix("/v1")
         self.own_fields = _own_fields(config)
-        self.pool = Pool(config, settings.timeouts, resolver, len(settings.instances))
+        self.pool = Pool(config, settings.timeouts, network, len(settings.instances))
         self.breaker = Breaker(settings.breaker, config.name)
         self.health = Health(config.name)
         self.demotion = Demotion()
@@ -110,17 +110,17 @@ class Choice:
 class Providers:
     """All instances by name, and by the models they list."""
 
-    def __init__(self, config: Config, previous: "Providers | None" = None) -> None:
+    def __init__(self, config: Config, previous: "Providers | None" = None, network: Network | None = None) -> None:
         """`previous`: the table that this one replaces; servers that are in both are the same objects in both."""
         known = previous.instances if previous is not None else {}
-        self._resolver: Resolver = previous._resolver if previous is not None else Resolver()
+        self.network: Network = previous.network if previous is not None else network or Network()
         self.instances: dict[str, Instance] = {}
         for each in config.instances:
             old = known.get(each.name)
             if old is not None and old.is_server_of(each):
                 old.configure(each, config)
             else:
-                old = Instance(each, config, self._resolver)
+                old = Instance(each, config, self.network)
             self.instances[each.name] = old
         self.by_model: dict[str, list[Instance]] = {}
         self._indexed: dict[str, frozenset[str]] = {}

@@ -17,7 +17,7 @@ from time import monotonic
 
 from aiohttp.http import RawResponseMessage
 
-from .errors import GatewayError, Overloaded
+from .errors import GatewayError, LoopDetected, Overloaded
 from .headers import ResponseFields
 from .health import FORGIVEN, State
 from .providers import Instance
@@ -36,6 +36,7 @@ FIRST_VERDICT_S = 0.5
 
 _ENGINE_DEAD = 503
 _KEY_REFUSED = "refuses_the_key"
+_LOOP = 508  # said by a gomodel that finds its own probe at its door
 
 
 class Probes:
@@ -162,13 +163,14 @@ async def ask(instance: Instance) -> str | None:
     """
     channel: Channel | None = None
     answer = _Answer()
-    head = b"GET %b/health HTTP/1.1\r\n%bConnection: close\r\n\r\n" % (
+    head = b"GET %b/health HTTP/1.1\r\n%bX-Request-Id: %b\r\nConnection: close\r\n\r\n" % (
         instance.root_path.encode(),
         instance.own_fields,
+        instance.pool.mark,
     )
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            channel = await instance.pool.connect()
+            channel = await instance.pool.connect(probe=True)
             channel.pool = None  # an answer without `Connection: close` must not lend it to a request
             channel.begin(answer, (head,), sent=True, head_only=False)
             status = await answer.status
@@ -181,6 +183,10 @@ async def ask(instance: Instance) -> str | None:
     finally:
         if channel is not None:
             channel.discard()
+    # From elsewhere, or the connection would have shown it.
+    instance.pool.judge(leads_back=status == _LOOP)
+    if status == _LOOP:
+        return LoopDetected.code
     if status == _ENGINE_DEAD:
         return "engine_dead"
     return "" if status < 500 else "destination_unavailable"

@@ -20,6 +20,7 @@ from .config import Config
 from .downstream import Downstream, Server
 from .listeners import BACKLOG, Listener, adopt, bind, load_certificate, tls_context
 from .message import Reply, Request
+from .network import Network
 from .providers import Instance, Providers
 from .record import SHUTDOWN, Record
 from .telemetry import Telemetry
@@ -85,7 +86,7 @@ class Gateway:
         config = self.config
         self._tls = tls_context(config)
         self.listeners = _as_listeners(listeners, config)
-        self.app = App(config, self.telemetry)
+        self.app = App(config, self.telemetry, network=Network(each.bound for each in self.listeners if each.port))
         quiet = logging.getLogger("gomodel.aiohttp")
         quiet.addHandler(logging.NullHandler())
         self._open_files = descriptors.open_now()

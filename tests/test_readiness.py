@@ -9,10 +9,10 @@ import pytest
 from gomodel import readiness
 from gomodel.config import from_environ
 from gomodel.health import DRAINING, MISSES, Health
+from gomodel.network import Network
 from gomodel.pool import Pool
 from gomodel.providers import Instance
 from gomodel.readiness import report
-from gomodel.resolver import Resolver
 
 from .harness.leaks import nothing_left
 from .scripted import (
@@ -297,13 +297,16 @@ class TestProbes:
         assert await states(connect, handle) == (200, {"vllm": "up"})
         assert probes.asking
 
-    async def test_ask_with_the_instances_own_key_and_nothing_else(self, gateway, upstream, connect):
+    async def test_ask_with_the_instances_own_key_and_what_shows_a_loop_and_nothing_else(
+        self, gateway, upstream, connect
+    ):
         handle = await gateway(vllm=upstream, probes=True, VLLM_API_KEY="own", GOMODEL_MASTER_KEY=CANARY)
         assert await states(connect, handle) == (200, {"vllm": "up"})
         probe = next(each for each in upstream.probes if each.target == "/health")
         assert probe.headers == [
             ("Host", f"127.0.0.1:{upstream.port}"),
             ("Authorization", "Bearer own"),
+            ("X-Request-Id", handle.gateway.providers.network.mark.decode()),
             ("Connection", "close"),
         ]
 
@@ -328,7 +331,7 @@ class TestProbes:
         from gomodel.errors import Overloaded
         from gomodel.pool import Pool
 
-        async def none_left(self: Pool) -> None:
+        async def none_left(self: Pool, *, probe: bool = False) -> None:
             asked.append(1)
             raise Overloaded("The gateway has no free file descriptor.", code="connection_limit", retry_after_s=1)
 
@@ -465,7 +468,7 @@ class TestTheRoute:
 
 async def test_ask_says_why_an_instance_does_not_answer(upstream, no_leaks):
     config = from_environ({"VLLM_BASE_URL": upstream.base_url})
-    instance = Instance(config.instances[0], config, Resolver())
+    instance = Instance(config.instances[0], config, Network())
     on_health(upstream, b"HTTP/1.1 200 X\r\nContent-", Fin())
     assert await readiness.ask(instance) == "http_response_incomplete"
     await instance.close()
