@@ -296,5 +296,5 @@ def _meant(name: str, value: str, *, near: bool) -> str | None:
     if not upper.startswith("VLLM_BUILD_") and (misnamed := _MISNAMED_FIELD.fullmatch(upper)):
         return f"{misnamed[1]}{'BASE_URL' if misnamed[2] else 'API_KEY'}"
     cutoff = 0.0 if name.startswith(("GOMODEL_", "CIRCUIT_BREAKER_")) else _ALIKE if near else 0.9
-    candidates = (*_KNOWN, "VLLM_BASE_URL", "VLLM_API_KEY", "VLLM_MODELS") if near else _KNOWN
+    candidates = (*_KNOWN, "VLLM_BASE_URL", "VLLM_API_KEY", "VLLM_MODELS", "VLLM_CA_FILE") if near else _KNOWN
     return next(iter(difflib.get_close_matches(upper, candidates, 1, cutoff)), None)

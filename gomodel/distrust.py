@@ -12,6 +12,8 @@ from .headers import ResponseFields
 _VERSIONS = (HttpVersion10, HttpVersion11)
 # No body is longer; the parser lets 2**64 - 1 pass, its own word for none.
 _MAX_LENGTH = 1 << 63
+# What a TLS server says to a request in plain text (RFC 8446 5.1: alert, any version).
+_TLS_ALERT = b"\x15\x03"
 
 
 def distrust(message: RawResponseMessage, fields: ResponseFields) -> tuple[str, str] | None:
@@ -30,9 +32,11 @@ def distrust(message: RawResponseMessage, fields: ResponseFields) -> tuple[str, 
     return None
 
 
-def parse_error(instance: str, exc: Exception) -> UpstreamError:
-    """What a refusal of the parser means, in RFC 9209's words; its text, which quotes the response, stays here."""
-    if isinstance(exc, LineTooLong):
+def parse_error(instance: str, exc: Exception, data: bytes) -> UpstreamError:
+    """What a refusal of `data` means, in RFC 9209's words; the parser's text, which quotes the response, stays here."""
+    if data.startswith(_TLS_ALERT):
+        code, what = "http_protocol_error", "speaks TLS but is set to plain http"
+    elif isinstance(exc, LineTooLong):
         code, what = "http_response_header_size", "sent a header that is too large"
     elif isinstance(exc, BadHttpMessage) and "Too many headers" in exc.message:
         code, what = "http_response_header_section_size", "sent too many headers"

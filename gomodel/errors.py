@@ -185,6 +185,12 @@ class ConnectError(UpstreamError):
     code = "connection_refused"
 
 
+class UntrustedCertificate(ConnectError):
+    """The instance's certificate is signed by nobody this host trusts; a CA of one's own can be named."""
+
+    code = "tls_certificate_error"
+
+
 class LoopDetected(UpstreamError):
     """The instance is this gateway itself (RFC 9209 `proxy_loop_detected`); never tried again."""
 

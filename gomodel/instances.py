@@ -1,10 +1,12 @@
 """Which vLLM instances an environment describes: one per `VLLM_` or `VLLM_<SUFFIX>_` prefix (contract section 1).
 
-Decides their names, addresses and keys, and refuses what is ambiguous. Opens nothing but secret files.
+Decides their names, addresses and keys, and refuses what is ambiguous. Opens nothing but files of secrets and
+certificates.
 """
 
 import ipaddress
 import re
+import ssl
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -13,10 +15,14 @@ from .environment import Reader
 from .settings import InstanceConfig
 
 _DEFAULT_BASE_URL = "http://localhost:8000/v1"
+# All roots of a system are a quarter of a megabyte.
+_CA_BYTES = 4 << 20
 _PORTS = {"http": 80, "https": 443}
 
 # `suffix` is None in VLLM_BASE_URL and "" in VLLM__BASE_URL. The field is taken from the right end of the name.
-INSTANCE_VARIABLE = re.compile(r"VLLM_(?:(?P<suffix>.*)_)?(?P<field>BASE_URL|API_KEY_FILE|API_KEY|MODELS)", re.DOTALL)
+INSTANCE_VARIABLE = re.compile(
+    r"VLLM_(?:(?P<suffix>.*)_)?(?P<field>BASE_URL|API_KEY_FILE|API_KEY|MODELS|CA_FILE)", re.DOTALL
+)
 _INSTANCE_SUFFIX = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -74,6 +80,7 @@ def _instance(
     variable = f"{prefix}BASE_URL"
     api_key = reader.secret(f"{prefix}API_KEY")
     models = reader.parsed(f"{prefix}MODELS", q.comma_list) or ()
+    ca_pem = _certificates(reader, f"{prefix}CA_FILE")
     url = reader.parsed(variable, q.upstream_url)
     if not reader.given(variable):
         if name != "vllm":
@@ -89,7 +96,25 @@ def _instance(
         reader.problem(variable, f"{which}points at gomodel's own listener; give the address of vLLM or another PORT")
     if not urlsplit(url.base_url).path.endswith("/v1"):
         reader.warnings.append(f"{variable} does not end in /v1; it is used as given")
-    return InstanceConfig(name, url.base_url, url.unix_socket, api_key, models, assumed=not reader.given(variable))
+    if ca_pem is not None and not url.base_url.startswith("https:"):
+        reader.warnings.append(f"{prefix}CA_FILE has no effect: the base URL of {name} is not https")
+    return InstanceConfig(
+        name, url.base_url, url.unix_socket, api_key, models, ca_pem, assumed=not reader.given(variable)
+    )
+
+
+def _certificates(reader: Reader, variable: str) -> str | None:
+    """What is in the file, if that is certificates in PEM; None when it is unset or a problem was noted."""
+    content = reader.file(variable, _CA_BYTES)
+    if content is None:
+        return None
+    pem = content.decode("latin-1")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+    except (ssl.SSLError, ValueError):  # ValueError: an empty file
+        reader.problem(variable, "holds no valid certificate in PEM; give the CA's, as in -----BEGIN CERTIFICATE-----")
+        return None
+    return pem
 
 
 def _reaches(listener: Listener, url: q.UpstreamUrl) -> bool:

@@ -6,6 +6,7 @@ what goes over them. `connector._factory`, `_create_connection` and `connect` ar
 
 import asyncio
 import errno
+import ssl
 from collections import deque
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ from yarl import URL
 from . import descriptors
 from .client_limit import most_idle
 from .config import InstanceConfig, Timeouts
-from .errors import ConnectError, GatewayError, LoopDetected, Overloaded, UpstreamTimeout
+from .errors import ConnectError, GatewayError, LoopDetected, Overloaded, UntrustedCertificate, UpstreamTimeout
 from .network import Network
 from .upstream import MAX_FIELD_BYTES, Channel
 
@@ -80,7 +81,8 @@ class Pool:
         if config.unix_socket is not None:
             connector = UnixConnector(config.unix_socket, force_close=True, limit=0)
         else:
-            connector = _Connector(network, force_close=True, limit=0)
+            trust = True if config.ca_pem is None else _trusting(config.ca_pem)
+            connector = _Connector(network, force_close=True, limit=0, ssl=trust)
         connector._factory = partial(Channel, loop, config.name)  # type: ignore[assignment]
         self.session = ClientSession(
             connector=connector,
@@ -180,7 +182,24 @@ class Pool:
         await self.session.close()
 
 
+# OpenSSL's X509_V_ERR_*: by itself or by somebody unknown, at the end or anywhere in the chain.
+_UNTRUSTED = (18, 19, 20, 21)
+_CERTIFICATE_FAULTS = {
+    9: "is not valid yet",
+    10: "has expired",
+    62: "is for another host name",
+    64: "is for another address",
+}
+# What OpenSSL makes of an answer in plain text, by its version.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 _UNROUTABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
+
+
+def _trusting(pem: str) -> ssl.SSLContext:
+    """Trusts these certificates and whom they signed, and none of the system's."""
+    context = ssl.create_default_context(cadata=pem)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _connect_error(instance: str, exc: BaseException) -> GatewayError:
@@ -190,8 +209,14 @@ def _connect_error(instance: str, exc: BaseException) -> GatewayError:
     if isinstance(exc, TimeoutError):
         return UpstreamTimeout(f"Instance '{instance}' did not accept a connection in time.", code="connection_timeout")
     if isinstance(exc, ClientConnectorCertificateError):
-        return ConnectError(f"The certificate of instance '{instance}' is not valid.", code="tls_certificate_error")
+        number = getattr(exc.certificate_error, "verify_code", 0)
+        if number in _UNTRUSTED:
+            return UntrustedCertificate(f"The certificate of instance '{instance}' is signed by nobody trusted here.")
+        what = _CERTIFICATE_FAULTS.get(number, "is not valid")
+        return ConnectError(f"The certificate of instance '{instance}' {what}.", code="tls_certificate_error")
     if isinstance(exc, ClientConnectorSSLError):
+        if getattr(exc.os_error, "reason", None) in _NO_TLS:
+            return ConnectError(f"Instance '{instance}' is set to https but does not speak TLS.", code="tls_error")
         return ConnectError(f"The TLS handshake with instance '{instance}' failed.", code="tls_error")
     cause = exc.os_error if isinstance(exc, ClientConnectorError) else exc
     number = getattr(cause, "errno", None)

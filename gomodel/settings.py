@@ -42,6 +42,7 @@ class InstanceConfig:
     unix_socket: str | None
     api_key: Secret | None
     models: tuple[str, ...]
+    ca_pem: str | None = field(default=None, repr=False)  # whom to trust instead of the system's roots
     assumed: bool = field(default=False, compare=False)  # nobody gave its address; it is vLLM's default
 
 

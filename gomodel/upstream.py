@@ -190,7 +190,7 @@ class Channel(ResponseHandler):
                 messages, upgraded, _ = heads.feed_data(data[fed:end])
             except Exception as exc:
                 # The parser's tree is wide, and every branch of it is the instance's fault.
-                self._fail(parse_error(self.instance, exc))
+                self._fail(parse_error(self.instance, exc, data))
                 return
             if messages:
                 message = messages[0][0]

@@ -153,6 +153,7 @@ async def test_check_says_what_is_wrong_with_an_instance(
 ) -> None:
     monkeypatch.setattr(models, "_FETCH_TIMEOUT_S", 0.3)
     upstream.on_request(answer, path="/v1/models")
+    upstream.lenient = True  # whether it speaks TLS is asked when it does not speak HTTP
     well, output = await checked(from_environ({**env_for(vllm=upstream), **environ}), capsys)
     assert not well
     assert f"  {state} " in output
