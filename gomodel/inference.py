@@ -150,7 +150,7 @@ class Inference:
         """Where a selector goes; the lists are read once more before it is unknown. Raises ModelNotFound."""
         choice = self._providers.resolve(selector)
         if choice is None:
-            await self._models.learn_unknown()
+            await self._models.learn_unknown(lambda: self._providers.resolve(selector))
             choice = self._providers.resolve(selector)
         if choice is None:
             raise self._providers.unknown(selector)

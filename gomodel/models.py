@@ -6,7 +6,7 @@ Decides how old a list may get and what a dead instance offers (contract section
 import asyncio
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -97,6 +97,7 @@ class ModelLists:
         self._ids = config.model_ids
         self._unknown_at = float("-inf")
         self._unknown: asyncio.Task[None] | None = None
+        self._news: asyncio.Future[None] | None = None  # done when a list has been read; while somebody waits for one
         self._replaced = False
         bare = self._ids != "prefixed"
         self.lists = [ModelList(each, allowlist=allowlist, bare=bare) for each in providers.instances.values()]
@@ -145,25 +146,30 @@ class ModelLists:
         await self._refresh(self._refresh_s)
         found = self._find(model_id)
         if found is None:
-            await self.learn_unknown(until)
+            await self.learn_unknown(lambda: self._find(model_id), until)
             found = self._find(model_id)
         if found is None:
             self._require_something()
             raise self._providers.unknown(model_id)
         return found
 
-    async def learn_unknown(self, until: float | None = None) -> None:
+    async def learn_unknown(self, found: Callable[[], object], until: float | None = None) -> None:
         """Read all lists anew because a caller named a model that none holds; shared, at most once a second.
 
-        Waits no longer than `until`, by time.monotonic; without it PATIENCE_S at most.
+        Returns when it is `found`, whichever list is still to come, and no later than `until` by time.monotonic;
+        without it after PATIENCE_S at most.
         """
         now = monotonic()
         if self._unknown is None and now - self._unknown_at >= _UNKNOWN_INTERVAL_S:
             self._unknown_at = now
             self._unknown = asyncio.create_task(self._refresh(0))
             self._unknown.add_done_callback(self._unknown_done)
-        if self._unknown is not None:
-            await asyncio.wait((self._unknown,), timeout=None if until is None else max(0.0, until - now))
+        while self._unknown is not None and not found():
+            left_s = None if until is None else until - monotonic()
+            if left_s is not None and left_s <= 0:
+                return
+            self._news = self._news or asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._unknown, self._news), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
 
     def keep_fresh(self, instance: Instance) -> None:
         """Read the list of an instance that was found alive when it got old, so that no request has to wait for it.
@@ -260,6 +266,9 @@ class ModelLists:
         if not self._replaced:  # after a reload the instance is shared, and the newer list counts
             each.publish()
         self._providers.index()
+        if self._news is not None:
+            self._news.set_result(None)
+            self._news = None
 
     async def close(self) -> None:
         """Stop fetching."""

@@ -8,7 +8,7 @@ import pytest
 from gomodel.errors import ModelNotFound
 
 from .scripted import Fin, Stall, WaitFor, chunked, head, json_response, request, response
-from .verdicts import ask, own_error, turned
+from .verdicts import OK, ask, own_error, post, turned
 
 LIST = request("GET", "/v1/models")
 # What vLLM says of a base model and of an adapter, and a field that it may have tomorrow.
@@ -255,13 +255,22 @@ async def test_an_unknown_id_waits_for_both_readings_together_no_longer_than_for
     lists = (await start(CACHE_REFRESH_INTERVAL="1ms")).gateway.app.models
     learn = lists.learn_unknown
 
-    async def patiently(until=None):
+    async def patiently(found, until=None):
         monkeypatch.setattr("gomodel.models.PATIENCE_S", 3600)
-        await learn(until)
+        await learn(found, until)
 
     monkeypatch.setattr(lists, "learn_unknown", patiently)
     with pytest.raises(ModelNotFound):
         await lists.one("vllm/none")
+
+
+async def test_a_bare_id_goes_to_whom_lists_it_without_waiting_for_a_list_that_hangs(pair, connect, monkeypatch):
+    monkeypatch.setattr("gomodel.models.PATIENCE_S", 3600)
+    start, one, other = pair
+    answers(other, Stall())
+    one.on_request(OK, path="/v1/chat/completions")
+    client = await connect(await start())
+    assert (await ask(client, post(model="a"))).status == 200
 
 
 def test_the_patience_is_that_of_the_contract():
