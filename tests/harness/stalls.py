@@ -34,6 +34,7 @@ class Stalls:
         self._found: list[str] = []
         self._over = threading.Event()
         self._answered = True
+        self._collecting = False
         gc.callbacks.append(self._collected)
         self._thread = threading.Thread(target=self._run, name="stalls", daemon=True)
         self._thread.start()
@@ -54,6 +55,8 @@ class Stalls:
             if now - before < 1.5 * _STEP_S:
                 punctual_s += now - before
             before = now
+            if self._collecting:
+                continue
             if self._answered:
                 self._answered = noted = False
                 punctual_s, asked_at, used_s = 0.0, now, time.clock_gettime(self._clock)
@@ -69,7 +72,8 @@ class Stalls:
 
     def _collected(self, phase: str, info: dict[str, int]) -> None:
         """A whole collection takes as long as the test runner's memory is large: begin anew."""
-        if phase == "stop" and info["generation"] == 2:
+        if info["generation"] == 2:
+            self._collecting = phase == "start"
             self._answered = True
 
     def _note(self, late_s: float, how: str) -> bool:
