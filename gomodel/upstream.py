@@ -31,6 +31,8 @@ from .repeated import RepeatedHead, repeatable
 # vLLM's embeddings with `encoding_format: bytes` send a header of 114 KB at 1,000 inputs; it grows with the input.
 MAX_FIELD_BYTES = 1 << 20
 MAX_HEAD_BYTES = 2 << 20
+# An interim head, or an empty line, takes time whatever its length is, and counts as so many bytes more.
+_HEAD_COST_BYTES = 512
 MAX_FIELDS = 128
 # An instance whose host is gone ends within a minute, not with the limit of a generation.
 SILENT_HOST_S = 45.0
@@ -205,6 +207,7 @@ class Channel(ResponseHandler):
                 self._head_end = b"" if blank else data[-2:]
                 return
             at = fed = end
+            self._head_bytes += _HEAD_COST_BYTES
 
     def _on_new_head(
         self, sink: Sink, message: RawResponseMessage, data: bytes, end: int, *, upgraded: bool, alone: bool

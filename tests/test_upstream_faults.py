@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from gomodel.upstream import Channel
+
 from .harness.wire import FLOOD_BYTES
 from .scripted import (
     SSE_HEAD,
@@ -23,6 +25,7 @@ from .scripted import (
     request,
     response,
 )
+from .test_scan_turns import calls_of
 from .verdicts import CANARY, KEPT, OK, aborted, ask, counted, own_error, post, served, tells_nothing
 
 HALF_HEAD = f"HTTP/1.1 200 {CANARY}\r\nX-Secret: {CANARY}\r\nContent-".encode()
@@ -261,3 +264,15 @@ async def test_chunks_that_come_with_the_head_reach_the_client_before_a_later_fa
     client.fin()
     await upstream.requests[0].connection.closed
     assert await aborted(handle) == {("client", "data"): 1}
+
+
+@pytest.mark.parametrize("sent", [b"\r\n" * 131_072, b"HTTP/1.1 102 x\r\n\r\n" * 15_000], ids=["lines", "interim"])
+async def test_empty_lines_and_interim_heads_by_the_thousand_take_little_time(
+    gateway, upstream, connect, monkeypatch, sent
+):
+    received, calls = Channel.data_received, []
+    monkeypatch.setattr(Channel, "data_received", lambda *given: calls.append(calls_of(lambda: received(*given))[0]))
+    upstream.on_request(Repeat(40, (sent,)), Stall())
+    answer = await ask(await connect(await gateway(vllm=upstream)))
+    own_error(answer, 502, "http_response_header_section_size")
+    assert sum(calls) < 100_000
