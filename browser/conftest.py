@@ -54,8 +54,7 @@ class Stream(threading.Thread):
     def run(self) -> None:
         try:
             with self._connection.getresponse() as answer:
-                while answer.readline():
-                    pass
+                answer.read()  # readline would take the end of a connection for that of the answer
             self.outcome = "complete"
         except (http.client.HTTPException, OSError):
             self.outcome = "cut"
