@@ -108,6 +108,15 @@ def test_the_rules_of_the_contract_count_up():
         last = at
 
 
+def test_an_error_of_the_contract_is_one_that_the_code_makes():
+    sources = "".join(path.read_text() for path in SOURCES if "tests" not in path.relative_to(ROOT).parts)
+    rows = re.findall(r"^\| .* \| [0-9, ]+ \| (\w+) \| (.*) \|$", CONTRACT, re.MULTILINE)
+    codes = {code for _, named in rows for code in re.findall(r"\b[a-z]+_[a-z0-9_]+|\bdraining\b", named)}
+    assert len(codes) > 20
+    assert [code for code in sorted(codes) if f'"{code}"' not in sources] == []
+    assert {kind for kind, _ in rows} <= set(re.findall(r'^    type = "(\w+)"', sources, re.MULTILINE))
+
+
 def test_the_contract_names_only_variables_that_exist():
     prefixes = "GOMODEL|HTTP|METRICS|CONFIGURED|CIRCUIT|CACHE|RETRY|STRIP|PASSTHROUGH|ENABLED?|ALLOW|BODY|FORWARDED"
     named = set(re.findall(rf"`((?:{prefixes})_[A-Z0-9_]+)", CONTRACT))
