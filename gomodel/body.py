@@ -5,10 +5,7 @@ Decides when an upload is too large, too slow or broken. Knows nothing of what i
 
 from time import monotonic
 
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import RequestPayloadError
-
-from .errors import BadRequest, BodyTooLarge, ClientError, RequestTimeout
+from .errors import BodyTooLarge, RequestTimeout
 from .message import Request
 from .record import Phase, Record
 
@@ -39,7 +36,7 @@ class RequestBody:
         return self._payload.at_eof()
 
     def held(self) -> bytes:
-        """All that has arrived and was not read yet. Raises BodyTooLarge."""
+        """All that has arrived and was not read yet. Raises BodyTooLarge, BadRequest for broken framing."""
         return self._count(self._payload.read_nowait())
 
     async def read(self) -> bytes:
@@ -52,18 +49,15 @@ class RequestBody:
         if not payload.is_eof():
             request = self._request
             if request.protocol.transport is None:
-                raise ConnectionResetError("The client has left.")  # aiohttp would say RuntimeError
+                raise ConnectionResetError("The client has left.")
             # "100 Continue" goes out when the key is known to be good and the bytes are wanted (RFC 9110 10.1.1).
             if request.fields.expect and not request.started and not request.http_10:
                 request.fields.expect = b""
                 request.protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._record.enter(Phase.REQUEST, monotonic(), self)
-        try:
-            return self._count(await payload.readany())
-        except ClientError:
-            raise
-        except (RequestPayloadError, HttpProcessingError, ValueError, ArithmeticError) as exc:
-            raise BadRequest("The framing of the request body is invalid.") from exc
+            # What it sends is no sign of life from a client that does not read.
+            if self._record.phase is not Phase.WRITE:
+                self._record.enter(Phase.REQUEST, monotonic(), self)
+        return self._count(await payload.readany())
 
     def _count(self, piece: bytes) -> bytes:
         record = self._record

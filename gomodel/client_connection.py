@@ -6,11 +6,12 @@ end no client can take for a clean one. Knows nothing of requests. Leans on aioh
 """
 
 import asyncio
+import socket
 from typing import Any, Protocol
 
 from aiohttp.web_protocol import RequestHandler
 
-from .kernel import fail_when_silent, peer_closed, reset_on_close, unsent
+from .kernel import bound, fail_when_silent, peer_closed, reset_on_close, unsent
 
 # How often a client that is not read from is looked at; within what rule 3 of the contract allows.
 LOOK_S = 0.03
@@ -44,6 +45,7 @@ class ClientConnection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         fail_when_silent(transport, max(SILENT_CLIENT_S, self.write_idle_s))
+        bound(transport)
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else "unix"
 
@@ -75,7 +77,8 @@ class ClientConnection(RequestHandler):
             self._look = self._loop.call_later(LOOK_S, self._look_for_the_end)
 
     def _resume_transport_reading(self) -> None:
-        super()._resume_transport_reading()
+        if self.transport is not None and not self.transport.is_closing():  # asyncio's TLS would go on where it ended
+            super()._resume_transport_reading()
         if self._look is not None:
             self._look.cancel()
             self._look = None
@@ -90,10 +93,16 @@ class ClientConnection(RequestHandler):
         else:
             self._look = self._loop.call_later(LOOK_S, self._look_for_the_end)
 
+    def pause_reading(self) -> None:
+        """Whoever reads the upload does not keep up."""
+        self._reading_paused = True
+        self._pause_transport_reading()
+
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Every read and every end of a body calls this; aiohttp then parses again although nothing was paused."""
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
+        """It does again."""
+        self._reading_paused = False
+        if not self._buffer_paused:
+            self._resume_transport_reading()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -131,11 +140,26 @@ class ClientConnection(RequestHandler):
             else:
                 return True
 
+    @property
+    def resettable(self) -> bool:
+        """Whether an end of the connection that breaks off can be told from one that was meant.
+
+        Over TLS a missing close_notify is all the sign there is, and common clients take no notice of it; a unix
+        socket knows no reset.
+        """
+        transport = self.transport
+        return (
+            transport is not None
+            and transport.get_extra_info("sslcontext") is None
+            and transport.get_extra_info("socket").family != socket.AF_UNIX
+        )
+
     def truncate(self, *, close_delimited: bool) -> None:
         """End the connection so that no client can take what it has for a whole answer.
 
         What was written before is delivered. Without the last chunk, or short of Content-Length, a FIN says enough;
-        a close-delimited body needs a reset (RFC 9112 8). A client that does not read is cut off after the write limit.
+        a close-delimited body needs a reset (RFC 9112 8), so it may begin only where the connection is `resettable`.
+        A client that does not read is cut off after the write limit.
         """
         transport = self.transport
         if transport is None or transport.is_closing():

@@ -59,6 +59,14 @@ def _metrics_path(text: str) -> str:
     return path
 
 
+def _header_limit(text: str) -> int:
+    """Any client may make the gateway hold as much on each of its connections."""
+    limit_bytes = q.size_bytes(text)
+    if not 1024 <= limit_bytes <= 1 << 20:
+        raise ValueError(f"{text!r} is not between 1K and 1M")
+    return limit_bytes
+
+
 def _workers(text: str) -> int:
     return _usable_cpus() if text.lower() == "auto" else q.integer(1, 1024)(text)
 
@@ -93,6 +101,8 @@ VARIABLES: dict[str, tuple[Callable[[str], Any], str]] = {
     "HTTP_WRITE_IDLE_TIMEOUT": (q.timeout_s, "120s"),
     "HTTP_TIMEOUT": (q.optional_timeout_s, ""),
     "HTTP_UPSTREAM_KEEPALIVE": (q.duration_s, "4s"),
+    "HTTP_CLIENT_KEEPALIVE": (q.timeout_s, "620s"),
+    "HTTP_HEADER_LIMIT": (_header_limit, "64K"),
     "RETRY_MAX_RETRIES": (q.integer(0, 100), "2"),
     "RETRY_INITIAL_BACKOFF": (q.duration_s, "100ms"),
     "RETRY_MAX_BACKOFF": (q.duration_s, "2s"),
@@ -161,6 +171,7 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
         cors_allow_origins=v["CORS_ALLOW_ORIGINS"] or (),
         base_path=v["BASE_PATH"],
         body_limit_bytes=v["BODY_SIZE_LIMIT"],
+        header_limit_bytes=v["HTTP_HEADER_LIMIT"],
         passthrough=v["ENABLE_PASSTHROUGH_ROUTES"],
         passthrough_v1_alias=v["ALLOW_PASSTHROUGH_V1_ALIAS"],
         passthrough_types=v["ENABLED_PASSTHROUGH_PROVIDERS"],
@@ -173,6 +184,7 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
             write_idle_s=v["HTTP_WRITE_IDLE_TIMEOUT"],
             total_s=v["HTTP_TIMEOUT"],
             upstream_keepalive_s=v["HTTP_UPSTREAM_KEEPALIVE"],
+            client_keepalive_s=v["HTTP_CLIENT_KEEPALIVE"],
         ),
         retry=Retry(
             max_retries=v["RETRY_MAX_RETRIES"],

@@ -70,6 +70,34 @@ class BadRequest(ClientError):
     code = "bad_request"
 
 
+class UriTooLong(BadRequest):
+    """The request line is over HTTP_HEADER_LIMIT (RFC 9110 15.5.15)."""
+
+    status = 414
+    code = "uri_too_long"
+
+
+class HeaderTooLarge(BadRequest):
+    """The head is over HTTP_HEADER_LIMIT, or has too many fields (RFC 6585 5)."""
+
+    status = 431
+    code = "header_too_large"
+
+
+class OldHttp(ClientError):
+    """An answer whose end HTTP/1.0 could not tell from a break on this kind of connection (RFC 9110 15.5.22)."""
+
+    status = 426
+    code = "http_1_1_required"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This answer has no known length, and over TLS or a unix socket HTTP/1.0 cannot tell its end from a break."
+            " Use HTTP/1.1 (nginx: proxy_http_version 1.1).",
+            headers={"Upgrade": "HTTP/1.1", "Connection": "Upgrade"},
+        )
+
+
 class BadTarget(ClientError):
     """A request target that could leave the provider's base or that servers read differently."""
 

@@ -1,24 +1,31 @@
-"""Where the body of a response ends: by its length, by its chunks, or with the connection (RFC 9112 6.3).
+"""Where the body of a message ends: by its length, by its chunks, or with the connection (RFC 9112 6.3).
 
-Decides which of the bytes that arrive are payload. Pure. aiohttp's parser reads requests; in responses, where every
-token passes, its reader object and its three calls per chunk cost more than moving the chunk does.
+Decides which of the bytes that arrive are payload. Pure. aiohttp's parser reads the heads; its reader object and its
+three calls per chunk cost more than moving a chunk does, and it takes the last trailer of a request for a field of the
+next one.
 
 Each kind of body has `feed(data)`, which returns the payload in `data`, and says by attributes what it came upon:
-`complete`, the body is over; `surplus`, bytes followed that are nobody's; `broken`, its framing is invalid, and payload
-that stood before the fault has been returned. `between` is true where the next byte begins a chunk.
+`complete`, the body is over; `rest`, the bytes that were not looked at, which stand behind a complete body or are for
+the next `feed`; `broken`, its framing is invalid, and payload that stood before the fault has been returned. `between`
+is true where the next byte begins a chunk.
 """
 
+import re
 from enum import Enum
 from typing import Protocol
 
 # Of a size line or a trailer. vLLM sends neither extensions nor trailers; whoever sends more than this means harm.
 LINE_LIMIT_BYTES = 8192
 TRAILERS_LIMIT_BYTES = 65536
+# Lines that a client's bytes are read for before others have their turn, a few milliseconds' worth. An instance is
+# trusted not to send chunks of one byte by the thousand.
+LINES_PER_TURN = 1000
 # More than any body, and far from what overflows a counter in whoever comes behind us.
 CHUNK_LIMIT_BYTES = 1 << 60
 
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 _CR, _LF = b"\r\n"
+_control = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 # Bytes of a chunk, frame included, from which on its size has three digits.
 _THREE_DIGITS = 256 + 7
 
@@ -31,7 +38,7 @@ class Body(Protocol):
     @property
     def complete(self) -> bool: ...
     @property
-    def surplus(self) -> bool: ...
+    def rest(self) -> bytes: ...
     @property
     def broken(self) -> bool: ...
 
@@ -41,13 +48,14 @@ class Body(Protocol):
 class Sized:
     """A body of a known number of bytes, at least one."""
 
-    __slots__ = ("_left", "complete", "surplus")
+    __slots__ = ("_left", "complete", "rest")
     between = False
     broken = False
 
     def __init__(self, length: int) -> None:
         self._left = length
-        self.complete = self.surplus = False
+        self.complete = False
+        self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
         """See the module."""
@@ -57,7 +65,7 @@ class Sized:
         self.complete = True
         if self._left == 0:
             return data
-        self.surplus = True
+        self.rest = data[self._left :]
         return data[: self._left]
 
 
@@ -65,7 +73,8 @@ class UntilClose:
     """A body that ends with its connection."""
 
     __slots__ = ()
-    between = complete = surplus = broken = False
+    between = complete = broken = False
+    rest = b""
 
     def feed(self, data: bytes) -> bytes:
         """See the module."""
@@ -80,17 +89,23 @@ class _Expected(Enum):
 
 
 class Chunked:
-    """A body in chunks (RFC 9112 7.1); extensions and trailers are passed over, and a line ends in CRLF."""
+    """A body in chunks (RFC 9112 7.1); extensions and trailers are passed over, and a line ends in CRLF.
 
-    __slots__ = ("_expected", "_left", "_line", "_trailers_bytes", "between", "broken", "complete", "surplus")
+    `strict` is for what a client sends: no blank behind a size, no control character in a line, and `feed` stops after
+    LINES_PER_TURN lines.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_expected", "_left", "_line", "_strict", "_trailers_bytes", "between", "broken", "complete", "rest")
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
         self._expected = _Expected.SIZE
         self._left = 0  # payload bytes of the current chunk that have not arrived
         self._line = b""  # the beginning of a line whose end has not arrived
         self._trailers_bytes = 0
         self.between = True
-        self.complete = self.surplus = self.broken = False
+        self.complete = self.broken = False
+        self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
         """See the module."""
@@ -98,7 +113,8 @@ class Chunked:
         if self._line:
             data, self._line = self._line + data, b""
         at, size = 0, len(data)
-        while at < size and not (self.complete or self.broken):
+        lines = LINES_PER_TURN if self._strict else size
+        while at < size and lines and not (self.complete or self.broken):
             if self._expected is _Expected.DATA:
                 piece = data[at : at + self._left]
                 pieces.append(piece)
@@ -107,6 +123,7 @@ class Chunked:
                 if not self._left:
                     self._expected = _Expected.DATA_END
                 continue
+            lines -= 1
             end = data.find(b"\n", at) + 1
             line = data[at : end or size]
             if end:
@@ -117,15 +134,17 @@ class Chunked:
                 self._line = line
                 self.broken = not self._may_go_on(line)
         self.between = self._expected is _Expected.SIZE and not self._line
-        self.surplus = at < size and self.complete
+        self.rest = data[at:]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _take(self, line: bytes) -> bool:
         """Go on behind a line; whether it may stand here."""
-        if len(line) > LINE_LIMIT_BYTES or b"\r" in line:
+        if len(line) > LINE_LIMIT_BYTES or b"\r" in line or (self._strict and _control(line)):
             return False
         if self._expected is _Expected.SIZE:
-            digits = line.partition(b";")[0].rstrip(b" \t")
+            digits, extended, _ = line.partition(b";")
+            if extended or not self._strict:
+                digits = digits.rstrip(b" \t")
             if not digits or not _HEX.issuperset(digits):
                 return False
             self._left = int(digits, 16)

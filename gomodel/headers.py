@@ -160,11 +160,14 @@ class RequestFields:
     def check(self, http_10: bool) -> None:
         """Refuse what aiohttp accepts and another server may read differently.
 
-        Raises BadRequest: a transfer coding but `chunked` (RFC 9112 6.1), any in HTTP/1.0, a Content-Length of more
-        than 20 digits, an invalid Host (RFC 9112 3.2), a Connection option that names a framing or routing field.
+        Raises BadRequest: a transfer coding but `chunked` (RFC 9112 6.1), any in HTTP/1.0 or beside a Content-Length,
+        one of more than 20 digits, an invalid Host (RFC 9112 3.2), a Connection option that names a field which frames
+        or routes.
         """
         if self.content_length == -1:
             raise BadRequest("Invalid Content-Length header.")
+        if self.codings and self.content_length is not None:
+            raise BadRequest("Send Content-Length or Transfer-Encoding, not both.")
         if self.codings and (http_10 or len(self.codings) > 1 or self.codings[0].lower() != b"chunked"):
             raise BadRequest("Unsupported Transfer-Encoding; send 'chunked' alone, with HTTP/1.1.")
         if self.host is not None and not _HOST.fullmatch(self.host):

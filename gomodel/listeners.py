@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import Any
 
-from .close_notify import Parting
 from .config import ANY_HOST, LOOPBACK_HOST, Config, ConfigError
+from .plain_http import TellPlainHttp
 from .settings import Certificate
 
 # asyncio's 100 and aiohttp's 128 make a burst of new clients wait a second for a SYN retry.
@@ -122,7 +122,7 @@ def tls_context(config: Config) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     load_certificate(context, config.certificate)
     context.set_alpn_protocols(["http/1.1"])
-    context.sslobject_class = Parting
+    context.sslobject_class = TellPlainHttp
     return context
 
 

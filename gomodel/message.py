@@ -9,11 +9,11 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from aiohttp.http import RawRequestMessage
-from aiohttp.streams import StreamReader
 
 from .errors import BadRequest
 from .headers import RequestFields, status_line
 from .record import Record
+from .upload import Upload
 
 if TYPE_CHECKING:
     from .downstream import Downstream
@@ -41,13 +41,15 @@ class Reply:
     def encode(self, *, head_only: bool, keep_alive: bool) -> bytes:
         """Head and body for one write."""
         lines = [status_line(self.status)]
-        for name, value in self.headers.items():
+        headers = self.headers
+        if not keep_alive:
+            options = headers.get("Connection")
+            headers = {**headers, "Connection": f"{options}, close" if options else "close"}
+        for name, value in headers.items():
             lines.append(f"{name}: {value}\r\n".encode("latin-1"))
         if self.status != 204:  # RFC 9110 8.6
             lines.append(b"Content-Length: %d\r\n" % len(self.body))
         lines.append(date_line())
-        if not keep_alive:
-            lines.append(b"Connection: close\r\n")
         lines.append(b"\r\n")
         if not head_only:
             lines.append(self.body)
@@ -59,8 +61,8 @@ class Arrived:
 
     __slots__ = ("_data", "fields")
 
-    def __init__(self, data: bytes, fields: RequestFields) -> None:
-        """`fields` are those of the head it came with."""
+    def __init__(self, data: bytes, fields: RequestFields | None) -> None:
+        """`fields` are those of the head it came with, when that is known."""
         self._data = data
         self.fields = fields
 
@@ -76,9 +78,6 @@ class Arrived:
 
     async def readany(self) -> bytes:
         return self.read_nowait()
-
-    def exception(self) -> None:
-        return None
 
     def set_exception(self, exc: BaseException) -> None:
         """Nobody waits for it."""
@@ -104,15 +103,14 @@ class Request:
         "target",
     )
 
-    def __init__(self, protocol: "Downstream", message: RawRequestMessage, payload: StreamReader | Arrived) -> None:
+    def __init__(self, protocol: "Downstream", message: RawRequestMessage, payload: Upload | Arrived) -> None:
         self.protocol = protocol
         self.message = message
         self.payload = payload
         self.method: str = message.method
         self.target: str = message.path
         self.http_10 = message.version < _HTTP_11
-        # aiohttp's parser takes the last trailer of a chunked body for the first field of the next request.
-        self.keep_alive = not (message.should_close or self.http_10 or message.chunked)
+        self.keep_alive = not (message.should_close or self.http_10 or message.method == "CONNECT")
         # The fields, when they were looked at and found good with an equal head before.
         self.known = payload.fields if type(payload) is Arrived else None
         self.error: BadRequest | None = None  # the message could not be parsed

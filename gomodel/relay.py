@@ -23,6 +23,7 @@ from .errors import (
     ConnectError,
     GatewayError,
     InternalError,
+    OldHttp,
     StaleConnection,
     UpstreamTimeout,
 )
@@ -133,7 +134,7 @@ class Relay:
                     return
                 channel.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
                 if channel.writing_paused:
-                    record.enter(self._phase(), monotonic(), self)
+                    self._wait()
                     await channel._drain_helper()
         except ClientError as exc:
             if isinstance(exc, (BadRequest, BodyTooLarge)):
@@ -146,11 +147,12 @@ class Relay:
             channel.transport.write(b"0\r\n\r\n")
         if channel.sink is self:
             channel.sent = True
-            record.enter(self._phase(), monotonic(), self)
+            self._wait()
 
-    def _phase(self) -> Phase:
-        """Whom the request waits for when it does not wait for the upload."""
-        return Phase.WRITE if self._held else Phase.DATA if self.status else Phase.HEAD
+    def _wait(self) -> None:
+        """The request waits for the instance now; for a client that does not read it goes on waiting."""
+        if not self._held:
+            self._record.enter(Phase.DATA if self.status else Phase.HEAD, monotonic(), self)
 
     def _sent(self, upload: "asyncio.Task[None]") -> None:
         if not upload.cancelled() and upload.exception() is not None:
@@ -166,20 +168,25 @@ class Relay:
         if status in refusals.STATUSES and self.refusal is None and self._withhold(message, fields, data, complete):
             return
         now = monotonic()
+        bodiless = request.method == "HEAD" or status in (204, 304)
+        if request.http_10 and not (bodiless or fields.lengths or complete or self._protocol.resettable):
+            self._channel.discard()
+            self._end(OldHttp())
+            return
         if self._upload is not None and not (self._channel.sent or self.refusal):
             self._answered_early = True
         if self._answered_early:
             request.keep_alive = False
         keep_alive = request.keep_alive and not self._protocol.last
         lines = fields.lines
-        bodiless = request.method == "HEAD" or status in (204, 304)
         if bodiless:
             if status == 204:
                 lines = [line for line in lines if line[:15].lower() != b"content-length:"]
         elif not fields.lengths:
-            if request.http_10:
+            if request.http_10 and complete:
+                lines = [*lines, b"Content-Length: %d\r\n" % len(data)]
+            elif request.http_10:
                 self._close_delimited = True
-                keep_alive = False
             else:
                 self._chunked = True
         if fields.locating:

@@ -25,14 +25,11 @@ from .providers import Instance, Providers
 from .record import SHUTDOWN, Record
 from .telemetry import Telemetry
 
-# For a client that is idle or has not finished a request head; longer than most proxies in front keep theirs.
-KEEPALIVE_S = 75.0
 # At a drain, a client that was active this recently may have its next request on the way, which closing would lose:
 # it is answered, with `Connection: close`. Longer than any round trip.
 GRACE_S = 0.5
 # A client in its TLS handshake holds a descriptor and is not counted yet.
 _HANDSHAKE_LIMIT_S = 10.0
-_READ_BUFFER = 1 << 16
 # Connections taken in one turn of the loop, so that a burst of them does not stall the streams that run, nor take the
 # descriptors of those that are served before the limit of clients is looked at.
 _ACCEPTED_PER_TURN = 128
@@ -95,12 +92,11 @@ class Gateway:
             self._refuse,
             ClientLimit(self._most_clients()),
             write_idle_s=config.timeouts.write_idle_s,
+            keepalive_s=config.timeouts.client_keepalive_s,
+            head_limit_bytes=config.header_limit_bytes,
             access_log=None,
             logger=quiet,
-            keepalive_timeout=KEEPALIVE_S,
             tcp_keepalive=False,  # its two hours; see ClientConnection
-            auto_decompress=False,
-            read_bufsize=_READ_BUFFER,
         )
         self._started = True
         for each in self.listeners:
@@ -145,12 +141,8 @@ class Gateway:
         self.app.start()
         self.config = config
         self.telemetry.limit(config)
-        self._server.write_idle_s = config.timeouts.write_idle_s
+        self._server.allow(config.timeouts.write_idle_s, config.timeouts.client_keepalive_s, config.header_limit_bytes)
         self._server.limit.most = self._most_clients()
-        for client in self._server.clients:
-            client.forget()
-            if not client.busy:
-                client.write_idle_s = config.timeouts.write_idle_s
         task = asyncio.create_task(self._retire(old, set(self.telemetry.running.records)))
         self._retiring[old] = task
         self._closing.add(task)

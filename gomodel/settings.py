@@ -65,6 +65,7 @@ class Timeouts:
     write_idle_s: float
     total_s: float | None
     upstream_keepalive_s: float
+    client_keepalive_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Config:
     cors_allow_origins: tuple[str, ...]
     base_path: str
     body_limit_bytes: int
+    header_limit_bytes: int
     passthrough: bool
     passthrough_v1_alias: bool
     passthrough_types: frozenset[str]

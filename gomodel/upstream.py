@@ -25,7 +25,7 @@ from .distrust import distrust, parse_error
 from .errors import ConnectError, GatewayError, StaleConnection, UpstreamError
 from .framing import Body, Chunked, Sized, UntilClose, whole_chunk
 from .headers import ResponseFields
-from .kernel import fail_when_silent, reset_on_close
+from .kernel import bound, fail_when_silent, reset_on_close
 from .repeated import RepeatedHead, repeatable
 
 # vLLM's embeddings with `encoding_format: bytes` send a header of 114 KB at 1,000 inputs; it grows with the input.
@@ -44,6 +44,7 @@ _NO_BODY = frozenset({204, 304})
 _blank_line = re.compile(rb"\n\r?\n").search
 # aiohttp's limit for a reader of bodies, which this parser never has.
 _NO_READER = 1
+_PROTOCOL = b"HTTP/"
 
 
 class Sink(Protocol):
@@ -95,6 +96,7 @@ class Channel(ResponseHandler):
         self._known: _Known | None = None
         self._head_only = False
         self._head_bytes = 0
+        self._protocol = b""  # the first bytes of a head
         self._head_end = b""  # the last bytes of an unfinished head, in which its end may have begun
         self._body: Body | None = None
         self._keep = True
@@ -105,6 +107,7 @@ class Channel(ResponseHandler):
         self.sent = sent
         self._body = None
         self._head_bytes = 0
+        self._protocol = b""
         self._head_only = head_only
         if self._heads is None:
             self._heads = HttpResponseParser(
@@ -130,6 +133,7 @@ class Channel(ResponseHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        bound(transport)
         fail_when_silent(transport, SILENT_HOST_S)
 
     def hold(self) -> None:
@@ -138,7 +142,8 @@ class Channel(ResponseHandler):
 
     def release(self) -> None:
         """Read on."""
-        self._resume_transport_reading()
+        if self.transport is not None and not self.transport.is_closing():
+            self._resume_transport_reading()
 
     def data_received(self, data: bytes) -> None:
         sink, body = self.sink, self._body
@@ -159,7 +164,7 @@ class Channel(ResponseHandler):
             return
         payload = body.feed(data)
         if body.complete:
-            self._keep = self._keep and not body.surplus  # there is more than one answer to this request
+            self._keep = self._keep and not body.rest  # there is more than one answer to this request
             self._complete()
             sink.on_data(payload, True)
             return
@@ -188,6 +193,8 @@ class Channel(ResponseHandler):
             blank = _blank_line(data, at)
             end = blank.end() if blank else len(data)
             self._head_bytes += end - fed
+            if len(self._protocol) < len(_PROTOCOL):
+                self._protocol = (self._protocol + data[fed:end]).lstrip(b"\r\n")[: len(_PROTOCOL)]
             try:
                 messages, upgraded, _ = heads.feed_data(data[fed:end])
             except Exception as exc:
@@ -196,6 +203,10 @@ class Channel(ResponseHandler):
                 return
             if messages:
                 message = messages[0][0]
+                if self._protocol != _PROTOCOL:  # the parser reads RTSP and ICE as well
+                    self._fail(self._error("http_protocol_error", "sent something that is not a valid HTTP response"))
+                    return
+                self._protocol = b""
                 if message.code >= 200 or message.code == 101 or message.code < 100:
                     self._on_new_head(sink, message, data, end, upgraded=upgraded, alone=first and not at)
                     return
@@ -238,7 +249,7 @@ class Channel(ResponseHandler):
             payload, surplus = rest[:length], len(rest) > length  # all of it, as usual; no need of a body to follow
         else:
             body = Sized(length) if length > 0 else Chunked() if message.chunked else UntilClose()
-            payload, surplus = body.feed(rest), body.surplus
+            payload, surplus = body.feed(rest), bool(body.rest)
             self._keep = self._keep and not isinstance(body, UntilClose)
         if body is None or body.complete:
             self._keep = self._keep and not surplus

@@ -95,8 +95,7 @@ class Tunnel(Relay):
         if transport is not None:
             transport.write(b"".join([status_line(101, message.reason), *lines, UPGRADE, own, data]))
             record.bytes_out += len(data)
-            # From here on the client's bytes come to `feed_data`, first those it sent with the request.
-            self._protocol.set_parser(self)  # type: ignore[arg-type]
+            self._protocol.switch(self)
 
     def on_data(self, data: bytes, complete: bool) -> None:
         if not self._open:
@@ -112,11 +111,12 @@ class Tunnel(Relay):
             self._end(None)  # first, for a lost client would be said to have left
             self._protocol.truncate(close_delimited=False)
 
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """The client's bytes, from aiohttp's protocol in place of its own frame reader."""
+    def feed_data(self, data: bytes) -> None:
+        """The client's bytes. They are no sign of life from one that does not read."""
         record = self._record
         record.bytes_in += len(data)
-        record.since = monotonic()
+        if not self._held:
+            record.since = monotonic()
         if self._update is not None:
             data = self._update.feed(data)
             if self._update.done:
@@ -126,10 +126,6 @@ class Tunnel(Relay):
             channel.transport.write(data)
             if channel.writing_paused:
                 self._protocol._pause_transport_reading()
-        return False, b""
-
-    def feed_eof(self) -> None:
-        """The client's connection is lost; its task has been cancelled and closes the other side."""
 
     def on_writable(self) -> None:
         """The instance takes more again."""

@@ -6,7 +6,8 @@ GOMODEL_TEST_LOOP=asyncio|uvloop; without it uvloop where it is installed.
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import hypothesis
 import pytest
@@ -16,6 +17,7 @@ from .harness.gateway import GatewayHandle, env_for, start_gateway
 from .harness.leaks import Inventory, Records, nothing_left, open_fds
 from .harness.names import Names
 from .harness.stalls import Stalls
+from .harness.tls import PEM, client_context
 from .harness.upstream import ScriptedUpstream
 from .processes import run  # noqa: F401 - a fixture
 
@@ -72,6 +74,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{test}: {content}")
 
 
+class Transports(NamedTuple):
+    """What clients and instances are connected over: "tcp", "tls" or "unix"."""
+
+    client: str
+    instance: str
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`@pytest.mark.transports("tcp", "tls", "unix>tcp")` runs a test, or all of a module, over each: both sides over
+    the same, or client over the one and instance over the other. The mark of a test stands above that of its module."""
+    mark = metafunc.definition.get_closest_marker("transports")
+    if mark is not None and "transports" in metafunc.fixturenames:
+        cells = [Transports(*each.split(">") if ">" in each else (each, each)) for each in mark.args]
+        metafunc.parametrize("transports", cells, indirect=True, ids=mark.args)
+
+
+@pytest.fixture
+def transports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Transports:
+    """What this test is run over; TCP without a mark. Tests that know a difference ask for it."""
+    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", client_context())
+    cell: Transports = getattr(request, "param", Transports("tcp", "tcp"))
+    return cell
+
+
 @pytest.fixture
 async def stalls(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """Reports at the end of the run where the loop stood still during the test."""
@@ -100,7 +126,9 @@ async def logs(no_leaks: Inventory) -> AsyncIterator[Records]:
 
 
 @pytest.fixture
-async def make_upstream(no_leaks: Inventory) -> AsyncIterator[Callable[..., Awaitable[ScriptedUpstream]]]:
+async def make_upstream(
+    no_leaks: Inventory, transports: Transports, tmp_path: Path
+) -> AsyncIterator[Callable[..., Awaitable[ScriptedUpstream]]]:
     """`await make_upstream(unix_path=..., receive_buffer=..., send_buffer=..., models=(...))`.
 
     At the end the upstream is closed, and the test fails when a script failed or a request was malformed.
@@ -108,6 +136,10 @@ async def make_upstream(no_leaks: Inventory) -> AsyncIterator[Callable[..., Awai
     upstreams: list[ScriptedUpstream] = []
 
     async def make(**options: Any) -> ScriptedUpstream:
+        if transports.instance == "unix":
+            options.setdefault("unix_path", str(tmp_path / f"i{len(upstreams)}"))
+        elif transports.instance == "tls":
+            options.setdefault("tls", True)
         upstreams.append(await ScriptedUpstream.start(**options))
         return upstreams[-1]
 
@@ -132,6 +164,11 @@ async def connect(no_leaks: Inventory) -> AsyncIterator[Callable[..., Awaitable[
     clients: list[tuple[RawClient, bool]] = []
 
     async def open_client(target: GatewayHandle | ScriptedUpstream | None = None, **options: Any) -> RawClient:
+        if isinstance(target, GatewayHandle):
+            if target.config.port is None:
+                options.setdefault("path", target.config.unix_socket)
+            elif target.config.certificate is not None:
+                options.setdefault("tls", True)
         client = await RawClient.connect(target.port if target is not None else None, **options)
         clients.append((client, isinstance(target, ScriptedUpstream)))
         return client
@@ -144,7 +181,12 @@ async def connect(no_leaks: Inventory) -> AsyncIterator[Callable[..., Awaitable[
 
 @pytest.fixture
 async def gateway(
-    logs: Records, make_upstream: object, connect: object, monkeypatch: pytest.MonkeyPatch
+    logs: Records,
+    make_upstream: object,
+    connect: object,
+    transports: Transports,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Callable[..., Awaitable[GatewayHandle]]]:
     """`await gateway(env, vllm=upstream, HTTP_STREAM_IDLE_TIMEOUT="200ms")`.
 
@@ -159,7 +201,12 @@ async def gateway(
             monkeypatch.setattr("gomodel.readiness.Probes.start", lambda self: None)
         instances = {name: value for name, value in settings.items() if name.islower()}
         variables = {name: value for name, value in settings.items() if not name.islower()}
-        handles.append(await start_gateway({**(env or {}), **env_for(**instances), **variables}, logs))
+        listener = {}
+        if transports.client == "unix":
+            listener = {"GOMODEL_UNIX_SOCKET": str(tmp_path / f"g{len(handles)}"), "PORT": "", "HOST": ""}
+        elif transports.client == "tls":
+            listener = {"TLS_CERT_FILE": PEM, "TLS_KEY_FILE": PEM}
+        handles.append(await start_gateway({**listener, **(env or {}), **env_for(**instances), **variables}, logs))
         return handles[-1]
 
     yield start

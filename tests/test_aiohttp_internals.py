@@ -12,13 +12,14 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.http import HttpRequestParser, HttpResponseParser
 from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_protocol import RequestHandler
 from yarl import URL
 
 from gomodel.client_limit import ClientLimit
-from gomodel.downstream import Downstream, Server
+from gomodel.downstream import Server
 from gomodel.upstream import Channel
 
+LIMITS = {"write_idle_s": 1, "keepalive_s": 1, "head_limit_bytes": 1024}
 HEADS = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -51,15 +52,10 @@ def test_the_tested_minor_version_is_installed():
     [
         "_messages",
         "_waiter",
-        "_parser",
-        "_upgraded",
-        "_message_tail",
-        "_msg_queue_resume_size",
         "_keepalive_handle",
         "_keepalive_timeout",
         "_next_keepalive_close_time",
         "_force_close",
-        "_payload_parser",
         "_buffer_paused",
         "_reading_paused",
         "_paused",
@@ -69,7 +65,7 @@ def test_the_tested_minor_version_is_installed():
     ],
 )
 async def test_the_server_protocol_has(name):
-    protocol = Server(None, None, ClientLimit(1), write_idle_s=1)()
+    protocol = Server(None, None, ClientLimit(1), **LIMITS)()
     assert hasattr(protocol, name)
 
 
@@ -77,11 +73,11 @@ async def test_the_server_protocol_has(name):
     "name",
     [
         "_process_keepalive",
-        "_resume_reading_if_drained",
+        "_pause_reading_for_buffer",
+        "_resume_reading_for_buffer",
         "_drain_helper",
         "_pause_transport_reading",
         "_resume_transport_reading",
-        "set_parser",
         "force_close",
     ],
 )
@@ -102,25 +98,43 @@ def test_a_lost_client_cancels_the_task():
 
 def test_the_server_takes_its_options_for_the_protocol():
     parameters = inspect.signature(RequestHandler.__init__).parameters
-    assert {"keepalive_timeout", "auto_decompress", "read_bufsize", "access_log", "logger"} <= set(parameters)
+    assert {"keepalive_timeout", "access_log", "logger"} <= set(parameters)
     assert "handler_cancellation" in inspect.signature(web.Server.__init__).parameters
 
 
-async def test_a_request_that_does_not_parse_is_queued_as_an_error():
-    protocol = Server(None, None, ClientLimit(1), write_idle_s=1)()
-    protocol.data_received(b"NOT HTTP\r\n\r\n")
-    message, _ = protocol._messages[0]
-    assert isinstance(message, _ErrInfo)
-    assert isinstance(protocol, Downstream)
+def request_parser():
+    loop = asyncio.get_running_loop()
+    return HttpRequestParser(Protocol(loop), loop, 1, response_with_body=False, auto_decompress=False)
 
 
 async def test_a_request_parser_gives_raw_headers_and_the_raw_target():
-    loop = asyncio.get_running_loop()
-    parser = HttpRequestParser(Protocol(loop), loop, 1 << 16, max_line_size=8190, max_field_size=8190)
-    messages, upgraded, tail = parser.feed_data(b"GET /a%2Fb?q=%20 HTTP/1.1\r\nHost: x\r\nX-A: 1 \r\n\r\n")
-    message, payload = messages[0]
+    messages, upgraded, tail = request_parser().feed_data(b"GET /a%2Fb?q=%20 HTTP/1.1\r\nHost: x\r\nX-A: 1 \r\n\r\n")
+    message, _ = messages[0]
     assert (message.path, message.raw_headers) == ("/a%2Fb?q=%20", ((b"Host", b"x"), (b"X-A", b"1")))
-    assert (payload is EMPTY_PAYLOAD, upgraded, tail) == (True, False, b"")
+    assert (upgraded, tail) == (False, b"")
+
+
+REQUESTS = [
+    b"POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n",
+    b"POST /chunked HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /tunnel HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    b"POST /h2c HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\n",
+]
+
+
+async def test_a_request_parser_without_bodies_reads_head_after_head():
+    parser = request_parser()
+    for sent in REQUESTS * 2:
+        for at in range(len(sent) - 1):
+            assert list(parser.feed_data(sent[at : at + 1])[0]) == []
+        ((message, _),), upgraded, tail = parser.feed_data(sent[-1:])
+        assert (message.path.encode(), tail) == (sent.split()[1], b"")
+        assert upgraded == (message.path == "/tunnel")
+        parser.set_upgraded(False)
+        ((message, _),), upgraded, tail = parser.feed_data(sent)
+        assert (message.path.encode(), tail) == (sent.split()[1], b"")
+        parser.set_upgraded(False)
 
 
 async def test_the_connector_makes_our_protocol_and_connect_hands_it_over():

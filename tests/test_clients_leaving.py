@@ -24,6 +24,8 @@ from .scripted import (
 )
 from .verdicts import CHAT, OK, aborted, access_lines, ask, post, turned
 
+pytestmark = pytest.mark.transports("tcp", "tls", "unix")
+
 # Four times what is promised, for machines that do other things as well.
 LIMIT_S = 0.2
 SHORT = {
@@ -182,7 +184,7 @@ async def test_leaving_in_the_turn_in_which_a_piece_of_the_upload_came_is_no_err
     await client.send(request("POST", target, [(name, value)]) + first)
     await turned(lambda: upstream.requests)
     [connection] = fragile.gateway._server.clients
-    await turned(lambda: connection._payload._waiter is not None)
+    await turned(lambda: connection._upload is not None and connection._upload._waiter is not None)
     connection.data_received(more)
     connection.connection_lost(None)
     client.reset()
@@ -192,6 +194,7 @@ async def test_leaving_in_the_turn_in_which_a_piece_of_the_upload_came_is_no_err
     assert [each for each in fragile.logs.records if each.exc_info] == []
 
 
+@pytest.mark.transports("tcp", "tls")
 async def test_leaving_while_the_instance_is_being_connected_to(gateway, make_upstream, connect):
     upstream = await make_upstream()
     handle = await gateway(vllm=upstream, CIRCUIT_BREAKER_FAILURE_THRESHOLD="1")

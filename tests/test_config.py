@@ -50,6 +50,7 @@ DEFAULTS = [
     ("cors_allow_origins", ()),
     ("base_path", ""),
     ("body_limit_bytes", 100 * 1024 * 1024),
+    ("header_limit_bytes", 64 * 1024),
     ("passthrough", True),
     ("passthrough_v1_alias", True),
     ("passthrough_types", frozenset({"vllm"})),
@@ -61,6 +62,7 @@ DEFAULTS = [
     ("timeouts.write_idle_s", 120.0),
     ("timeouts.total_s", None),
     ("timeouts.upstream_keepalive_s", 4.0),
+    ("timeouts.client_keepalive_s", 620.0),
     ("retry.max_retries", 2),
     ("retry.initial_backoff_s", 0.1),
     ("retry.max_backoff_s", 2.0),
@@ -145,6 +147,9 @@ SETTINGS = [
     ("HTTP_TIMEOUT", "0", "timeouts.total_s", None),
     ("HTTP_TIMEOUT", "none", "timeouts.total_s", None),
     ("HTTP_UPSTREAM_KEEPALIVE", "0", "timeouts.upstream_keepalive_s", 0.0),
+    ("HTTP_CLIENT_KEEPALIVE", "75s", "timeouts.client_keepalive_s", 75.0),
+    ("HTTP_HEADER_LIMIT", "1K", "header_limit_bytes", 1024),
+    ("HTTP_HEADER_LIMIT", "1M", "header_limit_bytes", 1 << 20),
     ("RETRY_MAX_RETRIES", "0", "retry.max_retries", 0),
     ("RETRY_INITIAL_BACKOFF", "0", "retry.initial_backoff_s", 0.0),
     ("RETRY_MAX_BACKOFF", "30s", "retry.max_backoff_s", 30.0),
@@ -250,6 +255,7 @@ REFUSED = [
                 "CACHE_REFRESH_INTERVAL",
             ),
             *("HTTP_REQUEST_IDLE_TIMEOUT", "HTTP_WRITE_IDLE_TIMEOUT", "CIRCUIT_BREAKER_TIMEOUT"),
+            "HTTP_CLIENT_KEEPALIVE",
         )
         for text in ("0", "0s", "-1", "5 s", "forever", "1e9")
     ],
@@ -261,6 +267,7 @@ REFUSED = [
         )
         for text in ("-1", "-1s", "5 s", "forever")
     ],
+    *[("HTTP_HEADER_LIMIT", text) for text in ("0", "1023", "2M", "-1", "8 K", "much")],
     *[("RETRY_MAX_RETRIES", text) for text in ("-1", "101", "2.0", "two")],
     *[("RETRY_BACKOFF_FACTOR", text) for text in ("0.9", "0", "-2", "nan", "inf", "1001")],
     *[("RETRY_JITTER_FACTOR", text) for text in ("1.1", "-0.1", "10%", "nan")],
@@ -1067,7 +1074,7 @@ CONTRACT = re.findall(
     CORS_ALLOW_ORIGINS MODEL_IDS
     ENABLE_PASSTHROUGH_ROUTES ALLOW_PASSTHROUGH_V1_ALIAS ENABLED_PASSTHROUGH_PROVIDERS PASSTHROUGH_ADMIN_ROUTES
     HTTP_CONNECT_TIMEOUT HTTP_RESPONSE_HEADER_TIMEOUT HTTP_STREAM_IDLE_TIMEOUT HTTP_REQUEST_IDLE_TIMEOUT
-    HTTP_WRITE_IDLE_TIMEOUT HTTP_TIMEOUT HTTP_UPSTREAM_KEEPALIVE
+    HTTP_WRITE_IDLE_TIMEOUT HTTP_TIMEOUT HTTP_UPSTREAM_KEEPALIVE HTTP_CLIENT_KEEPALIVE HTTP_HEADER_LIMIT
     RETRY_MAX_RETRIES RETRY_INITIAL_BACKOFF RETRY_MAX_BACKOFF RETRY_BACKOFF_FACTOR RETRY_JITTER_FACTOR
     CIRCUIT_BREAKER_FAILURE_THRESHOLD CIRCUIT_BREAKER_SUCCESS_THRESHOLD CIRCUIT_BREAKER_TIMEOUT
     CACHE_REFRESH_INTERVAL STRIP_REQUEST_HEADERS METRICS_ENABLED METRICS_ENDPOINT METRICS_PUBLIC

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from gomodel.framing import (
     CHUNK_LIMIT_BYTES,
     LINE_LIMIT_BYTES,
+    LINES_PER_TURN,
     TRAILERS_LIMIT_BYTES,
     Chunked,
     Sized,
@@ -58,15 +59,15 @@ def test_a_chunked_body_ends_where_it_says(sent, payload):
     for pieces in ways(sent):
         body = Chunked()
         assert fed(body, pieces) == payload
-        assert (body.complete, body.broken, body.surplus) == (True, False, False)
+        assert (body.complete, body.broken, body.rest) == (True, False, b"")
 
 
 @pytest.mark.parametrize(("sent", "payload"), WHOLE)
 @pytest.mark.parametrize("extra", [b"x", b"\r\n", b"0\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
-def test_bytes_behind_a_chunked_body_are_surplus_and_no_payload(sent, payload, extra):
+def test_bytes_behind_a_chunked_body_are_left_and_no_payload(sent, payload, extra):
     body = Chunked()
     assert body.feed(sent + extra) == payload
-    assert (body.complete, body.surplus) == (True, True)
+    assert (body.complete, body.rest) == (True, extra)
 
 
 @pytest.mark.parametrize(("sent", "payload"), WHOLE)
@@ -114,6 +115,44 @@ def test_a_fault_shows_before_its_line_is_over(begun):
     assert body.broken
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"2 \r\nok\r\n", id="a blank behind the size"),
+        pytest.param(b"2\t\r\nok\r\n", id="a tab behind the size"),
+        pytest.param(b"2;a\0b\r\nok\r\n", id="NUL in an extension"),
+        pytest.param(b"0\r\nX: \0\r\n\r\n", id="NUL in a trailer"),
+        pytest.param(b"0\r\nX: \x7f\r\n\r\n", id="DEL in a trailer"),
+    ],
+)
+def test_a_client_gets_less_leave_than_an_instance(sent):
+    for pieces in [[sent], [sent[at : at + 1] for at in range(len(sent))]]:
+        body = Chunked(strict=True)
+        fed(body, pieces)
+        assert (body.complete, body.broken) == (False, True)
+        body = Chunked()
+        fed(body, pieces)
+        assert not body.broken
+
+
+def test_a_client_may_write_blanks_where_an_extension_follows():
+    body = Chunked(strict=True)
+    assert fed(body, [b'2 \t;a="\t"\r\nok\r\n0 ;b\r\nX: \t1\r\n\r\n']) == b"ok"
+    assert body.complete
+
+
+def test_a_clients_tiny_chunks_are_read_some_at_a_time():
+    sent = chunk(b"a") * (2 * LINES_PER_TURN) + b"0\r\n\r\nNEXT"
+    body = Chunked(strict=True)
+    payload, turns = body.feed(sent), 1
+    assert len(payload) == LINES_PER_TURN / 2
+    while not body.complete:
+        assert body.rest
+        payload += body.feed(body.rest)
+        turns += 1
+    assert (payload, body.rest, turns) == (b"a" * (2 * LINES_PER_TURN), b"NEXT", 5)
+
+
 def test_endless_trailers_are_broken():
     body = Chunked()
     body.feed(b"0\r\n")
@@ -133,7 +172,7 @@ def test_no_payload_and_no_cutting_changes_what_comes_out(payloads, sizes):
         at += len(pieces[-1])
     body = Chunked()
     assert fed(body, pieces) == b"".join(payloads)
-    assert (body.complete, body.broken, body.surplus) == (True, False, False)
+    assert (body.complete, body.broken, body.rest) == (True, False, b"")
 
 
 @given(
@@ -193,17 +232,17 @@ def test_a_body_with_a_length_ends_with_its_last_byte(size):
     for pieces in ways(sent):
         body = Sized(size)
         assert fed(body, pieces) == sent
-        assert (body.complete, body.surplus, body.broken, body.between) == (True, False, False, False)
+        assert (body.complete, body.rest, body.broken, body.between) == (True, b"", False, False)
 
 
 @pytest.mark.parametrize("size", [1, 2, 10])
-def test_bytes_behind_a_length_are_surplus(size):
+def test_bytes_behind_a_length_are_left(size):
     body = Sized(size)
     assert body.feed(b"x" * size + b"more") == b"x" * size
-    assert (body.complete, body.surplus) == (True, True)
+    assert (body.complete, body.rest) == (True, b"more")
 
 
 def test_a_body_until_the_close_never_ends_by_itself():
     body = UntilClose()
     assert fed(body, [b"0\r\n\r\n", b"", b"x"]) == b"0\r\n\r\nx"
-    assert (body.complete, body.surplus, body.broken, body.between) == (False, False, False, False)
+    assert (body.complete, body.rest, body.broken, body.between) == (False, b"", False, False)

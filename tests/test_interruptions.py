@@ -21,6 +21,8 @@ from .scripted import (
 )
 from .verdicts import CANARY, KEPT, OK, aborted, access_lines, ask, counted, post, tells_nothing
 
+pytestmark = pytest.mark.transports("tcp", "tls", "unix")
+
 EVENT = sse_event({"token": "a"})
 OPENAI = {
     "error": {
@@ -140,6 +142,7 @@ async def test_a_content_length_answer_that_falls_silent_is_cut(gateway, upstrea
     assert (answer.body, answer.complete) == (EVENT, False)
 
 
+@pytest.mark.transports("tcp", "tls")  # a unix socket knows no reset
 @pytest.mark.parametrize(
     ("how", "complete"), [pytest.param(Fin(), True, id="fin"), pytest.param(Reset(), False, id="reset")]
 )
@@ -153,6 +156,7 @@ async def test_only_a_fin_completes_a_close_delimited_answer(gateway, upstream, 
         assert (await ask(client)).status == 200
 
 
+@pytest.mark.transports("tcp", "tcp>tls")
 @pytest.mark.parametrize("sent", [SSE_HEAD + chunked(EVENT), CLOSE_DELIMITED + EVENT], ids=["chunked", "by close"])
 async def test_a_client_of_http_1_0_is_reset_since_a_fin_would_complete_its_answer(gateway, upstream, connect, sent):
     raw = post().replace(b"HTTP/1.1", b"HTTP/1.0", 1)
@@ -163,6 +167,7 @@ async def test_a_client_of_http_1_0_is_reset_since_a_fin_would_complete_its_answ
     assert await aborted(handle) == {("upstream", "data"): 1}
 
 
+@pytest.mark.transports("tcp", "tcp>tls", "tcp>unix")
 async def test_a_client_of_http_1_0_reads_a_whole_stream_up_to_the_close(gateway, upstream, connect):
     raw = post().replace(b"HTTP/1.1", b"HTTP/1.0", 1)
     _, _client, answer = await relayed(

@@ -85,7 +85,7 @@ async def test_a_reload_judges_a_repeated_head_anew(gateway, upstream, connect, 
 
 # What comes after two requests with a known head -> the statuses of the answers, the bodies that reach the instance.
 ONLY_ALIKE = {
-    "a body longer than its length": ([chat("abc") + b"x"], [400], []),
+    "a body longer than its length": ([chat("abc") + b"x"], [200, 400], [b"abc"]),
     "a second request behind it": ([chat("abc") + chat("def")], [200, 200], [b"abc", b"def"]),
     "a body in two pieces": ([chat("abc")[:-5], chat("abc")[-5:]], [200], [b"abc"]),
     "a head in two pieces": ([chat("abc")[:30], chat("abc")[30:]], [200], [b"abc"]),

@@ -13,6 +13,8 @@ from .scripted import (
 )
 from .verdicts import CANARY, KEPT, OK, aborted, ask, own_error, served, tells_nothing
 
+pytestmark = pytest.mark.transports("tcp", "tls", "unix")
+
 
 async def exchange(gateway, upstream, connect, steps, raw=None, method="GET"):
     """One request, answered by `steps`, and a second one on the same client connection; both answers and the handle."""

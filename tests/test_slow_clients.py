@@ -13,6 +13,8 @@ import pytest
 
 from .conftest import LOOP
 from .harness.leaks import nothing_left
+from .harness.tls import PEM
+from .harness.wire import FLOOD_BYTES
 from .processes import RUN, WITHOUT_UVLOOP
 from .scripted import (
     LAST_CHUNK,
@@ -31,11 +33,16 @@ from .verdicts import CHAT, OK, aborted, access_lines, own_error, post, turned
 
 STALLED_STREAMS = 40
 STALLED_KIB = 400
+# What either side costs more over TLS, nearly all of it buffers of the event loop's that it does not let be bounded.
+TLS_KIB = 700
+# asyncio reads up to 256 KiB of an upload at once, into memory of its own.
+ASYNCIO_KIB = 300
 CHUNKS = 200
 MORE_THAN_BUFFERS = Repeat(CHUNKS, (chunked(b"~" * 65536),))
 BODY = bytes(range(256)) * (5 << 12)
 
 
+@pytest.mark.transports("tcp", "tls", "unix")
 @pytest.mark.parametrize("framing", [("Content-Length", "100"), ("Transfer-Encoding", "chunked")])
 @pytest.mark.parametrize("sent", [b"", b'{"messages":[', b'{"model":"vllm/m",'])
 async def test_an_upload_that_stalls_is_a_408_and_never_a_complete_request(gateway, upstream, connect, framing, sent):
@@ -96,6 +103,7 @@ async def asked(handle, upstream, connect, fields, answer=None):
     return client
 
 
+@pytest.mark.transports("tcp", "unix")
 @pytest.mark.parametrize("fields", [[], [("Connection", "close")]])
 @pytest.mark.parametrize("whole", [False, True], ids=["streaming", "complete"])
 async def test_a_client_that_never_reads_is_cut_off_and_its_stream_ended(gateway, upstream, connect, fields, whole):
@@ -106,6 +114,19 @@ async def test_a_client_that_never_reads_is_cut_off_and_its_stream_ended(gateway
         await upstream.connections[0].closed
     assert await aborted(handle) == ({} if whole else {("client", "write"): 1})
     assert handle.gateway.providers.instances["vllm"].breaker.closed
+
+
+@pytest.mark.transports("tcp", "tls", "unix")
+async def test_an_upload_that_goes_on_is_no_sign_of_life_from_a_client_that_does_not_read(gateway, upstream, connect):
+    upstream.on_request(ReadHead(), SSE_HEAD, MORE_THAN_BUFFERS, ReadBody())
+    handle = await gateway(vllm=upstream, HTTP_WRITE_IDLE_TIMEOUT="300ms")
+    client = await connect(handle, receive_buffer=4096)
+    await client.send(request("POST", "/p/vllm/x", [("Content-Length", "100000")]) + b"x")
+    uploading = asyncio.create_task(dribble(client, [b"x"] * 1000, 0.02))
+    await nothing_left(lambda: [repr(each) for each in handle.gateway._server.clients])
+    assert await aborted(handle) == {("client", "write"): 1}
+    await upstream.connections[0].closed
+    await uploading
 
 
 async def slowly(client, size: int, piece: int, every_s: float) -> bytes:
@@ -167,28 +188,56 @@ def resident_kib(pid: int) -> int:
     return int(line.split()[1])
 
 
-async def test_a_stalled_stream_costs_little_memory(make_upstream, connect, run):
-    upstream = await make_upstream(send_buffer=65536)
-    process = await run({"VLLM_BASE_URL": upstream.base_url}, code=RUN if LOOP == "uvloop" else WITHOUT_UVLOOP + RUN)
-    port = await process.listening()
-    upstream.repeat(SSE_HEAD, MORE_THAN_BUFFERS)
-    clients = []
+async def cost_of_stalled(make_upstream, connect, run, transports, what: str) -> float:
+    """KiB for each of many clients, in a process of its own."""
+    upstream = await make_upstream(send_buffer=65536, receive_buffer=4096)
+    env = {"VLLM_BASE_URL": upstream.base_url}
+    if tls := transports.client == "tls":
+        env |= {"SSL_CERT_FILE": PEM, "TLS_CERT_FILE": PEM, "TLS_KEY_FILE": PEM}
+    process = await run(env, code=RUN if LOOP == "uvloop" else WITHOUT_UVLOOP + RUN)
+    target = SimpleNamespace(port=await process.listening())
+    upstream.lenient = True
+    if what == "answer":
+        upstream.repeat(SSE_HEAD, MORE_THAN_BUFFERS)
+    else:
+        upstream.repeat(ReadHead(), Stall())
+    clients, sending = [], []
 
     async def stall(count: int) -> int:
         for _ in range(count):
-            clients.append(await connect(SimpleNamespace(port=port), receive_buffer=4096))
-            await clients[-1].send(post(model="m"))
-            await clients[-1].read_head()
+            client = await connect(target, receive_buffer=4096, tls=tls)
+            clients.append(client)
+            if what == "answer":
+                await client.send(post(model="m"))
+                await client.read_head()
+            else:
+                body = b'{"model":"m"' + bytes(FLOOD_BYTES)
+                sending.append(asyncio.create_task(client.wire.send(request("POST", CHAT, body=body))))
+        wires = [each.wire for each in (upstream.connections if what == "answer" else clients)]
         before = -1
-        while before != (sent := sum(each.wire.sent_bytes for each in upstream.connections)):
+        while before != (sent := sum(wire.sent_bytes for wire in wires)):
             before = sent
             await asyncio.sleep(0.3)
         return resident_kib(process.pid)
 
     warm = await stall(5)
     grown = await stall(STALLED_STREAMS)
-    assert len(upstream.open_connections) == 5 + STALLED_STREAMS
-    assert (grown - warm) / STALLED_STREAMS <= STALLED_KIB
+    assert len(clients) == len([each for each in upstream.open_connections if not each.current.is_probe])
+    for task in sending:
+        task.cancel()
+    await asyncio.gather(*sending, return_exceptions=True)
+    return (grown - warm) / STALLED_STREAMS
+
+
+@pytest.mark.parametrize("what", ["answer", "upload"])
+async def test_a_stalled_stream_costs_little_memory(make_upstream, connect, run, transports, what):
+    limit = STALLED_KIB if LOOP == "uvloop" or what == "answer" else STALLED_KIB + ASYNCIO_KIB
+    assert await cost_of_stalled(make_upstream, connect, run, transports, what) <= limit
+
+
+@pytest.mark.transports("tls")
+async def test_a_stalled_stream_over_tls_costs_what_is_said(make_upstream, connect, run, transports):
+    assert await cost_of_stalled(make_upstream, connect, run, transports, "answer") <= STALLED_KIB + 2 * TLS_KIB
 
 
 async def dribble(client, pieces, every_s: float) -> None:
@@ -200,11 +249,12 @@ async def dribble(client, pieces, every_s: float) -> None:
         return
 
 
+@pytest.mark.transports("tcp", "unix")
 @pytest.mark.parametrize("after_a_request", [False, True])
 async def test_a_head_that_does_not_end_is_cut_at_the_limit_whatever_dribbles(
     gateway, upstream, connect, monkeypatch, after_a_request
 ):
-    monkeypatch.setattr("gomodel.server.KEEPALIVE_S", 0.4)
+    monkeypatch.setattr("gomodel.downstream.HEAD_S", 0.4)
     handle = await gateway(vllm=upstream)
     clients = [await connect(handle) for _ in range(30)]
     if after_a_request:

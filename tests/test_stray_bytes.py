@@ -7,6 +7,8 @@ import pytest
 from .scripted import LAST_CHUNK, SendPieces, Stall, WaitFor, chunked, head, let_peers_run, request, response
 from .verdicts import CANARY, KEPT, OK, aborted, ask, own_error, post, served, tells_nothing, turned
 
+pytestmark = pytest.mark.transports("tcp", "tls", "unix")
+
 GARBAGE = CANARY.encode()
 # A whole answer that nobody asked for: the classic way into somebody else's response.
 POISON = response(GARBAGE, 200, [("X-Secret", CANARY)])

@@ -9,12 +9,11 @@ import pytest
 from aiohttp import connector
 
 from .harness.wire import FLOOD_BYTES
-from .scripted import SSE_HEAD, Close, Fin, ReadBody, ReadHead, Reset, Stall, chunked, request
+from .scripted import SSE_HEAD, Close, Fin, ReadBody, ReadHead, Stall, chunked, request
 from .test_connect_faults import KEY_AND_CERTIFICATE
 from .verdicts import CHAT, aborted, access_lines, ask, post, turned
 
 EVENT = b"data: 1\n\n"
-INTERRUPTED = b'"code":"stream_interrupted"'
 
 
 @pytest.fixture
@@ -94,17 +93,30 @@ async def test_a_client_of_a_unix_socket_that_is_held_back_is_seen_leaving(over_
     assert await aborted(handle) == {("client", "head"): 1}
 
 
-@pytest.mark.parametrize("end", [Fin(), Reset()])
-async def test_http_1_0_reads_the_error_event_of_a_stream_that_broke_off(over_unix, end):
-    handle, upstream, client = over_unix
-    upstream.on_request(SSE_HEAD + chunked(EVENT), end)
-    await client.send(post().replace(b"HTTP/1.1", b"HTTP/1.0", 1))
-    await client.read_head()
-    answer = await client.read_rest()
-    assert answer.get("Transfer-Encoding") is None
-    assert answer.body.startswith(EVENT + b"data: {")
-    assert INTERRUPTED in answer.body
-    assert await aborted(handle) == {("upstream", "data"): 1}
+@pytest.mark.parametrize(
+    "sent", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"G", b"POST /v1/chat/completions HTTP/1.0\r\n\r\n"]
+)
+async def test_plain_http_on_the_tls_port_is_told_so(secure, connect, sent):
+    handle, open_client = secure
+    client = await connect(handle, tls=False)
+    await client.send(sent)
+    answer = await client.read_head()
+    while not answer.complete:
+        await client.read_chunk()
+    assert (answer.status, answer.get("Content-Type"), answer.get("Connection")) == (400, "text/plain", "close")
+    assert b"https://" in answer.body
+    client.fin()
+    reader, writer = await open_client()
+    writer.write(request("GET", "/health"))
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+
+
+async def test_what_is_neither_tls_nor_http_on_the_tls_port_is_closed_without_a_word(secure, connect):
+    handle, _ = secure
+    client = await connect(handle, tls=False)
+    await client.send(b"\x00\x01\x02\x03\x04\x05\x06\x07\x08")
+    rest = await client.read_all_until_close()
+    assert b"HTTP" not in rest
 
 
 @pytest.fixture

@@ -1,14 +1,17 @@
 """The end of either side of a WebSocket is the end of the other, and a side that does not read holds the other back."""
 
 import asyncio
+import contextlib
 
 import pytest
 
 from .harness.leaks import nothing_left
 from .harness.wire import FLOOD_BYTES
-from .scripted import let_peers_run
+from .scripted import PeerGone, let_peers_run
 from .tunnels import CLOSE, PING, frame, opened
 from .verdicts import aborted, access_lines, turned
+
+pytestmark = pytest.mark.transports("tcp", "unix")
 
 # No limit that could end what has to end by itself.
 PATIENT = {f"HTTP_{phase}_TIMEOUT": "60s" for phase in ("RESPONSE_HEADER", "STREAM_IDLE", "REQUEST_IDLE", "WRITE_IDLE")}
@@ -27,6 +30,7 @@ async def test_a_lost_client_ends_the_instances_side_at_once(gateway, upstream, 
     await turned(lambda: not handle.gateway.telemetry.running.records)
 
 
+@pytest.mark.transports("tcp")  # a unix socket knows no reset
 @pytest.mark.parametrize("how", ["fin", "reset", "close"])
 async def test_a_lost_instance_ends_the_clients_side_at_once(gateway, upstream, connect, how):
     handle = await gateway(vllm=upstream, **PATIENT)
@@ -83,6 +87,24 @@ async def test_an_end_that_never_reads_is_given_up_after_the_limit(gateway, make
     await turned(lambda: not handle.gateway.telemetry.running.records)
     await asyncio.gather(sending, return_exceptions=True)
     assert stalled.wire.sent_bytes < 1000
+
+
+async def test_a_client_that_pings_and_never_reads_is_given_up_after_the_limit(gateway, make_upstream, connect):
+    upstream = await make_upstream(receive_buffer=BUFFER)
+    handle = await gateway(vllm=upstream, HTTP_WRITE_IDLE_TIMEOUT="300ms")
+    client, server = await opened(handle, upstream, connect, receive_buffer=BUFFER)
+    flooding = asyncio.create_task(server.wire.send(b"x" * (40 << 20)))
+
+    async def ping():
+        with contextlib.suppress(PeerGone):
+            while True:
+                await client.wire.send(frame(b"", PING))
+                await asyncio.sleep(0.02)
+
+    pinging = asyncio.create_task(ping())
+    await server.closed
+    assert await aborted(handle) == {("client", "write"): 1}
+    await asyncio.gather(flooding, pinging, return_exceptions=True)
 
 
 async def test_silence_both_ways_ends_after_the_limit_and_a_ping_puts_it_off(gateway, upstream, connect):

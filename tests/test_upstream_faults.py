@@ -28,6 +28,8 @@ from .scripted import (
 from .test_scan_turns import calls_of
 from .verdicts import CANARY, KEPT, OK, aborted, ask, counted, own_error, post, served, tells_nothing
 
+pytestmark = pytest.mark.transports("tcp", "tls", "unix")
+
 HALF_HEAD = f"HTTP/1.1 200 {CANARY}\r\nX-Secret: {CANARY}\r\nContent-".encode()
 FIELD = f"X-Secret: {CANARY}\r\n".encode()
 TLS_ALERT = bytes.fromhex("15030100020228") + CANARY.encode()
@@ -44,6 +46,8 @@ FAULTS = [
     pytest.param((head(103, [("X", CANARY)]), Fin()), "http_response_incomplete", id="early hints, fin"),
     pytest.param((response(b"x" * 100, 500)[:-1], Fin()), "connection_terminated", id="a 500 without its end, fin"),
     pytest.param((f"{CANARY}\r\n\r\n".encode(), Stall()), "http_protocol_error", id="no status line"),
+    pytest.param((f"RTSP/1.0 200 OK\r\nX: {CANARY}\r\n\r\n".encode(), Stall()), "http_protocol_error", id="rtsp"),
+    pytest.param((f"ICE/1.0 200 OK\r\nX: {CANARY}\r\n\r\n".encode(), Fin()), "http_protocol_error", id="ice"),
     pytest.param((f"SSH-2.0-{CANARY}\r\n".encode(), Stall()), "http_protocol_error", id="ssh"),
     pytest.param((f"<html>{CANARY}</html>".encode(), Fin()), "http_protocol_error", id="http/0.9"),
     pytest.param((TLS_ALERT, Fin()), "http_protocol_error", id="tls on a plain port"),
@@ -179,6 +183,7 @@ async def test_an_error_of_the_instance_passes_with_every_byte_and_field(gateway
     assert await counted(handle, 1) == {status: 1}
 
 
+@pytest.mark.transports("tcp", "unix")  # over TLS the answer is lost with the reset
 async def test_an_upstream_that_answers_during_the_upload_and_closes_is_heard(gateway, upstream, connect):
     upstream.on_request(ReadHead(), response(b"too long", 413, [("Connection", "close")]), Close())
     handle = await gateway(vllm=upstream)
@@ -193,6 +198,7 @@ async def test_an_upstream_that_answers_during_the_upload_and_closes_is_heard(ga
     assert await client.closed == "fin"
 
 
+@pytest.mark.transports("tcp", "unix")
 @pytest.mark.parametrize("reads", [0, 1, 100_000, 3_000_000])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 async def test_an_upload_at_full_speed_does_not_run_over_the_answer_that_refuses_it(

@@ -83,5 +83,5 @@ def tells_nothing(handle: GatewayHandle, answer: ResponseMessage, upstream: Scri
         assert CANARY not in text
         assert "Traceback" not in text
     shown = answer.raw.decode("latin-1")
-    for private in ("Errno", "aiohttp", "127.0.0.1", *([str(upstream.port)] if upstream is not None else [])):
+    for private in ("Errno", "aiohttp", "127.0.0.1", *([upstream.address] if upstream is not None else [])):
         assert private not in shown

@@ -10,6 +10,7 @@ from typing import Any
 
 from .oracles import ResponseMessage
 from .steps import send_pieces
+from .tls import TlsWire
 from .wire import SAFETY_S, Signal, Wire, deadline, let_peers_run
 
 
@@ -20,8 +21,8 @@ class Truncated(AssertionError):
 class RawClient:
     """One connection. Responses are read with read_response(), or with read_head() and then read_chunk()."""
 
-    def __init__(self, sock: socket.socket, *, safety_s: float = SAFETY_S) -> None:
-        self.wire = Wire(sock, "client connection")
+    def __init__(self, wire: Wire, *, safety_s: float = SAFETY_S) -> None:
+        self.wire = wire
         self.responses: list[ResponseMessage] = []
         self._safety_s = safety_s
         self._pending = b""
@@ -33,10 +34,14 @@ class RawClient:
         port: int | None = None,
         *,
         path: str | None = None,
+        tls: bool = False,
         receive_buffer: int | None = None,
         safety_s: float = SAFETY_S,
     ) -> "RawClient":
-        """To a loopback port or the unix socket `path`; a small `receive_buffer` (bytes) makes a slow reader felt."""
+        """To a loopback port, over TLS or not, or to a unix socket.
+
+        A small `receive_buffer` (bytes) makes a slow reader felt.
+        """
         sock = socket.socket(socket.AF_UNIX if path is not None else socket.AF_INET)
         sock.setblocking(False)
         if receive_buffer is not None:
@@ -45,7 +50,15 @@ class RawClient:
             async with deadline("a connection", safety_s):
                 address = path if path is not None else ("127.0.0.1", port)
                 await asyncio.get_running_loop().sock_connect(sock, address)
-            return cls(sock, safety_s=safety_s)
+                if not tls:
+                    return cls(Wire(sock, "client connection"), safety_s=safety_s)
+                wire = TlsWire(sock, "client connection", server_side=False)
+                try:
+                    await wire.handshake()
+                except BaseException:
+                    wire.close()
+                    raise
+            return cls(wire, safety_s=safety_s)
         except BaseException:
             sock.close()
             raise

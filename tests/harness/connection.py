@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .oracles import RequestMessage
 from .steps import ReadBody, ReadHead, ReadRequest, Step
+from .tls import TlsWire
 from .wire import PeerGone, Signal, Wire
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Connection:
 
     def __init__(self, upstream: "ScriptedUpstream", sock: socket.socket, number: int) -> None:
         self.upstream = upstream
-        self.wire = Wire(sock, f"upstream connection {number}")
+        name = f"upstream connection {number}"
+        self.wire = TlsWire(sock, name, server_side=True) if upstream.tls else Wire(sock, name)
         self.requests: list[Request] = []
         self.over = Signal(f"the script on upstream connection {number} to be over")
         self.cut = False
@@ -122,6 +124,8 @@ class Connection:
     async def serve(self, steps: tuple["Step | bytes", ...]) -> None:
         """Runs the steps for the connection, then those of each request, until somebody closes."""
         try:
+            if isinstance(self.wire, TlsWire):
+                await self.wire.handshake()
             for step in steps:
                 await self.run(step)
             while not self.wire.closed:

@@ -23,9 +23,10 @@ class ScriptedUpstream:
     their path. A test that means to see malformed requests sets `lenient`.
     """
 
-    def __init__(self, sock: socket.socket, models: tuple[str, ...]) -> None:
+    def __init__(self, sock: socket.socket, models: tuple[str, ...], *, tls: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = sock
+        self.tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
         self._accept_scripts: list[tuple[Step | bytes, ...]] = []
         self._request_scripts: list[tuple[str | None, str | None, tuple[Step | bytes, ...]]] = []
@@ -49,8 +50,12 @@ class ScriptedUpstream:
         receive_buffer: int | None = None,
         send_buffer: int | None = None,
         models: tuple[str, ...] = ("m",),
+        tls: bool = False,
     ) -> "ScriptedUpstream":
-        """Listens on a free loopback port, or on `unix_path`; small kernel buffers make backpressure quick to see."""
+        """Listens on a free loopback port, with TLS or not, or on `unix_path`.
+
+        Small kernel buffers make backpressure quick to see.
+        """
         if unix_path is not None:
             sock = socket.socket(socket.AF_UNIX)
             sock.bind(unix_path)
@@ -65,7 +70,7 @@ class ScriptedUpstream:
             if size is not None:
                 sock.setsockopt(socket.SOL_SOCKET, option, size)
         sock.setblocking(False)
-        upstream = cls(sock, models)
+        upstream = cls(sock, models, tls=tls)
         upstream.listen()
         return upstream
 
@@ -74,10 +79,18 @@ class ScriptedUpstream:
         return int(self._listener.getsockname()[1])
 
     @property
+    def address(self) -> str:
+        """What of its address nobody but the gateway has any use for: the port, or the path of its socket."""
+        name = self._listener.getsockname()
+        return name if isinstance(name, str) else str(name[1])
+
+    @property
     def base_url(self) -> str:
         """What belongs into VLLM_BASE_URL."""
         name = self._listener.getsockname()
-        return f"unix://{name}:/v1" if isinstance(name, str) else f"http://127.0.0.1:{name[1]}/v1"
+        if isinstance(name, str):
+            return f"unix://{name}:/v1"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{name[1]}/v1"
 
     @property
     def open_connections(self) -> list[Connection]:

@@ -152,6 +152,15 @@ class Wire:
 
     async def read(self, limit: int = PIECE) -> bytes:
         """The next bytes, at most `limit`; b"" once the connection ended, then see `ended`."""
+        if data := await self._receive(limit):
+            self._record(data)
+        return data
+
+    def _record(self, data: bytes) -> None:
+        self.received += data
+        self.segments.append(data)
+
+    async def _receive(self, limit: int) -> bytes:
         await asyncio.sleep(0)
         while not self.closed:
             try:
@@ -162,16 +171,16 @@ class Wire:
             except ConnectionError:
                 self.ended.set("reset")
                 return b""
-            if data:
-                self.received += data
-                self.segments.append(data)
-            else:
+            if not data:
                 self.ended.set("fin")
             return data
         return b""
 
     async def send(self, data: bytes) -> None:
         """Hands everything to the kernel, waiting while the peer does not read; PeerGone when it never will."""
+        await self._transmit(data)
+
+    async def _transmit(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
             if self.closed:
