@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := gomodel tests bench clients integration browser fuzz
 
 .PHONY: help demo run test test-fast check static format build bench bench-vllm test-vllm test-clients test-browser fuzz \
-	lint-deploy soak clean
+	lint-deploy soak chaos clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -81,6 +81,9 @@ fuzz: $(VENV)/.installed  ## atheris on each parser, SECONDS each (default 60)
 
 lint-deploy:  ## docker/ against its tools' linters and schemas, in .venv-deploy
 	docker/lint.sh
+
+chaos: $(VENV)/.installed  ## random clients against random instances; SEED=7 REQUESTS=2000
+	SEED=$(or $(SEED),1) REQUESTS=$(or $(REQUESTS),2000) $(BIN)/python -m pytest tests/test_chaos.py
 
 soak: $(VENV)/.installed  ## the keep-alive race and the damage tests at full length
 	GOMODEL_SOAK=10000 $(BIN)/python -m pytest tests/test_keepalive_race.py tests/test_response_damage.py
