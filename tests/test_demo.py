@@ -15,7 +15,7 @@ from .demo_client import ASK, CHAT, JSON, MODEL, PARAMETERS, TOOL, datas, events
 
 @pytest.fixture
 async def client(aiohttp_client: Any) -> Any:
-    return await aiohttp_client(build_app(extra_models=("demo/adapter",), tokens_per_s=0), max_field_size=1 << 20)
+    return await aiohttp_client(build_app(tokens_per_s=0))
 
 
 async def test_chat_answers_with_the_fields_of_vllm(client: Any) -> None:
@@ -25,7 +25,7 @@ async def test_chat_answers_with_the_fields_of_vllm(client: Any) -> None:
     (choice,) = answer["choices"]
     assert choice["message"]["content"].startswith(OPENING)
     assert "rivers" in choice["message"]["content"]
-    assert (choice["finish_reason"], choice["stop_reason"], choice["logprobs"]) == ("stop", None, None)
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", None)
     counted = await post(client, "/tokenize", {"prompt": choice["message"]["content"]})
     rendered = await post(client, "/tokenize", {"messages": ASK})
     assert answer["usage"]["completion_tokens"] == counted["count"]
@@ -41,12 +41,11 @@ async def test_a_chat_stream_says_the_same_as_the_plain_answer(client: Any) -> N
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     said = [chunk["choices"][0]["delta"]["content"] for chunk in chunks]
     assert "".join(said) == plain["choices"][0]["message"]["content"]
-    assert all(re.fullmatch(r" ?\w+| ?[^\w\s]", word) for word in said[1:])  # word by word
+    assert all(re.fullmatch(r" ?\w+| ?[^\w\s]", word) for word in said[1:])  # no event has more than a word
     reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
     assert reasons == [None] * (len(chunks) - 1) + ["stop"]
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert all("usage" not in chunk for chunk in chunks)
-    assert "system_fingerprint" in chunks[-1]
 
 
 async def test_usage_comes_in_an_event_of_its_own_when_asked_for(client: Any) -> None:
@@ -56,13 +55,6 @@ async def test_usage_comes_in_an_event_of_its_own_when_asked_for(client: Any) ->
     assert last["usage"]["completion_tokens"] == 14
     assert last["usage"]["total_tokens"] == last["usage"]["prompt_tokens"] + 14
     assert all("usage" not in chunk for chunk in chunks)
-
-
-async def test_continuous_usage_counts_up_in_every_event(client: Any) -> None:
-    options = {"include_usage": True, "continuous_usage_stats": True}
-    body = {"messages": ASK, "stream": True, "max_tokens": 5, "stream_options": options}
-    counts = [chunk["usage"]["completion_tokens"] for chunk in datas(await events(client, CHAT, body))]
-    assert counts == [0, 1, 2, 3, 4, 5, 5]
 
 
 async def test_several_choices_interleave_and_differ(client: Any) -> None:
@@ -129,18 +121,10 @@ async def test_a_tool_result_is_answered_in_words(client: Any) -> None:
     assert "sunshine" in answer["choices"][0]["message"]["content"]
 
 
-@pytest.mark.parametrize(
-    ("more", "expected"),
-    [
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": PARAMETERS}}}, None),
-        ({"structured_outputs": {"json": PARAMETERS}}, None),
-        ({"structured_outputs": {"choice": ["yes", "no"]}}, "yes"),
-    ],
-)
-async def test_structured_output_follows_the_schema(client: Any, more: Any, expected: str | None) -> None:
-    answer = await post(client, CHAT, {"messages": ASK, **more})
-    said = answer["choices"][0]["message"]["content"]
-    assert said == expected or json.loads(said) == {"city": "Paris", "days": 2}
+async def test_structured_output_follows_the_schema(client: Any) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": PARAMETERS}}
+    answer = await post(client, CHAT, {"messages": ASK, "response_format": schema})
+    assert json.loads(answer["choices"][0]["message"]["content"]) == {"city": "Paris", "days": 2}
 
 
 async def test_json_object_output_is_an_object_that_says_what_it_is(client: Any) -> None:
@@ -156,11 +140,9 @@ async def test_media_parts_count_as_one_token_each(client: Any) -> None:
         assert (await response.json())["usage"]["prompt_tokens"] < 20
 
 
-@pytest.mark.parametrize(
-    ("asked", "served"), [(None, MODEL), ("", MODEL), (MODEL, MODEL), ("demo/adapter", "demo/adapter")]
-)
-async def test_the_answer_names_the_served_model(client: Any, asked: str | None, served: str) -> None:
-    assert (await post(client, CHAT, {"model": asked, "messages": ASK}))["model"] == served
+@pytest.mark.parametrize("asked", [None, "", MODEL])
+async def test_the_answer_names_the_served_model(client: Any, asked: str | None) -> None:
+    assert (await post(client, CHAT, {"model": asked, "messages": ASK}))["model"] == MODEL
 
 
 async def test_a_request_id_becomes_the_id_of_the_answer(client: Any) -> None:
@@ -181,9 +163,3 @@ async def test_completions_answer_every_prompt(client: Any, prompt: Any, choices
     for chunk in datas(found):
         said[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
     assert said == [choice["text"] for choice in answer["choices"]]
-
-
-async def test_echo_puts_the_prompt_before_the_completion(client: Any) -> None:
-    answer = await post(client, "/v1/completions", {"prompt": "Once", "echo": True, "max_tokens": 2})
-    assert answer["choices"][0]["text"] == "OnceThis is"
-    assert answer["usage"]["completion_tokens"] == 2

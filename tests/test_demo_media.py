@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import re
 import struct
 from typing import Any
@@ -17,7 +16,7 @@ from .demo_client import ASK, MODEL, datas, post
 
 @pytest.fixture
 async def client(aiohttp_client: Any) -> Any:
-    return await aiohttp_client(build_app(extra_models=("demo/adapter",), tokens_per_s=0), max_field_size=1 << 20)
+    return await aiohttp_client(build_app(tokens_per_s=0))
 
 
 async def test_embeddings_agree_in_every_encoding(client: Any) -> None:
@@ -30,23 +29,6 @@ async def test_embeddings_agree_in_every_encoding(client: Any) -> None:
     packed = await post(client, "/v1/embeddings", {**body, "encoding_format": "base64"})
     for item, value in zip(packed["data"], values, strict=True):
         assert list(struct.unpack("128f", base64.b64decode(item["embedding"]))) == value
-    async with client.post("/v1/embeddings", json={**body, "encoding_format": "bytes"}) as response:
-        assert response.headers["Content-Type"] == "application/octet-stream"
-        assert response.headers["Transfer-Encoding"] == "chunked"
-        metadata = json.loads(response.headers["metadata"])
-        raw = await response.read()
-    for item, value in zip(metadata["data"], values, strict=True):
-        assert list(struct.unpack("128f", raw[item["start"] : item["end"]])) == value
-    async with client.post("/v1/embeddings", json={**body, "encoding_format": "bytes_only"}) as response:
-        assert "metadata" not in response.headers
-        assert await response.read() == raw
-
-
-async def test_the_metadata_header_outgrows_the_usual_limits(client: Any) -> None:
-    body = {"input": [f"text {i}" for i in range(1000)], "encoding_format": "bytes"}
-    async with client.post("/v1/embeddings", json=body) as response:
-        assert len(response.headers["metadata"]) > 100_000
-        assert len(await response.read()) == 1000 * 512
 
 
 @pytest.mark.parametrize(("dimensions", "size"), [(None, 128), (4, 4), (1024, 1024)])
@@ -80,7 +62,6 @@ async def test_rerank_orders_documents_by_likeness(client: Any, path: str) -> No
 @pytest.mark.parametrize(
     ("path", "body", "kind"),
     [
-        ("/classify", {"input": ["a", "b"]}, "num_classes"),
         ("/pooling", {"input": ["a", "b"]}, "data"),
         ("/pooling", {"messages": ASK}, "data"),
     ],
@@ -89,13 +70,6 @@ async def test_pooling_routes_answer_per_input(client: Any, path: str, body: Any
     answer = await post(client, path, body)
     assert [item["index"] for item in answer["data"]] == list(range(len(body.get("input", [0]))))
     assert all(kind in item for item in answer["data"])
-
-
-async def test_cohere_embeddings_come_by_type(client: Any) -> None:
-    answer = await post(client, "/v2/embed", {"texts": ["a"], "embedding_types": ["float", "base64"]})
-    (floats,), (packed,) = answer["embeddings"]["float"], answer["embeddings"]["base64"]
-    assert list(struct.unpack("<128f", base64.b64decode(packed))) == floats
-    assert (answer["texts"], answer["response_type"]) == (["a"], "embeddings_by_type")
 
 
 def upload(*fields: tuple[str, str], size: int = 3_000_000) -> FormData:
@@ -114,15 +88,14 @@ async def test_audio_is_answered_with_its_size_and_hash(client: Any, task: str) 
         answer = await response.json()
     assert "3000000 bytes" in answer["text"]
     assert re.search(r"SHA-256 begins with [0-9a-f]{16}\.", answer["text"])
-    assert ("usage" in answer) == (task == "transcription")
-    form = upload(("stream", "true"), ("stream_include_usage", "true"))
+    form = upload(("stream", "true"))
     async with client.post(f"/v1/audio/{task}s", data=form) as response:
         text = await response.text()
     assert text.endswith("data: [DONE]\n\n")
-    *chunks, last = datas(text.strip("\n").split("\n\n"))
+    chunks = datas(text.strip("\n").split("\n\n"))
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == answer["text"]
     assert {chunk["object"] for chunk in chunks} == {f"{task}.chunk"}
-    assert (last["choices"], last["usage"]["prompt_tokens"]) == ([], 94)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
 @pytest.mark.parametrize(
@@ -130,24 +103,15 @@ async def test_audio_is_answered_with_its_size_and_hash(client: Any, task: str) 
     [
         (upload(("model", "nope"), size=3), 404, "model"),
         (upload(("response_format", "srt"), size=3), 400, None),
-        (upload(("response_format", "verbose_json"), ("stream", "true"), size=3), 400, None),
         (upload(size=25 * 1024 * 1024 + 1), 400, "audio_filesize_mb"),
         (FormData({"model": MODEL}), 400, "body.file"),
     ],
-    ids=["unknown model", "unknown format", "verbose stream", "large file", "urlencoded"],
+    ids=["unknown model", "unknown format", "large file", "urlencoded"],
 )
 async def test_bad_audio_requests_are_refused(client: Any, form: FormData, status: int, param: str | None) -> None:
     async with client.post("/v1/audio/transcriptions", data=form) as response:
         assert response.status == status
         assert (await response.json())["error"]["param"] == param
-
-
-async def test_a_form_field_of_more_than_a_mebibyte_is_refused(client: Any) -> None:
-    part = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n' + b"y" * 1_048_577 + b"\r\n--x--\r\n"
-    headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    async with client.post("/v1/audio/transcriptions", data=io.BytesIO(part), headers=headers) as response:
-        assert response.status == 400
-        assert "maximum size of 1024KB" in (await response.json())["error"]["message"]
 
 
 FILE = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
@@ -165,12 +129,6 @@ FILE = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\
 async def test_a_broken_form_is_400(client: Any, headers: Any, form: bytes) -> None:
     async with client.post("/v1/audio/transcriptions", data=form, headers=headers) as response:
         assert response.status == 400
-
-
-async def test_a_file_that_is_a_text_field_is_422(client: Any) -> None:
-    form = FormData({"file": "x"}, default_to_multipart=True)
-    async with client.post("/v1/audio/transcriptions", data=form) as response:
-        assert response.status == 422
 
 
 async def test_a_realtime_session_transcribes_what_is_appended(client: Any) -> None:
@@ -198,13 +156,11 @@ async def test_a_realtime_session_transcribes_what_is_appended(client: Any) -> N
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
-        ("nonsense", "invalid_json"),
+        ("nonsense", "processing_error"),
         ("[]", "processing_error"),
-        ('{"type":"session.update"}', "invalid_event"),
-        ('{"type":"session.update","model":"nope"}', "model_not_found"),
+        ('{"type":"session.update","model":"nope"}', "NotFoundError"),
         ('{"type":"input_audio_buffer.commit"}', "model_not_validated"),
-        ('{"type":"input_audio_buffer.append","audio":"!"}', "invalid_audio"),
-        ('{"type":"input_audio_buffer.append"}', "invalid_audio"),
+        ('{"type":"input_audio_buffer.append","audio":"A"}', "processing_error"),
         ('{"type":"surprise"}', "unknown_event"),
     ],
 )

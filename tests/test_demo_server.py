@@ -12,21 +12,19 @@ from .demo_client import ASK, CHAT, JSON, MODEL, post
 
 @pytest.fixture
 async def client(aiohttp_client: Any) -> Any:
-    return await aiohttp_client(build_app(extra_models=("demo/adapter",), tokens_per_s=0), max_field_size=1 << 20)
+    return await aiohttp_client(build_app(tokens_per_s=0))
 
 
 async def test_models_have_the_fields_of_vllm(client: Any) -> None:
     async with client.get("/v1/models") as response:
-        base, adapter = (await response.json())["data"]
+        (base,) = (await response.json())["data"]
     assert (base["id"], base["owned_by"], base["parent"], base["max_model_len"]) == (MODEL, "vllm", None, 131072)
-    assert (adapter["id"], adapter["parent"], adapter["max_model_len"]) == ("demo/adapter", MODEL, None)
-    assert len(base["permission"][0]) == 12
+    assert base["permission"][0]["id"].startswith("modelperm-")
 
 
 async def test_detokenize_undoes_tokenize(client: Any) -> None:
     text = "Zażółć gęślą jaźń, 你好!"
-    tokenized = await post(client, "/tokenize", {"prompt": text, "return_token_strs": True})
-    assert "".join(tokenized["token_strs"]) == text
+    tokenized = await post(client, "/tokenize", {"prompt": text})
     assert tokenized["count"] == len(tokenized["tokens"])
     assert await post(client, "/detokenize", {"tokens": tokenized["tokens"]}) == {"prompt": text}
 
@@ -38,7 +36,6 @@ async def test_detokenize_undoes_tokenize(client: Any) -> None:
         ("GET", "/ping", 200, b""),
         ("POST", "/ping", 200, b""),
         ("GET", "/version", 200, b'{"version":"0.33.0+simulated"}'),
-        ("GET", "/load", 200, b'{"server_load":0}'),
         ("HEAD", "/health", 405, b""),
         ("GET", CHAT, 405, b'{"detail":"Method Not Allowed"}'),
         ("DELETE", "/v1/responses/resp_x", 405, b'{"detail":"Method Not Allowed"}'),
@@ -46,7 +43,6 @@ async def test_detokenize_undoes_tokenize(client: Any) -> None:
         ("GET", "/v1/realtime", 404, b'{"detail":"Not Found"}'),
         ("GET", "//v1/models", 404, b'{"detail":"Not Found"}'),
         ("GET", "/nope/", 404, b'{"detail":"Not Found"}'),
-        ("GET", "/v1/models/", 307, b""),
     ],
 )
 async def test_small_answers_are_those_of_vllm(client: Any, method: str, path: str, status: int, body: bytes) -> None:
@@ -57,8 +53,6 @@ async def test_small_answers_are_those_of_vllm(client: Any, method: str, path: s
         assert ("Content-Type" in response.headers) == bool(body or status == 405)
         if status == 405:
             assert response.headers["Allow"] in ("GET", "POST")
-        if status == 307:
-            assert response.headers["Location"] == str(client.make_url("/v1/models"))
 
 
 BAD = "Bad Request"
@@ -70,7 +64,7 @@ BAD = "Bad Request"
         (CHAT, {"model": "nope", "messages": ASK}, 404, "NotFoundError", "model"),
         (CHAT, {"model": "nope", "messages": ASK, "stream": True}, 404, "NotFoundError", "model"),
         ("/tokenize", {"model": "nope", "prompt": "x"}, 404, "NotFoundError", "model"),
-        ("/v1/embeddings", {"model": "nope", "input": "x"}, 404, "NotFoundError", None),
+        ("/v1/embeddings", {"model": "nope", "input": "x"}, 404, "NotFoundError", "model"),
         (CHAT, {"model": 5, "messages": ASK}, 400, BAD, "body.model"),
         (CHAT, {}, 400, BAD, "body.messages"),
         (CHAT, {"messages": "hi"}, 400, BAD, "body.messages"),
@@ -83,7 +77,7 @@ BAD = "Bad Request"
         (CHAT, {"messages": ASK, "max_tokens": 0}, 400, "BadRequestError", "max_tokens"),
         (CHAT, {"messages": ASK, "max_tokens": 200_000, "stream": True}, 400, "BadRequestError", "max_tokens"),
         (CHAT, {"messages": [{"role": "user", "content": "x " * 140_000}]}, 400, "BadRequestError", "input_tokens"),
-        (CHAT, {"messages": ASK, "n": 0}, 400, "BadRequestError", None),
+        (CHAT, {"messages": ASK, "n": 0}, 400, "BadRequestError", "n"),
         (CHAT, {"messages": ASK, "temperature": -1}, 400, "BadRequestError", "temperature"),
         (CHAT, {"messages": ASK, "stream_options": {}}, 400, "BadRequestError", "stream_options"),
         (CHAT, {"messages": ASK, "tool_choice": "required"}, 400, "BadRequestError", "tool_choice"),
@@ -100,14 +94,14 @@ BAD = "Bad Request"
         ("/v1/embeddings", {"model": MODEL}, 400, BAD, "body.input"),
         ("/v1/embeddings", {"input": "x", "encoding_format": "hex"}, 400, BAD, "body.encoding_format"),
         ("/v1/embeddings", {"input": "x", "dimensions": 0}, 400, "BadRequestError", "dimensions"),
-        ("/v1/score", {"text_1": "x"}, 400, BAD, "body.queries"),
+        ("/v1/score", {"text_1": "x"}, 400, BAD, "body.text_2"),
         ("/v1/score", {"text_1": ["x", "y"], "text_2": ["z"]}, 400, "BadRequestError", None),
         ("/v1/responses", {"model": MODEL}, 400, BAD, "body.input"),
         ("/v1/responses", {"input": "x", "previous_response_id": "no"}, 404, "invalid_request_error", "response_id"),
         ("/v1/responses/no/cancel", {}, 404, "invalid_request_error", "response_id"),
         ("/v1/messages", {"messages": ASK, "max_tokens": 3}, 400, BAD, "body.model"),
         ("/v1/messages", {"model": MODEL, "messages": ASK}, 400, BAD, "body.max_tokens"),
-        ("/detokenize", {"tokens": [-1]}, 400, BAD, "body.tokens.0"),
+        ("/detokenize", {"tokens": ["x"]}, 400, BAD, "body.tokens"),
     ],
 )
 async def test_refusals_have_the_body_of_vllm(
@@ -116,7 +110,7 @@ async def test_refusals_have_the_body_of_vllm(
     error = (await post(client, path, body, status))["error"]
     assert (error["type"], error["param"], error["code"]) == (kind, param, status)
     if status == 404 and param == "model":
-        assert error["message"] == "The model `nope` does not exist. Valid aliases: demo/llama-sim, demo/adapter."
+        assert error["message"] == "The model `nope` does not exist. Valid aliases: demo/llama-sim."
 
 
 @pytest.mark.parametrize(
@@ -124,10 +118,10 @@ async def test_refusals_have_the_body_of_vllm(
     [
         (b"{}", {"Content-Type": "text/plain"}, "Unsupported Media Type: Only 'application/json' is allowed"),
         (b'{"model":', {"Content-Type": "application/json; charset=utf-8"}, "json_invalid"),
-        (b"[1]", JSON, "model_attributes_type"),
+        (b"[1]", JSON, "dict_type"),
         (b'{"n":' + b"1" * 5000 + b"}", JSON, "There was an error parsing the body"),
         (b"[" * 200_000, JSON, "There was an error parsing the body"),
-        (b"", JSON, "Field required"),
+        (b"", JSON, "json_invalid"),
         (b"\x1f\x8b\x00\xff", JSON, "There was an error parsing the body"),
         (gzip.compress(b"{}", mtime=0), {**JSON, "Content-Encoding": "gzip"}, "There was an error parsing the body"),
     ],
@@ -136,13 +130,6 @@ async def test_a_body_that_is_no_json_object_is_400(client: Any, data: bytes, he
     async with client.post(CHAT, data=data, headers=headers) as response:
         assert response.status == 400
         assert message in await response.text()
-
-
-async def test_at_most_ten_validation_errors_are_listed(client: Any) -> None:
-    names = ("model", "n", "seed", "stop", "stream", "temperature", "tools", "top_p", "max_tokens", "tool_choice")
-    error = (await post(client, CHAT, {name: {"x": 1} for name in names}, 400))["error"]
-    assert error["message"].count("'loc'") == 10
-    assert "more errors" in error["message"]
 
 
 async def test_anthropic_refusals_have_anthropic_shape(client: Any) -> None:

@@ -228,7 +228,6 @@ async def test_the_simulated_vllm_answers_through_the_gateway_as_it_does_without
         "/v1/rerank": {"query": "a", "documents": ["b"]},
         "/v2/rerank": {"query": "a", "documents": ["b"]},
         "/tokenize": {"prompt": "Rivers"},
-        "/classify": {"input": "a"},
         "/pooling": {"input": "a"},
     }
     async with ClientSession(cookie_jar=DummyCookieJar(), headers={"X-Request-Id": "same"}) as session:

@@ -1,18 +1,14 @@
-"""The answer to a conversation: its words, where they stop and why.
-
-Decides text or tool call, limits, stop strings and the number of tokens. Knows nothing of any dialect's JSON.
-"""
+"""The answer to a conversation, token by token: words or a tool call, its length limits and stop strings."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from . import tokens
+from .body import Body
 from .conversation import Conversation, Tool
 from .engine import MAX_MODEL_LEN
-from .errors import BadRequest, bad_parameter
-from .text import sentences, usual_length
-from .tokens import Step
+from .errors import bad_parameter
+from .text import sentences
 
 
 @dataclass(frozen=True)
@@ -21,144 +17,85 @@ class Limits:
 
     max_tokens: int | None = None
     min_tokens: int = 0
-    ignore_eos: bool = False
     stop: tuple[str, ...] = ()
-    include_stop: bool = False
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Words in order, one per stream event. With a `tool` they are its JSON arguments."""
+    """Tokens in order, one per stream event. With a `tool` they are its JSON arguments."""
 
-    steps: tuple[Step, ...]
+    words: tuple[str, ...]
     finish: str
     stop_reason: str | None = None
     tool: Tool | None = None
 
     @property
     def text(self) -> str:
-        return "".join(step.text for step in self.steps)
+        return "".join(self.words)
 
     @property
     def tokens(self) -> int:
-        return sum(step.tokens for step in self.steps)
+        return len(self.words)
 
 
-def limits_of(body: dict[str, Any], max_tokens: int | None, param: str = "max_tokens") -> Limits:
-    """The limits in a checked body of one of the OpenAI routes; raises BadRequest in vLLM's words."""
-    if max_tokens is not None and max_tokens < 1:
-        raise bad_parameter(f"max_tokens must be at least 1, got {max_tokens}.", param, max_tokens)
-    if max_tokens is not None and max_tokens > MAX_MODEL_LEN:
-        message = f"{param}={max_tokens} cannot be greater than max_model_len={MAX_MODEL_LEN}."
-        raise bad_parameter(f"{message} Please request fewer output tokens.", param, max_tokens)
-    temperature = body.get("temperature")
-    if temperature is not None and temperature < 0:
-        raise bad_parameter(f"temperature must be non-negative, got {temperature}.", "temperature", temperature)
-    stop = body.get("stop") or ()
-    return Limits(
-        max_tokens=max_tokens,
-        min_tokens=body.get("min_tokens") or 0,
-        ignore_eos=bool(body.get("ignore_eos")),
-        stop=(stop,) if isinstance(stop, str) else tuple(str(item) for item in stop if item),
-        include_stop=bool(body.get("include_stop_str_in_output")),
-    )
-
-
-def choices_of(body: dict[str, Any], limit: int = 128) -> int:
-    """`n`, the number of choices; raises BadRequest. All are held in memory, hence the limit."""
-    n = 1 if body.get("n") is None else int(body["n"])
-    if n < 1:
-        raise BadRequest(f"n must be at least 1, got {n}.")
-    if n > limit:
-        raise bad_parameter(f"n must be at most {limit}, got {n}.", "n", n)
-    return n
+def limits_of(body: Body, max_tokens: int | None, *, param: str = "max_tokens", stop: str = "stop") -> Limits:
+    """The limits in a request body; `param` and `stop` are the dialect's names. Raises ApiError."""
+    if max_tokens is not None and not 1 <= max_tokens <= MAX_MODEL_LEN:
+        raise bad_parameter(f"{param} must be at least 1 and at most {MAX_MODEL_LEN}.", param, max_tokens)
+    if (body["temperature"] or 0) < 0:
+        raise bad_parameter("temperature must be non-negative.", "temperature", body["temperature"])
+    stops = [body[stop]] if isinstance(body[stop], str) else body[stop] or []
+    min_tokens = MAX_MODEL_LEN if body["ignore_eos"] else body["min_tokens"] or 0
+    return Limits(max_tokens, min_tokens, tuple(str(each) for each in stops if each))
 
 
 def prompt_tokens(prompt: str) -> int:
-    """The length of `prompt`; raises BadRequest when it leaves no room for an answer."""
+    """The length of `prompt`; raises ApiError when it leaves no room for an answer."""
     length = tokens.count(prompt)
     if length >= MAX_MODEL_LEN:
-        raise bad_parameter(
-            f"This model's maximum context length is {MAX_MODEL_LEN} tokens. However, your prompt contains {length} "
-            "input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the "
-            "input prompt.",
-            "input_tokens",
-            length,
-        )
+        message = f"This model's maximum context length is {MAX_MODEL_LEN} tokens. However, your prompt contains"
+        message += f" {length} input tokens. Please reduce the length of the input prompt."
+        raise bad_parameter(message, "input_tokens", length)
     return length
 
 
 def converse(asked: Conversation, used: int, limits: Limits, *, variant: object = 0) -> Answer:
     """The answer to `asked`, whose prompt has `used` tokens; `variant` tells the choices of one request apart."""
-    tool = asked.tool()
-    if tool is not None:
-        return _limited(iter(tokens.steps(tool.arguments())), used, limits, tool)
-    if asked.structured is not None:
-        return _limited(iter(tokens.steps(asked.structured)), used, limits, None)
-    after_tool = asked.last.role == "tool"
-    return continue_text(asked.prompt, asked.last.text, used, limits, after_tool=after_tool, variant=variant)
+    if asked.dictated is not None:
+        return _limited(tokens.split(asked.dictated), used, limits, asked.called)
+    return continue_text(asked.prompt, asked.messages[-1].text, used, limits, variant=variant)
 
 
-def continue_text(
-    prompt: str, last: str, used: int, limits: Limits, *, after_tool: bool = False, variant: object = 0
-) -> Answer:
+def continue_text(prompt: str, last: str, used: int, limits: Limits, *, variant: object = 0) -> Answer:
     """Sentences after `prompt`, of which `last` is the part that they refer to."""
-    usual = usual_length(prompt, variant)
-    return _limited(_words(prompt, last, limits, usual, after_tool, variant), used, limits, None)
+
+    def words() -> Iterator[str]:
+        """Until the usual length, or for ever when the limits alone shall end the answer."""
+        usual, written = 4 + len(last) % 6, 0
+        for number, sentence in enumerate(sentences(prompt, last, variant)):
+            if number >= usual and written >= limits.min_tokens:
+                return
+            for word in tokens.split(sentence):
+                yield word
+                written += 1
+
+    return _limited(words(), used, limits)
 
 
-def _words(prompt: str, last: str, limits: Limits, usual: int, after_tool: bool, variant: object) -> Iterator[Step]:
-    """Words until the usual length, or for ever when the limits alone shall end the answer."""
-    written = 0
-    for number, sentence in enumerate(sentences(prompt, last, after_tool=after_tool, variant=variant)):
-        if number >= usual and written >= limits.min_tokens and not limits.ignore_eos:
-            return
-        for step in tokens.steps(sentence):
-            yield step
-            written += step.tokens
-
-
-def _limited(words: Iterator[Step], used: int, limits: Limits, tool: Tool | None) -> Answer:
+def _limited(words: Iterator[str], used: int, limits: Limits, tool: Tool | None = None) -> Answer:
     room = MAX_MODEL_LEN - used
     budget = room if limits.max_tokens is None else min(limits.max_tokens, room)
-    taken: list[Step] = []
-    reach = max((len(stop) for stop in limits.stop), default=1) - 1
-    tail, length, finish = "", 0, "stop"
-    for step in words:
-        if step.tokens > budget:
-            taken.append(Step(tokens.head(step.text, budget), budget))
-            finish = "length"
-            break
-        taken.append(step)
-        budget -= step.tokens
-        if found := _first_stop(tail + step.text, limits.stop):
-            where, stop = found
-            keep = length - len(tail) + where + (len(stop) if limits.include_stop else 0)
-            return Answer(_cut(taken, keep), "stop", stop, tool)
-        length += len(step.text)
-        tail = (tail + step.text)[-reach:] if reach else ""
-        if budget == 0:
-            finish = "stop" if next(words, None) is None else "length"
-            break
-    return Answer(tuple(step for step in taken if step.tokens), finish, None, tool)
-
-
-def _first_stop(text: str, stops: tuple[str, ...]) -> tuple[int, str] | None:
-    """Where the first of `stops` begins in `text`, and which one it is."""
-    found = [(at, stop) for stop in stops if (at := text.find(stop)) >= 0]
-    return min(found) if found else None
-
-
-def _cut(taken: list[Step], keep: int) -> tuple[Step, ...]:
-    """The first `keep` characters; the tokens that were generated for the rest still count, in the last step."""
-    kept: list[Step] = []
-    spare = 0
-    for step in taken:
-        text = step.text[: max(0, keep)]
-        keep -= len(step.text)
-        if text:
-            kept.append(Step(text, step.tokens))
-        else:
-            spare += step.tokens
-    last = kept.pop() if kept else Step("", 0)
-    return (*kept, Step(last.text, last.tokens + spare))
+    reach = max(map(len, limits.stop), default=1) - 1
+    taken: list[str] = []
+    text = ""
+    for word in words:
+        if len(taken) == budget:
+            return Answer(tuple(taken), "length", tool=tool)
+        start = max(0, len(text) - reach)
+        taken.append(word)
+        text += word
+        found = [(at, stop) for stop in limits.stop if (at := text.find(stop, start)) >= 0]
+        if found:
+            at, stop = min(found)
+            return Answer(tuple(tokens.split(text[:at])), "stop", stop, tool)
+    return Answer(tuple(taken), "stop", tool=tool)

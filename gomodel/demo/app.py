@@ -1,25 +1,22 @@
-"""The routes of the simulated vLLM, and what holds for all of them.
+"""The routes of the simulated vLLM, its key, and the shape of its errors.
 
-Decides which path answers, the key, the shape of errors and the headers that uvicorn sends. Knows nothing of bodies.
 Run it with `handler_cancellation=True`, so that a request ends at once when its client leaves.
 """
 
 import hmac
+import sys
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from . import audio, chat, completions, messages, pooling, realtime, responses, status, tokenizing
+from . import audio, chat, completions, messages, pooling, realtime, responses, status
 from .engine import ENGINE, Engine
-from .errors import ApiError, Unparsable, ValidationFailed, dumps
-from .response_store import store_context
-from .wire import refuse_if_ordered
+from .errors import ApiError, dumps
 
 _GUARDED = ("/v1", "/v2", "/inference", "/cohere")  # vLLM's key covers these prefixes and nothing else
 
 _GET: dict[str, Handler] = {
     "/health": status.health,
-    "/load": status.load,
     "/metrics": status.metrics,
     "/ping": status.health,
     "/v1/models": status.models,
@@ -29,15 +26,14 @@ _GET: dict[str, Handler] = {
 }
 
 _POST: dict[str, Handler] = {
-    "/classify": pooling.classify,
-    "/detokenize": tokenizing.detokenize,
+    "/detokenize": status.detokenize,
     "/ping": status.health,
     "/pooling": pooling.pooling,
     "/rerank": pooling.rerank,
     "/score": pooling.score,
-    "/tokenize": tokenizing.tokenize,
-    "/v1/audio/transcriptions": audio.handler("transcription"),
-    "/v1/audio/translations": audio.handler("translation"),
+    "/tokenize": status.tokenize,
+    "/v1/audio/transcriptions": audio.transcribe,
+    "/v1/audio/translations": audio.transcribe,
     "/v1/chat/completions": chat.chat_completions,
     "/v1/completions": completions.completions,
     "/v1/embeddings": pooling.embeddings,
@@ -47,32 +43,24 @@ _POST: dict[str, Handler] = {
     "/v1/responses": responses.create,
     "/v1/responses/{id}/cancel": responses.cancel,
     "/v1/score": pooling.score,
-    "/v2/embed": pooling.cohere_embed,
     "/v2/rerank": pooling.rerank,
 }
 
 
 def build_app(
-    *,
-    model: str = "demo/llama-sim",
-    extra_models: tuple[str, ...] = (),
-    tokens_per_s: float = 25.0,
-    api_key: str | None = None,
+    *, model: str = "demo/llama-sim", tokens_per_s: float = 25.0, api_key: str | None = None
 ) -> web.Application:
     """A simulated vLLM that serves `model`.
 
-    `extra_models` stand beside it like LoRA adapters: each answers under its own name. `tokens_per_s` is the pace of
-    one stream, 0 as fast as possible. `api_key`, when given, is wanted as a bearer token below /v1, /v2, /inference
-    and /cohere only, as in vLLM. Needs a runner with `handler_cancellation=True`. Raises ValueError for a pace that
-    is none.
+    `tokens_per_s` is the pace of one stream, 0 as fast as possible. `api_key`, when given, is wanted as a bearer token
+    below /v1, /v2, /inference and /cohere only, as in vLLM. Raises ValueError for a pace that is none.
     """
     if not 0 <= tokens_per_s < float("inf"):
         raise ValueError("tokens_per_s must be zero or a positive number")
-    # vLLM has no limit for bodies, hence 0
-    app = web.Application(client_max_size=0, middlewares=[_errors, _key(api_key), _faults])
-    app[ENGINE] = Engine(model, extra_models, tokens_per_s)
-    app.cleanup_ctx.append(store_context)
-    app.on_response_prepare.append(_uvicorn_headers)
+    app = web.Application(client_max_size=sys.maxsize, middlewares=[_errors, _key(api_key)])  # vLLM limits no body
+    app[ENGINE] = Engine(model, tokens_per_s)
+    app.cleanup_ctx.append(responses.store_context)
+    app.on_response_prepare.append(_uvicorn)
     for path, get in _GET.items():
         app.router.add_get(path, get, allow_head=False)  # HEAD is 405 in vLLM
     for path, post in _POST.items():
@@ -82,33 +70,15 @@ def build_app(
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every refusal as vLLM words it. On the Anthropic routes only validation keeps OpenAI's shape."""
+    """Every refusal as vLLM words it."""
     try:
         return await handler(request)
     except ApiError as error:
-        anthropic = request.path.startswith("/v1/messages") and not isinstance(error, ValidationFailed)
+        anthropic = request.path.startswith("/v1/messages")
         return _json(error.anthropic_body() if anthropic else error.body(), error.status)
-    except Unparsable as error:
-        return _json({"detail": error.detail}, error.status)
-    except web.HTTPNotFound:
-        redirect = await _without_slash(request)
-        return redirect or _json({"detail": "Not Found"}, 404)
-    except web.HTTPMethodNotAllowed as error:
-        response = _json({"detail": "Method Not Allowed"}, 405)
-        response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-        return response
-
-
-async def _without_slash(request: web.Request) -> web.Response | None:
-    """Starlette answers a path with a slash too many by a 307 to the absolute URL without it."""
-    path = request.rel_url.raw_path
-    if path == "/" or not path.endswith("/"):
-        return None
-    target = request.rel_url.with_path(path[:-1], encoded=True, keep_query=True)
-    match = await request.app.router.resolve(request.clone(rel_url=target))
-    if isinstance(match.http_exception, web.HTTPNotFound):
-        return None
-    return web.Response(status=307, headers={"Location": f"{request.scheme}://{request.host}{target}"})
+    except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
+        error.body, error.content_type = dumps({"detail": error.reason}), "application/json"
+        raise
 
 
 def _key(api_key: str | None) -> Middleware:
@@ -126,23 +96,8 @@ def _key(api_key: str | None) -> Middleware:
     return check
 
 
-@web.middleware
-async def _faults(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Ordered refusals hit what vLLM would do work for, never /health and its like."""
-    if request.method == "POST":
-        refuse_if_ordered(request)
-    return await handler(request)
-
-
-async def _uvicorn_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """uvicorn's name and lower-case field names, and the Vary of vLLM's CORS layer, which the key stands before."""
-    headers = response.headers
-    headers["Server"] = "uvicorn"
-    if response.status not in (101, 401):
-        headers["Vary"] = "Origin"
-    fields = [(name.lower(), value) for name, value in headers.items()]
-    headers.clear()
-    headers.extend(fields)
+async def _uvicorn(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "uvicorn"
 
 
 def _json(value: object, status_code: int) -> web.Response:

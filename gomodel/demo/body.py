@@ -1,134 +1,77 @@
-"""Reading and checking a JSON body the way vLLM's front end does.
+"""Reading a JSON body as vLLM's front end does: which fields have which type, and which model is served.
 
-Decides that the media type must be application/json (400, not 415), which fields have which type, and that every
-failure is reported with its place. Unknown fields are kept and ignored. Knows nothing of what the fields mean.
+Unknown fields are kept and ignored. A field has the same type in every dialect.
 """
 
 import json
-import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiohttp import web
 
+from .engine import ENGINE
 from .errors import Unparsable, ValidationFailed
+from .wire import fault_of
 
-_NOT_A_NUMBER = "Input should be a valid {0}, unable to parse string as {1}"
-
-
-class Field(NamedTuple):
-    """One field of a body. Several `kinds` mean any of them; None is accepted unless `required`."""
-
-    kinds: tuple[str, ...]
-    required: bool = False
-
-
-def optional(*kinds: str) -> Field:
-    return Field(kinds)
-
-
-def required(*kinds: str) -> Field:
-    return Field(kinds, required=True)
+_FIELDS: dict[tuple[type, ...], str] = {
+    (str,): "model role name instructions previous_response_id query encoding_format",
+    (list,): "messages tools tool_calls stop_sequences tokens",
+    (str, list): "prompt input stop system documents",
+    (int,): "max_tokens max_completion_tokens max_output_tokens min_tokens n seed dimensions top_n",
+    (bool,): "stream ignore_eos background store",
+    (dict,): "function parameters input_schema response_format stream_options text",
+    (float, int): "temperature top_p",
+    (str, dict): "tool_choice",
+}
+_TYPES = {name: types for types, names in _FIELDS.items() for name in names.split()}
+_WORDS = {str: "string", list: "list", dict: "dictionary", int: "integer", float: "number", bool: "boolean"}
 
 
-async def read_json(request: web.Request, fields: Mapping[str, Field]) -> dict[str, Any]:
-    """The body as a dict whose `fields` have their types; raises ValidationFailed or Unparsable.
+class Body(dict[str, Any]):
+    """A JSON object in which an absent field is None."""
 
-    vLLM never inflates a body, so one with a content coding is unparsable to it.
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+async def read_json(request: web.Request, *required: str) -> Body:
+    """The body, whose fields have their types and whose model is the served one; raises ApiError.
+
+    The media type must be application/json (400, not 415), and vLLM never inflates a body.
     """
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Unparsable
+    fault_of(request)
     raw = await request.read()
-    media_type = request.headers.get("Content-Type", "").split(";", maxsplit=1)[0].strip().lower()
-    if media_type != "application/json":
-        raise ValidationFailed(["Unsupported Media Type: Only 'application/json' is allowed"])
-    if not raw:
-        raise ValidationFailed([_missing("body", None)])
+    if "Content-Encoding" in request.headers:
+        raise Unparsable
+    if request.content_type != "application/json":
+        message = "Unsupported Media Type: Only 'application/json' is allowed"
+        raise ValidationFailed(None, "value_error", message)
     try:
         value = json.loads(raw)
     except json.JSONDecodeError as error:
-        where = {"type": "json_invalid", "loc": f"body.{error.pos}", "msg": "JSON decode error", "input": {}}
-        raise ValidationFailed([{**where, "ctx": {"error": error.msg}}]) from None
+        raise ValidationFailed(f"body.{error.pos}", "json_invalid", "JSON decode error") from None
     except (ValueError, RecursionError):  # not UTF-8, a number of thousands of digits, too deep
         raise Unparsable from None
-    if not isinstance(value, dict):
-        message = "Input should be a valid dictionary or object to extract fields from"
-        raise ValidationFailed([{"type": "model_attributes_type", "loc": "body", "msg": message, "input": value}])
-    return check(value, fields)
+    body = _checked(value, "body", required)
+    request.app[ENGINE].check_model(body["model"])
+    return body
 
 
-def check(value: Mapping[str, Any], fields: Mapping[str, Field], where: str = "body") -> dict[str, Any]:
-    """A copy of `value` in which every one of `fields` is present and typed, absent ones as None."""
-    checked = dict(value)
-    errors: list[dict[str, Any]] = []
-    for name, field in fields.items():
-        given = value.get(name)
-        if given is None and not field.required:
-            checked[name] = None
-        elif name not in value:
-            errors.append(_missing(f"{where}.{name}", value))
-        else:
-            results = [_coerce(given, kind) for kind in field.kinds]
-            good = [result for result in results if not isinstance(result, _Mismatch)]
-            if good:
-                checked[name] = good[0]
-            else:
-                bad = (result for result in results if isinstance(result, _Mismatch))
-                errors += [{"type": e.type, "loc": f"{where}.{name}", "msg": e.message, "input": given} for e in bad]
-    if errors:
-        raise ValidationFailed(errors)
-    return checked
-
-
-def check_objects(values: list[Any], fields: Mapping[str, Field], where: str) -> list[dict[str, Any]]:
+def objects(values: list[Any] | None, where: str, *required: str) -> list[Body]:
     """The same for a list of objects, such as `messages`."""
-    checked = []
-    for index, value in enumerate(values):
-        if not isinstance(value, dict):
-            message = "Input should be a valid dictionary"
-            raise ValidationFailed([{"type": "dict_type", "loc": f"{where}.{index}", "msg": message, "input": value}])
-        checked.append(check(value, fields, f"{where}.{index}"))
-    return checked
+    return [_checked(value, f"{where}.{index}", required) for index, value in enumerate(values or ())]
 
 
-def _missing(where: str, value: object) -> dict[str, Any]:
-    return {"type": "missing", "loc": where, "msg": "Field required", "input": value}
-
-
-class _Mismatch(NamedTuple):
-    type: str
-    message: str
-
-
-def _coerce(value: Any, kind: str) -> Any:
-    """`value` as `kind`, as leniently as pydantic: numbers may come as strings, booleans as 0 and 1."""
-    match kind:
-        case "str":
-            return value if isinstance(value, str) else _Mismatch("string_type", "Input should be a valid string")
-        case "list":
-            return value if isinstance(value, list) else _Mismatch("list_type", "Input should be a valid list")
-        case "dict":
-            return value if isinstance(value, dict) else _Mismatch("dict_type", "Input should be a valid dictionary")
-        case "bool":
-            if value in (0, 1) or str(value).lower() in ("true", "false"):
-                return value in (1, True) or str(value).lower() == "true"
-            return _Mismatch("bool_type", "Input should be a valid boolean")
-        case "int":
-            return _number(value, int, "integer")
-        case "float":
-            return _number(value, float, "number")
-    raise AssertionError(kind)
-
-
-def _number(value: Any, convert: type[int] | type[float], name: str) -> Any:
-    if isinstance(value, str):
-        try:
-            return convert(value)
-        except ValueError:
-            article = "an" if convert is int else "a"
-            return _Mismatch(f"{convert.__name__}_parsing", _NOT_A_NUMBER.format(name, f"{article} {name}"))
-    if isinstance(value, int | float) and math.isfinite(value):
-        if convert is float or value == int(value):
-            return convert(value)
-        return _Mismatch("int_from_float", "Input should be a valid integer, got a number with a fractional part")
-    return _Mismatch(f"{convert.__name__}_type", f"Input should be a valid {name}")
+def _checked(value: Any, where: str, required: tuple[str, ...]) -> Body:
+    if not isinstance(value, dict):
+        raise ValidationFailed(where, "dict_type", "Input should be a valid dictionary")
+    body = Body(value)
+    for name in required:
+        if body[name] is None:
+            raise ValidationFailed(f"{where}.{name}", "missing", "Field required")
+    for name, given in body.items():
+        types = _TYPES.get(name)
+        # type() rather than isinstance(): a bool is an int to Python.
+        if types is not None and given is not None and type(given) not in types:
+            kind = _WORDS[types[0]]
+            raise ValidationFailed(f"{where}.{name}", f"{kind}_type", f"Input should be a valid {kind}")
+    return body

@@ -1,7 +1,6 @@
-"""POST /v1/messages and /v1/messages/count_tokens.
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's dialect as vLLM 0.33 writes it.
 
-Decides the fields and the typed events of Anthropic's dialect as vLLM 0.33 writes them: ids that begin with
-chatcmpl-, no `ping` and no [DONE]. Knows nothing of what is said.
+Ids begin with chatcmpl-, and there is neither `ping` nor [DONE].
 """
 
 import json
@@ -12,81 +11,48 @@ from aiohttp import web
 
 from . import tokens
 from .answer import Answer, converse, limits_of, prompt_tokens
-from .body import check_objects, optional, read_json, required
-from .conversation import Conversation, Message, Tool, choose, plain_text
-from .engine import ENGINE, Pace, pace, random_id, request_id
-from .errors import BadRequest, EngineFailure
+from .body import Body, objects, read_json
+from .conversation import Conversation, Message, choose, dictated, plain_text, read_tools
+from .engine import ENGINE, Pace, random_id, request_id
+from .errors import ApiError, engine_failure
 from .wire import event, send_json, send_stream
-
-COUNT_FIELDS = {
-    "model": required("str"),
-    "messages": required("list"),
-    "system": optional("str", "list"),
-    "tool_choice": optional("dict"),
-    "tools": optional("list"),
-}
-FIELDS = {
-    **COUNT_FIELDS,
-    "max_tokens": required("int"),
-    "stop_sequences": optional("list"),
-    "stream": optional("bool"),
-    "temperature": optional("float"),
-    "top_k": optional("int"),
-    "top_p": optional("float"),
-}
-
-_CHOICES = {"any": "required", "auto": "auto", "none": "none"}
 
 
 async def create(request: web.Request) -> web.StreamResponse:
     """One answer to a conversation, at once or as events."""
-    body = await read_json(request, FIELDS)
+    body = await read_json(request, "model", "messages", "max_tokens")
     engine = request.app[ENGINE]
-    model = engine.served(body["model"])
-    limits = limits_of({**body, "stop": body["stop_sequences"]}, body["max_tokens"])
-    asked, speed = _conversation(body), pace(request)
-    prompt = prompt_tokens(asked.prompt)
+    limits, asked = limits_of(body, body["max_tokens"], stop="stop_sequences"), _conversation(body)
+    prompt, speed = prompt_tokens(asked.prompt), Pace(request)
     answer = converse(asked, prompt, limits)
-    head = {"id": f"chatcmpl-{request_id(request)}", "type": "message", "role": "assistant"}
-    with engine.running(prompt):
+    head = {"id": f"chatcmpl-{request_id(request)}", "type": "message", "role": "assistant", "model": engine.model}
+    with engine.running(prompt, answer.tokens):
         if body["stream"]:
-            response = await send_stream(request, _events(head, model, answer, speed, prompt), broken=_failure())
-        else:
-            await speed.advance([answer.tokens])
-            reason, sequence = _stop(answer)
-            message = {**head, "content": [_block(answer)], "model": model, "stop_reason": reason}
-            if sequence is not None:
-                message["stop_sequence"] = sequence
-            response = await send_json(request, {**message, "usage": _usage(prompt, answer.tokens)})
-        engine.finished[answer.finish] += 1
-        return response
+            # An engine failure in the middle of a block, after which the stream ends cleanly.
+            broken = [_typed("content_block_stop", index=0), event(engine_failure().anthropic_body(), "error")]
+            return await send_stream(request, _events(head, answer, speed, prompt), broken=broken)
+        await speed.advance(answer.tokens)
+        message = {**head, "content": [_block(answer)], **_stop(answer), "usage": _usage(prompt, answer.tokens)}
+        return await send_json(request, message)
 
 
 async def count_tokens(request: web.Request) -> web.StreamResponse:
     """How many tokens a conversation has: the `input_tokens` that an answer to it would report."""
-    body = await read_json(request, COUNT_FIELDS)
-    request.app[ENGINE].served(body["model"])
-    length = tokens.count(_conversation(body).prompt)
-    return await send_json(request, {"input_tokens": length, "context_management": {"original_input_tokens": length}})
+    body = await read_json(request, "model", "messages")
+    return await send_json(request, {"input_tokens": tokens.count(_conversation(body).prompt)})
 
 
-def _conversation(body: dict[str, Any]) -> Conversation:
-    turns = check_objects(body["messages"], {"role": required("str")}, "body.messages")
-    if not turns:
-        raise BadRequest("Cannot apply chat template to an empty conversation. Provide at least one message.")
+def _conversation(body: Body) -> Conversation:
     messages = [Message("system", plain_text(body["system"]))] if body["system"] else []
-    for turn in turns:
-        messages += _turns(turn["role"], turn.get("content"))
-    fields = {"name": required("str"), "description": optional("str"), "input_schema": required("dict")}
-    tools = tuple(
-        Tool(tool["name"], tool["description"] or "", {"type": "object", **tool["input_schema"]})
-        for tool in check_objects(body["tools"] or [], fields, "body.tools")
-    )
-    wanted = body["tool_choice"] or {}
-    named = str(wanted.get("name", "")) if wanted.get("type") == "tool" else None
-    kind = wanted.get("type")
-    choice, named = choose(tools, None if named is not None or kind is None else _CHOICES.get(kind, str(kind)), named)
-    return Conversation(tuple(messages), tools=tools, choice=choice, named=named)
+    for turn in objects(body["messages"], "body.messages", "role"):
+        messages += _turns(turn["role"], turn["content"])
+    if not body["messages"] or not messages:
+        raise ApiError("Cannot apply chat template to an empty conversation. Provide at least one message.")
+    tools = read_tools(body["tools"], "body.tools", "input_schema")
+    (wanted,) = objects([body["tool_choice"] or {}], "body.tool_choice")
+    kind = {"any": "required", "tool": None}.get(wanted["type"], wanted["type"])
+    called = choose(tools, kind, str(wanted["name"]) if wanted["type"] == "tool" else None, messages[-1])
+    return Conversation(tuple(messages), called, dictated(called, None))
 
 
 def _turns(role: str, content: Any) -> list[Message]:
@@ -105,12 +71,13 @@ def _turns(role: str, content: Any) -> list[Message]:
     return [*results, *([Message(role, plain_text(said))] if said else [])]
 
 
-def _stop(answer: Answer) -> tuple[str, str | None]:
+def _stop(answer: Answer) -> dict[str, str | None]:
+    reason = "end_turn" if answer.tool is None else "tool_use"
     if answer.finish == "length":
-        return "max_tokens", None
-    if answer.stop_reason is not None:
-        return "stop_sequence", answer.stop_reason
-    return ("end_turn" if answer.tool is None else "tool_use"), None
+        reason = "max_tokens"
+    elif answer.stop_reason is not None:
+        reason = "stop_sequence"
+    return {"stop_reason": reason, "stop_sequence": answer.stop_reason}
 
 
 def _usage(prompt: int, completion: int) -> dict[str, int]:
@@ -119,42 +86,32 @@ def _usage(prompt: int, completion: int) -> dict[str, int]:
 
 def _block(answer: Answer) -> dict[str, Any]:
     """The content of the answer; arguments that were cut off are no JSON any more and come as text."""
-    if answer.tool is not None:
-        try:
-            given = json.loads(answer.text)
-        except json.JSONDecodeError:
-            return {"type": "text", "text": answer.text}
-        return {"type": "tool_use", "id": f"chatcmpl-tool-{random_id()}", "name": answer.tool.name, "input": given}
-    return {"type": "text", "text": answer.text}
+    if answer.tool is None or answer.finish == "length" or answer.stop_reason is not None:
+        return {"type": "text", "text": answer.text}
+    return {**_tool_use(answer.tool.name), "input": json.loads(answer.text)}
+
+
+def _tool_use(name: str) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"chatcmpl-tool-{random_id()}", "name": name, "input": {}}
 
 
 def _typed(kind: str, **fields: Any) -> bytes:
     return event({"type": kind, **fields}, kind)
 
 
-def _failure() -> list[bytes]:
-    """An engine failure in the middle of a block, after which the stream ends cleanly."""
-    return [_typed("content_block_stop", index=0), event(EngineFailure().anthropic_body(), "error")]
-
-
-async def _events(
-    head: dict[str, Any], model: str, answer: Answer, speed: Pace, prompt: int
-) -> AsyncGenerator[bytes, None]:
+async def _events(head: dict[str, Any], answer: Answer, speed: Pace, prompt: int) -> AsyncGenerator[bytes, None]:
     """message_start, one content block, message_delta with the reason and the usage, message_stop."""
-    start = {**head, "content": [], "model": model, "stop_reason": None, "stop_sequence": None}
-    yield _typed("message_start", message={**start, "usage": _usage(prompt, 0)})
-    if answer.tool is None:
-        block: dict[str, Any] = {"type": "text", "text": ""}
-        kind, key = "text_delta", "text"
-    else:
-        block = {"type": "tool_use", "id": f"chatcmpl-tool-{random_id()}", "name": answer.tool.name, "input": {}}
+    start = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(prompt, 0)}
+    yield _typed("message_start", message=start)
+    block: dict[str, Any] = {"type": "text", "text": ""}
+    kind, key = "text_delta", "text"
+    if answer.tool is not None:
+        block = _tool_use(answer.tool.name)
         kind, key = "input_json_delta", "partial_json"
     yield _typed("content_block_start", content_block=block, index=0)
-    for step in answer.steps:
-        await speed.advance([step.tokens])
-        yield _typed("content_block_delta", delta={"type": kind, key: step.text}, index=0)
+    for word in answer.words:
+        await speed.advance(1)
+        yield _typed("content_block_delta", delta={"type": kind, key: word}, index=0)
     yield _typed("content_block_stop", index=0)
-    reason, sequence = _stop(answer)
-    delta = {"stop_reason": reason, "stop_sequence": sequence}
-    yield _typed("message_delta", delta=delta, usage=_usage(prompt, answer.tokens))
+    yield _typed("message_delta", delta=_stop(answer), usage=_usage(prompt, answer.tokens))
     yield _typed("message_stop")

@@ -1,10 +1,8 @@
-"""How an answer leaves: one chunk per event, or one JSON body, and the faults that can be ordered for both.
+"""How an answer leaves, one chunk per event or as one JSON body, and the faults that can be ordered for both.
 
-Decides framing and the faults of the `x-demo-fault` request header. Knows nothing of what is answered. The caller
-must be served by a runner with `handler_cancellation=True`: a client that leaves then cancels the handler at once,
-also in the middle of a silence.
+The server must run with `handler_cancellation=True`: a client that leaves then cancels the handler at once, also in
+the middle of a silence. The header `x-demo-fault` orders one of
 
-Faults:
     cut            the connection ends after the third event, or half a JSON body, without a terminator
     error-event    vLLM's error event after the third event, then the usual clean end; 500 for a JSON body
     stall          silence after the third event, or half a JSON body
@@ -14,38 +12,31 @@ Faults:
 """
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from typing import NoReturn
 
 from aiohttp import web
 
-from .errors import Busy, EngineFailure, ShuttingDown, bad_parameter, dumps
+from .errors import ApiError, bad_parameter, dumps, engine_failure
 
 FAULT_HEADER = "x-demo-fault"
 FAULTS = ("cut", "error-event", "stall", "sleep", "503", "500-shutdown")
-DONE = b"data: [DONE]\n\n"
-EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 _EVENTS_BEFORE_FAULT = 3
 
 
 def fault_of(request: web.Request) -> str | None:
-    """The fault that this request orders, if any; raises BadRequest for one that does not exist."""
+    """The fault that this request orders, if any. Raises those that come before any work, 503 and 500-shutdown."""
     fault = request.headers.get(FAULT_HEADER)
+    if fault == "503":
+        message = "The engine is currently busy and cannot accept new requests."
+        message += " Please try again later or on a different instance."
+        raise ApiError(message, status=503, type="Service Unavailable")
+    if fault == "500-shutdown":
+        raise ApiError("cannot schedule new futures after shutdown", status=500, type="InternalServerError")
     if fault is not None and fault not in FAULTS:
         raise bad_parameter(f"{FAULT_HEADER} must be one of {', '.join(FAULTS)}.", FAULT_HEADER, fault)
     return fault
-
-
-def refuse_if_ordered(request: web.Request) -> None:
-    """Raise the faults that come before any work: 503 and 500-shutdown."""
-    match fault_of(request):
-        case "503":
-            raise Busy
-        case "500-shutdown":
-            raise ShuttingDown
 
 
 def event(data: object, name: str | None = None) -> bytes:
@@ -54,25 +45,19 @@ def event(data: object, name: str | None = None) -> bytes:
     return prefix + b"data: " + dumps(data) + b"\n\n"
 
 
-def error_events() -> list[bytes]:
-    """What vLLM's chat and completions streams say when the engine fails: one event with an error."""
-    return [b"data: " + json.dumps(EngineFailure().body()).encode() + b"\n\n"]
-
-
 async def send_stream(
     request: web.Request,
     events: AsyncGenerator[bytes, None],
     *,
     end: bytes = b"",
     broken: Iterable[bytes] | None = None,
-    headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
     """Send the head at once and then each of `events` as its own chunk, then `end`.
 
     `broken` are the events of an engine failure, sent before `end`; None means that this route has none and is cut
     (vLLM's /v1/responses).
     """
-    response = web.StreamResponse(headers={"Content-Type": EVENT_STREAM, **(headers or {})})
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
     fault = fault_of(request)
     await response.prepare(request)
     if fault == "sleep":
@@ -91,10 +76,13 @@ async def send_stream(
     if fault == "error-event":
         for data in broken or ():
             await response.write(data)
-    if end:
-        await response.write(end)
-    await response.write_eof()
+    await response.write_eof(end)
     return response
+
+
+async def send_openai_stream(request: web.Request, events: AsyncGenerator[bytes, None]) -> web.StreamResponse:
+    """`send_stream` for the routes that end with [DONE] and tell of a failure in an event of their usual kind."""
+    return await send_stream(request, events, end=b"data: [DONE]\n\n", broken=[event(engine_failure().body())])
 
 
 async def send_json(request: web.Request, payload: object) -> web.StreamResponse:
@@ -104,7 +92,7 @@ async def send_json(request: web.Request, payload: object) -> web.StreamResponse
         case "sleep":
             await _silence()
         case "error-event":
-            raise EngineFailure
+            raise engine_failure()
         case "cut" | "stall" as fault:
             response = web.StreamResponse(headers={"Content-Type": "application/json"})
             response.content_length = len(body)
@@ -123,6 +111,5 @@ def _cut(request: web.Request, response: web.StreamResponse) -> web.StreamRespon
     return response
 
 
-async def _silence() -> NoReturn:
+async def _silence() -> None:
     await asyncio.Event().wait()
-    raise AssertionError("nobody sets this event")
