@@ -312,7 +312,11 @@ def openai_body(error: GatewayError) -> bytes:
     return compact({"error": inner})
 
 
+def anthropic_type(error: GatewayError) -> str:
+    """Anthropic's word for this kind of error."""
+    return _ANTHROPIC_TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
+
+
 def anthropic_body(error: GatewayError) -> bytes:
     """The Anthropic shape, for requests to /v1/messages*; contract section 3."""
-    kind = _ANTHROPIC_TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
-    return compact({"type": "error", "error": {"type": kind, "message": error.message}})
+    return compact({"type": "error", "error": {"type": anthropic_type(error), "message": error.message}})

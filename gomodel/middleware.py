@@ -17,15 +17,12 @@ from time import monotonic
 
 from .config import Secret
 from .errors import (
-    Aborted,
     BadRequest,
     ClientError,
     GatewayError,
     InternalError,
     MethodNotAllowed,
     ModelNotFound,
-    Overloaded,
-    TotalTimeout,
     Unauthorized,
     WebSocketNotServed,
     anthropic_body,
@@ -33,9 +30,10 @@ from .errors import (
 )
 from .forwarded import TrustedProxies
 from .headers import RequestFields
+from .interruption import why_aborted
 from .message import Handler, Reply, Request
 from .providers import Providers
-from .record import SHUTDOWN, TOTAL, Record
+from .record import Record
 from .routes import Kind, Router
 from .telemetry import Telemetry
 from .websocket import wants_websocket
@@ -120,7 +118,7 @@ async def errors(request: Request, handler: Handler) -> Reply | None:
         if not request.record.aborted or task is None:
             raise
         task.uncancel()
-        error = _why_aborted(request.record.aborted)
+        error = why_aborted(request.record.aborted)
     except Exception:
         _logger.exception("Request %s failed inside the gateway", request.record.id)
         error = InternalError()
@@ -140,14 +138,6 @@ async def errors(request: Request, handler: Handler) -> Reply | None:
     if request.record.instance:
         headers["X-GoModel-Provider"] = request.record.instance
     return Reply(error.status, body, headers, close=isinstance(error, BadRequest))
-
-
-def _why_aborted(reason: str) -> GatewayError:
-    if reason == TOTAL:
-        return TotalTimeout()
-    if reason == SHUTDOWN:
-        return Overloaded("The gateway is shutting down.", code="draining", retry_after_s=5)
-    return Aborted()
 
 
 def sanity(request: Request, handler: Handler) -> Awaitable[Reply | None]:

@@ -216,8 +216,10 @@ def _connect_error(instance: str, exc: BaseException) -> GatewayError:
         return ConnectError(f"The certificate of instance '{instance}' {what}.", code="tls_certificate_error")
     if isinstance(exc, ClientConnectorSSLError):
         if getattr(exc.os_error, "reason", None) in _NO_TLS:
-            return ConnectError(f"Instance '{instance}' is set to https but does not speak TLS.", code="tls_error")
-        return ConnectError(f"The TLS handshake with instance '{instance}' failed.", code="tls_error")
+            return ConnectError(
+                f"Instance '{instance}' is set to https but does not speak TLS.", code="tls_protocol_error"
+            )
+        return ConnectError(f"The TLS handshake with instance '{instance}' failed.", code="tls_protocol_error")
     cause = exc.os_error if isinstance(exc, ClientConnectorError) else exc
     number = getattr(cause, "errno", None)
     # Before the rest: a look-up fails for want of a descriptor as well.

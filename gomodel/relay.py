@@ -358,7 +358,8 @@ class Relay:
             return
         if self._event_stream and at_event_boundary(self._sent_last()):
             route = self._request.route
-            event = interruption_event(route.tail if route.below_base else "", self._instance.name)
+            path = route.tail if route.below_base else ""
+            event = interruption_event(path, self._instance.name, self._record.aborted)
             transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
         protocol.truncate(close_delimited=self._close_delimited)
 

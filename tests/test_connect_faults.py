@@ -145,7 +145,7 @@ async def test_tls_to_a_plain_port_is_502(gateway, upstream, connect):
         upstream.on_accept(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", Fin())
     handle = await gateway(vllm=upstream.base_url.replace("http:", "https:"), RETRY_MAX_RETRIES="0")
     answer = await ask(await connect(handle))
-    own_error(answer, 502, "tls_error")
+    own_error(answer, 502, "tls_protocol_error")
     tells_nothing(handle, answer, upstream)
 
 

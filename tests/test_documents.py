@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gomodel.config import VARIABLES, load
+from gomodel.errors import ClientError, Overloaded
 
 ROOT = Path(__file__).parent.parent
 THREATS = (ROOT / "docs" / "threat-model.md").read_text()
@@ -115,6 +116,32 @@ def test_an_error_of_the_contract_is_one_that_the_code_makes():
     assert len(codes) > 20
     assert [code for code in sorted(codes) if f'"{code}"' not in sources] == []
     assert {kind for kind, _ in rows} <= set(re.findall(r'^    type = "(\w+)"', sources, re.MULTILINE))
+
+
+# RFC 9209 2.3: what a proxy says of the server behind it.
+PROXY_ERRORS = re.findall(
+    r"\w+",
+    """dns_timeout dns_error destination_not_found destination_unavailable destination_ip_prohibited
+    destination_ip_unroutable connection_refused connection_terminated connection_timeout connection_read_timeout
+    connection_write_timeout connection_limit_reached tls_protocol_error tls_certificate_error tls_alert_received
+    http_request_error http_request_denied http_response_incomplete http_response_header_section_size
+    http_response_header_size http_response_body_size http_response_trailer_section_size http_response_trailer_size
+    http_response_transfer_coding http_response_content_coding http_response_timeout http_upgrade_failed
+    http_protocol_error proxy_internal_response proxy_internal_error proxy_configuration_error proxy_loop_detected""",
+)
+
+
+def test_an_error_that_the_code_makes_is_one_of_the_contract():
+    sources = "".join(path.read_text() for path in SOURCES if "tests" not in path.relative_to(ROOT).parts)
+    made = set(re.findall(r'\bcode"?(?: ?=|:) ?"(\w+)"', sources))
+    made |= set(re.findall(r'"((?:http|connection|dns|destination|tls|proxy)_[a-z]\w+)"', sources))
+    # Two classes that are only ever raised as one of their kinds, or with a code.
+    made -= {ClientError.code, Overloaded.code}
+    assert len(made) > 40
+    table = re.search(r"^3\.2 .*?^3\.3 ", CONTRACT, re.MULTILINE | re.DOTALL)[0]
+    named = [code for row in re.findall(r"^\|.*\| (.*) \|$", table, re.MULTILINE) for code in re.findall(r"\w+", row)]
+    assert sorted(made - {*named, *PROXY_ERRORS}) == []
+    assert sorted(code for code in made if named.count(code) > 1) == []
 
 
 def test_the_contract_names_only_variables_that_exist():

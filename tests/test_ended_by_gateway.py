@@ -65,7 +65,11 @@ async def test_between_events_with_an_error_event_and_no_end(gateway, upstream, 
     lines = answer.body.removeprefix(EVENT).decode().split("\n")
     assert lines[-2:] == ["", ""]
     assert [line[: len(start)] for line, start in zip(lines[:-2], shape, strict=True)] == shape
-    assert "interrupted before it was complete" in json.dumps(json.loads(lines[-3].removeprefix("data: ")))
+    said = json.dumps(json.loads(lines[-3].removeprefix("data: ")))
+    assert ("An operator of the gateway ended this request." in said) == (end is by_an_operator)
+    assert ("The gateway is shutting down." in said) == (end is not by_an_operator)
+    assert "The answer is not complete." in said
+    assert "instance" not in said
 
 
 @ENDINGS

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gomodel.interruption import at_event_boundary, interruption_event
+from gomodel.record import SHUTDOWN, TOTAL
 
 
 def ends_with_a_blank_line(stream: bytes) -> bool:
@@ -77,3 +78,26 @@ def test_the_event_is_a_typed_one_of_the_responses_api(path):
     name, document = parsed(interruption_event(path, "vllm"))
     assert (name, document["type"], document["code"]) == (b"error", "error", "stream_interrupted")
     assert document["param"] is None
+
+
+@pytest.mark.parametrize(
+    ("aborted", "kind", "anthropic", "start"),
+    [
+        ("aborted_by_operator", "overloaded_error", "overloaded_error", "An operator of the gateway ended"),
+        (SHUTDOWN, "overloaded_error", "overloaded_error", "The gateway is shutting down."),
+        (TOTAL, "timeout_error", "timeout_error", "The request took longer than the gateway allows"),
+    ],
+)
+def test_the_event_blames_no_instance_for_what_the_gateway_ended(aborted, kind, anthropic, start):
+    errors = {path: parsed(interruption_event(path, "vllm", aborted))[1] for path in ("", "/messages", "/responses")}
+    assert errors[""]["error"]["type"] == kind
+    assert errors["/messages"]["error"]["type"] == anthropic
+    assert errors[""]["error"]["code"] == errors["/responses"]["code"] == "stream_interrupted"
+    for message in (
+        errors[""]["error"]["message"],
+        errors["/messages"]["error"]["message"],
+        errors["/responses"]["message"],
+    ):
+        assert message.startswith(start)
+        assert message.endswith(" The answer is not complete.")
+        assert "vllm" not in message

@@ -153,7 +153,7 @@ async def test_https_to_a_plain_port_is_said_in_words(gateway, upstream, connect
     upstream.on_accept(greeting, Fin())
     handle = await gateway(vllm=upstream.base_url.replace("http:", "https:"), RETRY_MAX_RETRIES="0")
     answer = await ask(await connect(handle), ONCE)
-    assert own_error(answer, 502, "tls_error") == "Instance 'vllm' is set to https but does not speak TLS."
+    assert own_error(answer, 502, "tls_protocol_error") == "Instance 'vllm' is set to https but does not speak TLS."
     tells_nothing(handle, answer, upstream)
 
 

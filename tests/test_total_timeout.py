@@ -122,7 +122,7 @@ async def test_a_stream_that_flows_ends_with_an_error_event_and_is_broken_off(ga
     assert rest == b""
     assert set(events) == {b"data: 1"}
     assert told.startswith(prefix)
-    assert "interrupted" in json.dumps(json.loads(told.removeprefix(prefix)))
+    assert "HTTP_TIMEOUT" in json.dumps(json.loads(told.removeprefix(prefix)))
     await upstream.requests[0].connection.closed
     await nobodys_failure(handle, "data", 200)
 
