@@ -270,8 +270,8 @@ class Downstream(ClientConnection):
                         self._waiter = None
                 self.busy = True
                 message, body = self._messages.popleft()
-                if self._backlog and self._body is None and not self._offered and len(self._messages) <= _AHEAD_AGAIN:
-                    self._read_on()
+                if self._backlog and self._body is None and not self._offered and len(self._messages) == _AHEAD_AGAIN:
+                    loop.call_soon(self._read_on)  # in a turn of its own, or thousands of requests would have one
                 if not await self._serve_one(message, body):  # type: ignore[arg-type]
                     break
                 if self._paused and not await self._drained():

@@ -415,6 +415,17 @@ async def test_many_pipelined_requests_are_parsed_a_few_at_a_time_and_all_are_an
     assert answers.count(b"HTTP/1.1 200 ") == PIPELINED
 
 
+async def test_no_turn_of_the_loop_serves_more_than_was_read_ahead(gateway, upstream, connect):
+    client = await connect(await gateway(vllm=upstream))
+    turns, served = 0, 0
+    sending = asyncio.create_task(client.send(request("GET", "/health") * PIPELINED))
+    while served < PIPELINED:
+        served += (await client.read_some(1 << 20)).count(b"HTTP/1.1 200 ")
+        turns += 1
+    await sending
+    assert turns > PIPELINED / 200
+
+
 async def test_what_does_not_parse_has_no_route(gateway, connect, upstream):
     handle = await gateway(vllm=upstream)
     client = await connect(handle)
