@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := gomodel tests bench clients integration browser fuzz
 
-.PHONY: help demo run test test-fast check static format build bench bench-vllm test-vllm test-clients test-browser fuzz \
-	lint-deploy soak chaos clean
+.PHONY: help demo run test test-fast check static format docs-config build bench bench-vllm test-vllm test-clients \
+	test-browser fuzz lint-deploy soak chaos clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ check: static test  ## what CI runs, on one interpreter
 format: $(VENV)/.installed  ## mend what ruff can mend
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
+
+docs-config: $(VENV)/.runs  ## write .env.example, docs/configuration.md and README's table of gomodel/registry.py
+	$(BIN)/python -m gomodel.reference
 
 build: $(VENV)/.runs  ## ./bin/gomodel
 	@mkdir -p bin

@@ -31,19 +31,9 @@ _NOT_LINUX = "gomodel runs on Linux; this is {}. Elsewhere use its container ima
 _DESCRIPTION = "A streaming gateway in front of vLLM. Without an option it serves what the environment describes."
 _EPILOG = """\
 The configuration is read from the environment, over a file .env in the working directory. Most used:
-  VLLM_BASE_URL             instance vllm (default http://localhost:8000/v1)
-  VLLM_<NAME>_BASE_URL      instance vllm-<name>, as many as there are
-  VLLM_API_KEY, VLLM_<NAME>_API_KEY
-                            key sent to an instance
-  GOMODEL_MASTER_KEY        key that callers must present; none: open to everybody
-  HOST, PORT                where to listen (default: every address where there is a key, else this host; 8080)
-  GOMODEL_UNIX_SOCKET       listen on this unix socket instead, or besides when PORT is set
-  TLS_CERT_FILE, TLS_KEY_FILE
-                            serve https
-  GOMODEL_WORKERS           processes that share the port (default 1; auto: one per CPU)
-  GOMODEL_DRAIN_TIMEOUT     how long SIGTERM waits for running requests (default 600s)
-  LOG_LEVEL, LOG_FORMAT     debug, info, warning or error; text, json or auto
-Any of the keys can stand in a file that <NAME>_FILE names. --example-env prints all.
+{variables}
+VLLM_<NAME>_BASE_URL, VLLM_<NAME>_API_KEY and so on describe further instances, vllm-<name>. A key can stand in a file
+that <its variable>_FILE names. --example-env prints all variables with their meaning and default.
 
 signals:
   SIGTERM, SIGINT, SIGQUIT, SIGPWR
@@ -92,10 +82,9 @@ def command(arguments: list[str]) -> int:
     """Do what `arguments` ask for; the exit status."""
     options = _parse(arguments) if arguments else None
     if options is not None and options.example_env:
-        from importlib.resources import files  # noqa: PLC0415
+        from .reference import example_env  # noqa: PLC0415
 
-        # A link to .env.example in the repository, a copy of it where gomodel is installed.
-        print(files("gomodel").joinpath("env.example").read_text(encoding="utf-8"), end="")
+        print(example_env(), end="")
         return OK
     if sys.platform != "linux":
         print(_NOT_LINUX.format(sys.platform), file=sys.stderr)
@@ -149,9 +138,14 @@ def _refuse(error: "ConfigError") -> int:
 def _parse(arguments: list[str]) -> "Namespace":
     from argparse import ArgumentParser, RawDescriptionHelpFormatter  # noqa: PLC0415
 
-    parser = ArgumentParser(
-        prog="gomodel", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=RawDescriptionHelpFormatter
-    )
+    class Parser(ArgumentParser):
+        def format_help(self) -> str:
+            from .reference import help_text  # noqa: PLC0415
+
+            self.epilog = _EPILOG.format(variables=help_text())
+            return super().format_help()
+
+    parser = Parser(prog="gomodel", description=_DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="check the configuration, ask every instance once, and exit")
     mode.add_argument(

@@ -6,11 +6,12 @@ Decides how a problem is worded: with the variable's name, never with a secret's
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from . import quantities as q
+from . import values
 from .files import Files
 from .settings import Secret
+from .variable import FILE_SUFFIX, Variable
 
 # Longer than any key; a header line of aiohttp and of uvicorn could not carry more.
 _KEY_FILE_BYTES = 8000
@@ -37,14 +38,19 @@ class Reader:
 
     def given_secret(self, name: str) -> bool:
         """Whether `secret` would look for one, be it readable or not."""
-        return self.given(name) or self.given(f"{name}_FILE")
+        return self.given(name) or self.given(name + FILE_SUFFIX)
+
+    def value(self, variable: Variable, name: str | None = None) -> Any:
+        """The value of the variable, or of `name` in its place; the default when unset or when a problem was noted."""
+        value = self.parsed(name or variable.name, variable.parse)
+        return variable.value if value is None else value
 
     def parsed(self, name: str, parse: Callable[[str], _T], *, trim: bool = True) -> _T | None:
         """The value as `parse` reads it; None when the variable is unset (or empty) or a problem was noted."""
         if not (text := self.environ.get(name)):
             return None
         try:
-            if q.has_reference(text):
+            if values.has_reference(text):
                 raise ValueError("holds an unresolved ${...}; write out what it stands for")
             value = parse(text.strip() if trim else text)
         except ValueError as error:
@@ -57,16 +63,18 @@ class Reader:
             )
         return value
 
-    def secret(self, name: str) -> Secret | None:
-        """The key in the variable, or in the file that `<name>_FILE` names."""
-        if self.given(name) and self.given(f"{name}_FILE"):
-            self.problem(name, f"is set and so is {name}_FILE; keep one of the two")
+    def secret(self, variable: Variable, name: str | None = None) -> Secret | None:
+        """The key in the variable, or in `name` in its place, or in the file that `<name>_FILE` names."""
+        name = name or variable.name
+        file = name + FILE_SUFFIX
+        if self.given(name) and self.given(file):
+            self.problem(name, f"is set and so is {file}; keep one of the two")
             return None
-        key = self.parsed(name, q.bearer_token, trim=False)
+        key: str | None = self.parsed(name, variable.parse, trim=False)
         if key is None:
-            key = self.parsed(f"{name}_FILE", self._key_in)
+            key = self.parsed(file, lambda path: self._key_in(path, variable.parse))
             if key is not None and _is_quoted(key):
-                self.warnings.append(f"{name}_FILE: the key begins and ends with a quote, which is part of it")
+                self.warnings.append(f"{file}: the key begins and ends with a quote, which is part of it")
         return None if key is None else Secret(key)
 
     def file(self, name: str, limit_bytes: int) -> bytes | None:
@@ -79,14 +87,14 @@ class Reader:
         if path and os.path.exists(path) and not os.path.isfile(path):
             self.problem(name, f"{path!r} is no file")
 
-    def _key_in(self, path: str) -> str:
+    def _key_in(self, path: str, parse: Callable[[str], str]) -> str:
         """The key a secret file holds, without one trailing newline. Raises ValueError."""
         # latin-1 cannot fail; bytes outside ASCII are then refused as they are in a variable.
         key = re.sub(r"\r?\n\Z", "", self._content(path, _KEY_FILE_BYTES).decode("latin-1"))
         try:
             if not key:
                 raise ValueError("is empty")
-            return q.bearer_token(key)
+            return parse(key)
         except ValueError as error:
             raise ValueError(f"{path!r} {error}") from None
 

@@ -10,19 +10,21 @@ import ssl
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from . import quantities as q
+from .addresses import UpstreamUrl
 from .environment import Reader
+from .registry import OF_INSTANCES, VARIABLES
 from .settings import InstanceConfig
+from .variable import INSTANCE_PREFIX
 
-_DEFAULT_BASE_URL = "http://localhost:8000/v1"
+_BASE_URL, _API_KEY, _MODELS = (VARIABLES[name] for name in ("VLLM_BASE_URL", "VLLM_API_KEY", "VLLM_MODELS"))
+_CA = VARIABLES["VLLM_CA_FILE"]
 # All roots of a system are a quarter of a megabyte.
 _CA_BYTES = 4 << 20
 _PORTS = {"http": 80, "https": 443}
 
 # `suffix` is None in VLLM_BASE_URL and "" in VLLM__BASE_URL. The field is taken from the right end of the name.
-INSTANCE_VARIABLE = re.compile(
-    r"VLLM_(?:(?P<suffix>.*)_)?(?P<field>BASE_URL|API_KEY_FILE|API_KEY|MODELS|CA_FILE)", re.DOTALL
-)
+_FIELDS = "|".join(re.escape(name.removeprefix(INSTANCE_PREFIX)) for each in OF_INSTANCES for name in each.names)
+INSTANCE_VARIABLE = re.compile(rf"{INSTANCE_PREFIX}(?:(?P<suffix>.*)_)?(?P<field>{_FIELDS})", re.DOTALL)
 _INSTANCE_SUFFIX = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -48,12 +50,14 @@ def instances(reader: Reader, listener: Listener) -> tuple[InstanceConfig, ...]:
             continue
         suffix, field = match["suffix"], match["field"]
         if suffix is not None and not _INSTANCE_SUFFIX.fullmatch(suffix):
-            reader.problem(name, f"has no usable instance name; use letters, digits and _ between VLLM_ and _{field}")
+            reader.problem(
+                name, f"has no usable instance name; use letters, digits and _ between {INSTANCE_PREFIX} and _{field}"
+            )
             continue
         instance = "vllm" if suffix is None else f"vllm-{suffix.lower().replace('_', '-')}"
         found.setdefault(instance, {}).setdefault(name.removesuffix(field), []).append(name)
     if not found:
-        found = {"vllm": {"VLLM_": []}}
+        found = {"vllm": {INSTANCE_PREFIX: []}}
     configs: list[InstanceConfig] = []
     places: dict[tuple[str | None, str], str] = {}
     for instance, spellings in sorted(found.items()):
@@ -64,8 +68,8 @@ def instances(reader: Reader, listener: Listener) -> tuple[InstanceConfig, ...]:
             configs.append(config)
             where = config.unix_socket, _with_port(config.base_url)
             if where in places:
-                reader.warnings.append(f"{places[where]} and {prefix}BASE_URL name the same server")
-            places.setdefault(where, f"{prefix}BASE_URL")
+                reader.warnings.append(f"{places[where]} and {prefix}{_BASE_URL.field} name the same server")
+            places.setdefault(where, f"{prefix}{_BASE_URL.field}")
     return tuple(configs)
 
 
@@ -77,27 +81,27 @@ def _with_port(base_url: str) -> str:
 def _instance(
     reader: Reader, listener: Listener, name: str, prefix: str, variables: list[str]
 ) -> InstanceConfig | None:
-    variable = f"{prefix}BASE_URL"
-    api_key = reader.secret(f"{prefix}API_KEY")
-    models = reader.parsed(f"{prefix}MODELS", q.comma_list) or ()
-    ca_pem = _certificates(reader, f"{prefix}CA_FILE")
-    url = reader.parsed(variable, q.upstream_url)
+    variable = prefix + _BASE_URL.field
+    api_key = reader.secret(_API_KEY, prefix + _API_KEY.field)
+    models = reader.value(_MODELS, prefix + _MODELS.field)
+    ca_pem = _certificates(reader, prefix + _CA.field)
+    url: UpstreamUrl | None = reader.parsed(variable, _BASE_URL.parse)
     if not reader.given(variable):
         if name != "vllm":
             for lonely in variables:
                 reader.problem(lonely, f"is set but {variable} is not; the instance {name} has no address")
             return None
-        url = q.UpstreamUrl(_DEFAULT_BASE_URL, None)
-        reader.warnings.append(f"{variable} is not set: instance vllm is assumed at {_DEFAULT_BASE_URL}")
+        url = _BASE_URL.value
+        reader.warnings.append(f"{variable} is not set: instance vllm is assumed at {_BASE_URL.default}")
     if url is None:
         return None
     if _reaches(listener, url):
-        which = "" if reader.given(variable) else f"is not set and its default {_DEFAULT_BASE_URL} "
+        which = "" if reader.given(variable) else f"is not set and its default {_BASE_URL.default} "
         reader.problem(variable, f"{which}points at gomodel's own listener; give the address of vLLM or another PORT")
     if not urlsplit(url.base_url).path.endswith("/v1"):
         reader.warnings.append(f"{variable} does not end in /v1; it is used as given")
     if ca_pem is not None and not url.base_url.startswith("https:"):
-        reader.warnings.append(f"{prefix}CA_FILE has no effect: the base URL of {name} is not https")
+        reader.warnings.append(f"{prefix}{_CA.field} has no effect: the base URL of {name} is not https")
     return InstanceConfig(
         name, url.base_url, url.unix_socket, api_key, models, ca_pem, assumed=not reader.given(variable)
     )
@@ -117,7 +121,7 @@ def _certificates(reader: Reader, variable: str) -> str | None:
     return pem
 
 
-def _reaches(listener: Listener, url: q.UpstreamUrl) -> bool:
+def _reaches(listener: Listener, url: UpstreamUrl) -> bool:
     """Whether the URL certainly leads to the listener. Names are not resolved, other interfaces not asked for."""
     if url.unix_socket is not None:
         return url.unix_socket == listener.unix_socket

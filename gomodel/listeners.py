@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import Any
 
-from .config import ANY_HOST, LOOPBACK_HOST, Config, ConfigError
+from .config import Config, ConfigError
 from .plain_http import TellPlainHttp
+from .registry import ANY_HOST, LOOPBACK_HOST
 from .settings import Certificate
 
 # asyncio's 100 and aiohttp's 128 make a burst of new clients wait a second for a SYN retry.

@@ -5,7 +5,6 @@ import re
 import shutil
 import socket
 from collections.abc import Mapping
-from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import pytest
 
 from gomodel import __main__ as cli
 from gomodel import models
-from gomodel.config import VARIABLES, Config, from_environ
+from gomodel.config import Config, from_environ
+from gomodel.registry import VARIABLES
 from gomodel.version import VERSION
 
 from .processes import ROOT, RUN, Run
@@ -32,9 +32,11 @@ def test_help_names_only_variables_that_exist_and_every_exit_status(capsys: pyte
         cli.command(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    known = {*VARIABLES, "VLLM_BASE_URL", "VLLM_API_KEY", "GOMODEL_MASTER_KEY", "VLLM_", "_FILE"}
     named = set(re.findall(r"\b(?:[A-Z]+_[A-Z_]*|HOST|PORT)\b", text)) - {"_BASE_URL", "_API_KEY"}
-    assert named <= known
+    assert named <= {*VARIABLES, "VLLM_", "_FILE"}
+    for each in VARIABLES.values():
+        assert (f"\n  {each.name} " in text) is each.first
+    assert "default 8080)" in text
     for status in ("0  ", "1  ", "2  ", "64 ", "128+n"):
         assert f"\n  {status}" in text
 
@@ -44,11 +46,10 @@ def test_the_example_is_printed_as_it_is_in_the_repository(capsys: pytest.Captur
     assert capsys.readouterr().out == (ROOT / ".env.example").read_text()
 
 
-def test_the_example_is_part_of_the_package() -> None:
-    setup = ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    assert "env.example" in setup["options.package_data"]["gomodel"].split(", ")
-    assert (ROOT / "gomodel" / "env.example").resolve() == ROOT / ".env.example"
+async def test_the_example_needs_no_file_beside_the_program(run: Run) -> None:
+    process = await run({}, "--example-env")
+    assert await process.ended() == 0
+    assert process.output == (ROOT / ".env.example").read_text()
 
 
 @pytest.mark.parametrize("arguments", [[], ["--check"], ["--demo"]])

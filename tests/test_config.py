@@ -15,8 +15,10 @@ import pytest
 
 from gomodel import config as config_module
 from gomodel.config import Certificate, Config, ConfigError, InstanceConfig, Secret, from_environ, load
+from gomodel.registry import OF_GOMODEL, VARIABLES
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
+PLAIN = {each.name for each in OF_GOMODEL if not each.secret}
 QUIET = {"GOMODEL_MASTER_KEY": "sk-master", "VLLM_BASE_URL": "http://gpu:8000/v1"}
 LOCAL = InstanceConfig("vllm", "http://localhost:8000/v1", None, None, ())
 
@@ -199,7 +201,7 @@ def test_an_empty_variable_counts_as_unset(name: str) -> None:
 
 
 def test_every_plain_variable_has_a_vector() -> None:
-    assert {name for name, *_ in SETTINGS} | {"TLS_CERT_FILE", "TLS_KEY_FILE"} == set(config_module.VARIABLES)
+    assert {name for name, *_ in SETTINGS} | {"TLS_CERT_FILE", "TLS_KEY_FILE"} == PLAIN
 
 
 @pytest.mark.parametrize("cpus", [{0}, {2, 5, 7}])
@@ -312,7 +314,7 @@ def test_a_value_outside_its_range_is_a_problem_naming_the_variable(name: str, t
 
 
 def test_all_problems_are_reported_at_once() -> None:
-    environ = dict.fromkeys(config_module.VARIABLES, "${X}") | {
+    environ = dict.fromkeys(PLAIN, "${X}") | {
         "GOMODEL_MASTER_KEY": "a b",
         "VLLM_BASE_URL": "gpu",
         "VLLM_API_KEY": "a b",
@@ -333,12 +335,9 @@ def test_problems_come_out_in_a_fixed_order() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *config_module.VARIABLES,
-        "GOMODEL_MASTER_KEY",
-        "VLLM_BASE_URL",
-        "VLLM_API_KEY",
-        "VLLM_MODELS",
+        *VARIABLES,
         "VLLM_API_KEY_FILE",
+        "VLLM_TEST_MODELS",
     ],
 )
 @pytest.mark.parametrize("text", ["${SECRET_NAME}", "http://${GPU}:8000/v1", "${A:-b}"])
@@ -1094,15 +1093,13 @@ def test_the_example_names_every_variable_and_no_other() -> None:
 
 
 def test_the_contract_and_the_table_name_the_same_variables() -> None:
-    secrets = {"GOMODEL_MASTER_KEY", "GOMODEL_MASTER_KEY_FILE"}
-    assert {name for name in CONTRACT if not name.startswith("VLLM_")} == set(config_module.VARIABLES) | secrets
+    names = {name for each in VARIABLES.values() for name in each.names}
+    assert {name for name in CONTRACT if not name.startswith("VLLM_TEST_")} == names
 
 
-@pytest.mark.parametrize(
-    ("name", "default"), [(name, default) for name, (_, default) in config_module.VARIABLES.items()]
-)
-def test_the_example_shows_the_real_default(name: str, default: str) -> None:
-    assert documented()[name] == default
+@pytest.mark.parametrize("name", VARIABLES)
+def test_the_example_shows_the_real_default(name: str) -> None:
+    assert documented()[name] == VARIABLES[name].default
 
 
 def test_the_example_as_it_stands_changes_nothing() -> None:
@@ -1126,7 +1123,9 @@ def test_every_documented_variable_has_a_line_of_meaning() -> None:
             assert re.match(r"# [A-Z/].{10,}\.$|# [a-z].{10,}\.$", lines[number - 1]), line
 
 
-@pytest.mark.parametrize("module", ["config", "quantities", "dotenv_file"])
+@pytest.mark.parametrize(
+    "module", ["config", "registry", "instances", "environment", "values", "addresses", "dotenv_file"]
+)
 def test_configuration_is_read_without_asyncio_or_aiohttp(module: str) -> None:
     source = (Path(inspect.getfile(config_module)).parent / f"{module}.py").read_text()
     imported = set()

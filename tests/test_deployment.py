@@ -15,11 +15,12 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from gomodel.config import VARIABLES, from_environ
+from gomodel.config import from_environ
 from gomodel.instances import INSTANCE_VARIABLE
-from gomodel.quantities import duration_s
+from gomodel.registry import VARIABLES
 from gomodel.restarts import Limits
 from gomodel.routes import Kind, Router
+from gomodel.values import duration_s
 from gomodel.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -155,7 +156,7 @@ def test_probes_ask_routes_that_are_open_without_a_key(file: str, name: str, kin
 
 
 def test_ports_agree() -> None:
-    port = int(VARIABLES["PORT"][1])
+    port = VARIABLES["PORT"].value
     assert [argument for word, argument in last_stage() if word == "EXPOSE"] == [str(port)]
     assert {each.split(":")[-1] for name in ("gomodel", "demo") for each in COMPOSE["services"][name]["ports"]} == {
         str(port)
@@ -232,7 +233,7 @@ def test_compose_and_systemd_wait_for_the_drain() -> None:
     assert duration_s(gateway["stop_grace_period"]) >= drain + MARGIN_S
     # What a service depends on is stopped after it.
     assert gateway["depends_on"] == ["vllm"]
-    default = duration_s(VARIABLES["GOMODEL_DRAIN_TIMEOUT"][1])
+    default = VARIABLES["GOMODEL_DRAIN_TIMEOUT"].value
     assert int(unit("gomodel.service")["Service"]["TimeoutStopSec"][0]) >= default + MARGIN_S
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from gomodel.config import VARIABLES, load
+from gomodel import reference
+from gomodel.config import load
 from gomodel.errors import ClientError, Overloaded
+from gomodel.registry import VARIABLES
 
 ROOT = Path(__file__).parent.parent
 THREATS = (ROOT / "docs" / "threat-model.md").read_text()
 README = (ROOT / "README.md").read_text()
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 CONTRACT = (ROOT / "docs" / "contract.md").read_text()
 
 
@@ -26,9 +29,31 @@ def test_a_file_linked_by_the_readme_exists(target):
     assert (ROOT / target).exists()
 
 
+NAMES = sorted(name for each in VARIABLES.values() for name in each.names)
+
+
+@pytest.mark.parametrize("variable", NAMES)
+def test_the_configuration_page_lists_every_variable(variable):
+    assert re.search(rf"^\| .*`{variable}`.* \| .* \| .* \|$", CONFIGURATION, re.MULTILINE)
+
+
 @pytest.mark.parametrize("variable", sorted(VARIABLES))
-def test_the_readme_lists_every_variable(variable):
-    assert f"`{variable}`" in README
+def test_the_readme_lists_the_variables_that_are_needed_first(variable):
+    [table] = re.findall(r"\| variable \| default \| meaning \|\n((?:\|.*\n)+)", README)
+    assert bool(re.search(rf"^\| `{variable}`[ ,]", table, re.MULTILINE)) is VARIABLES[variable].first
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (".env.example", reference.example_env()),
+        ("docs/configuration.md", reference.page()),
+        ("README.md", reference.with_table(README)),
+    ],
+    ids=["env", "page", "readme"],
+)
+def test_what_is_made_of_the_registry_is_up_to_date(file, expected):
+    assert (ROOT / file).read_text() == expected, "make docs-config writes it anew"
 
 
 @pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
@@ -144,8 +169,13 @@ def test_an_error_that_the_code_makes_is_one_of_the_contract():
     assert sorted(code for code in made if named.count(code) > 1) == []
 
 
-def test_the_contract_names_only_variables_that_exist():
-    prefixes = "GOMODEL|HTTP|METRICS|CONFIGURED|CIRCUIT|CACHE|RETRY|STRIP|PASSTHROUGH|ENABLED?|ALLOW|BODY|FORWARDED"
-    named = set(re.findall(rf"`((?:{prefixes})_[A-Z0-9_]+)", CONTRACT))
-    assert len(named) > 10
-    assert named <= {*VARIABLES, "GOMODEL_MASTER_KEY"}
+@pytest.mark.parametrize(
+    ("document", "at_least"), [(README, 8), (CONTRACT, 10), (CONFIGURATION, 30)], ids=["readme", "contract", "page"]
+)
+def test_a_document_names_only_variables_that_exist(document, at_least):
+    prefixes = (
+        "GOMODEL|HTTP|METRICS|CONFIGURED|CIRCUIT|CACHE|RETRY|STRIP|PASSTHROUGH|ENABLED?|ALLOW|BODY|FORWARDED|CORS|TLS"
+    )
+    named = set(re.findall(rf"`((?:{prefixes})_[A-Z0-9_]+)", document))
+    assert len(named) > at_least
+    assert named <= set(NAMES)

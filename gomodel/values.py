@@ -1,0 +1,189 @@
+"""One environment value at a time: text in, a value out, or a ValueError saying what is wrong and what is accepted.
+
+Decides how booleans, durations, sizes, numbers, lists and keys are spelled; `addresses` has what says where something
+is. Knows no variable's name, reads no file and no environment. A message completes the sentence "<NAME>: ...". Keys are
+never quoted in one; every other value is.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+
+# Event loops clamp or overflow timers beyond this (uvloop: 100 years); a longer value is a typo in any case.
+_LONGEST_S = Decimal(100 * 365 * 24 * 3600)
+
+_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
+_UNITS = {"h": Decimal(3600), "m": Decimal(60), "s": Decimal(1), "ms": Decimal("0.001")}
+_DURATION = re.compile("".join(f"(?:(?P<{unit}>{_NUMBER}){unit})?" for unit in _UNITS))
+_SIZE = re.compile(r"([0-9]{1,15})(?:([KMG])(?:i?B)?|B)?", re.IGNORECASE)
+_SIZES = "use bytes or 500K, 10M, 1G"
+_REFERENCE = re.compile(r"\$\{[^}]*\}")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VISIBLE = re.compile(r"[!-~]+")
+
+# What the client sends under these names never reaches vLLM; what does is about the connection to vLLM.
+_WRITTEN_ANEW = frozenset({"connection", "host", "upgrade", "x-request-id"})
+
+_BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
+
+
+def quoted(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def boolean(text: str) -> bool:
+    """true/1/yes/on or false/0/no/off in any case; contract section 1."""
+    try:
+        return _BOOLEANS[text.lower()]
+    except KeyError:
+        raise ValueError(f"{quoted(text)} is not a boolean; use true, 1, yes, on or false, 0, no, off") from None
+
+
+def duration_s(text: str) -> float:
+    """Seconds from `600`, `500ms`, `30s`, `10m`, `1h30m` (largest unit first, decimals allowed), 0 included."""
+    accepted = "use seconds (600) or 500ms, 30s, 10m, 1h30m"
+    if text.startswith("-"):
+        raise ValueError(f"{quoted(text)} is negative; {accepted}")
+    match = _DURATION.fullmatch(f"{text}s" if re.fullmatch(_NUMBER, text) else text)
+    if not text or match is None:
+        raise ValueError(f"{quoted(text)} is not a duration; {accepted}")
+    total = sum((Decimal(count) * _UNITS[unit] for unit, count in match.groupdict().items() if count), Decimal(0))
+    if total > _LONGEST_S:
+        raise ValueError(f"{quoted(text)} is longer than 100 years; {accepted}")
+    return float(total)
+
+
+def timeout_s(text: str) -> float:
+    """A duration in seconds that must be longer than 0, since a timeout of 0 would fail everything."""
+    seconds = duration_s(text)
+    if seconds <= 0:
+        raise ValueError(f"{quoted(text)} would time out at once; use a duration longer than 0, such as 500ms or 30s")
+    return seconds
+
+
+def optional_timeout_s(text: str) -> float | None:
+    """A duration in seconds, or None for `0` and `none`, which both mean: no limit."""
+    return None if text.lower() == "none" else duration_s(text) or None
+
+
+def size_bytes(text: str) -> int:
+    """Bytes, at least 1, from `1048576`, `500K`, `10M`, `1G`: 1024-based, any case, a trailing B or iB allowed."""
+    size = _size(text)
+    if size == 0:
+        raise ValueError(f"{quoted(text)} would refuse every body; {_SIZES}")
+    return size
+
+
+def _size(text: str) -> int:
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{quoted(text)} is not a size; {_SIZES}")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[(match[2] or "").upper()]
+
+
+def size_between(smallest: str, largest: str) -> Callable[[str], int]:
+    """A parser for sizes from `smallest` to `largest`, both included and both written as sizes."""
+    minimum, maximum = _size(smallest), _size(largest)
+
+    def parse(text: str) -> int:
+        size = _size(text)
+        if not minimum <= size <= maximum:
+            raise ValueError(f"{quoted(text)} is not accepted; use a size from {smallest} to {largest}")
+        return size
+
+    return parse
+
+
+def integer(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
+    """A parser for decimal integers from `minimum` to `maximum`, both included."""
+
+    def parse(text: str) -> int:
+        # ASCII digits only: int() also takes "1_000", " 7" and the digits of every script.
+        if re.fullmatch(r"[0-9]{1,15}", text) and minimum <= int(text) <= maximum:
+            return int(text)
+        limits = f"{minimum} or more" if maximum == 2**31 - 1 else f"from {minimum} to {maximum}"
+        raise ValueError(f"{quoted(text)} is not accepted; use an integer, {limits}")
+
+    return parse
+
+
+def number(minimum: float, maximum: float) -> Callable[[str], float]:
+    """A parser for plain decimal numbers from `minimum` to `maximum`, both included; no exponent, inf or nan."""
+
+    def parse(text: str) -> float:
+        if re.fullmatch(_NUMBER, text) and minimum <= float(text) <= maximum:
+            return float(text)
+        raise ValueError(f"{quoted(text)} is not accepted; use a number from {minimum:g} to {maximum:g}")
+
+    return parse
+
+
+def workers(text: str) -> int:
+    """A number of processes, 1 to 1024; `auto` is one for each CPU that this process may use."""
+    return _usable_cpus() if text.lower() == "auto" else integer(1, 1024)(text)
+
+
+def _usable_cpus() -> int:
+    """The CPUs this process may run on: taskset and a container's cpuset leave it fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choice(*words: str, aliases: Mapping[str, str] | None = None) -> Callable[[str], str]:
+    """A parser for one of `words` in any case, returned in lower case; `aliases` maps other spellings to a word."""
+    accepted = {word: word for word in words} | dict(aliases or {})
+
+    def parse(text: str) -> str:
+        try:
+            return accepted[text.lower()]
+        except KeyError:
+            raise ValueError(f"{quoted(text)} is not accepted; use {', '.join(accepted)}") from None
+
+    return parse
+
+
+def comma_list(text: str) -> tuple[str, ...]:
+    """Entries between commas, trimmed, without empty and repeated ones, in their order; at least one."""
+    entries = tuple(dict.fromkeys(entry for part in text.split(",") if (entry := part.strip())))
+    if not entries:
+        raise ValueError(f"{quoted(text)} names nothing; use a comma list such as a,b")
+    for entry in entries:
+        if not entry.isprintable():
+            raise ValueError(f"{quoted(entry)} holds a control character; use a comma list such as a,b")
+    return entries
+
+
+def lower_set(text: str) -> frozenset[str]:
+    """A comma list whose case and order do not matter."""
+    return frozenset(entry.lower() for entry in comma_list(text))
+
+
+def header_names(text: str) -> frozenset[str]:
+    """A comma list of header field names (RFC 9110 5.1), lower case. Those that every request upstream needs are
+    refused: without framing headers the body could not be delimited (RFC 9112 6)."""
+    names = lower_set(text)
+    for name in sorted(names):
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"{quoted(name)} is not a header name; use a comma list such as X-Vllm-Priority,X-Foo")
+        if name in {"content-length", "transfer-encoding"}:
+            raise ValueError(f"{quoted(name)} delimits the body and cannot be stripped")
+        if name in _WRITTEN_ANEW:
+            raise ValueError(f"{quoted(name)} is not the client's: gomodel writes its own, which cannot be stripped")
+    return names
+
+
+def bearer_token(text: str) -> str:
+    """A key that can travel in `Authorization: Bearer <key>`: visible ASCII. The message never quotes it."""
+    if not _VISIBLE.fullmatch(text):
+        raise ValueError(
+            "holds whitespace, a control character or a character outside ASCII, "
+            "so it cannot be sent as a bearer token; use visible ASCII characters only"
+        )
+    return text
+
+
+def has_reference(text: str) -> bool:
+    """Whether a `${...}` was left standing: whoever was to fill it in did not know the name."""
+    return _REFERENCE.search(text) is not None
