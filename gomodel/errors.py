@@ -228,6 +228,17 @@ class LoopDetected(UpstreamError):
         super().__init__(f"Instance '{instance}' is this gateway itself: its base URL leads back here.")
 
 
+class RequestCameBack(GatewayError):
+    """A request that the gateway sent on has arrived at it again, by way of other gateways (RFC 5842 7.2)."""
+
+    status = 508
+    type = "upstream_error"
+    code = "proxy_loop_detected"
+
+    def __init__(self) -> None:
+        super().__init__("The gateway has sent this request on and got it back: its instances lead back to it.")
+
+
 class StaleConnection(UpstreamError):
     """A reused connection died before any response byte: the keep-alive race, not the instance's failure."""
 

@@ -23,6 +23,7 @@ from .errors import (
     GatewayError,
     KeyRefused,
     Overloaded,
+    RequestCameBack,
     StaleConnection,
     UpstreamError,
     UpstreamTimeout,
@@ -34,12 +35,13 @@ from .outgoing import Outgoing
 from .providers import Instance, Providers
 from .record import Phase
 from .relay import INSTANCE_FAILURES, Relay
+from .routes import Kind
 from .telemetry import Telemetry
 from .upstream import Channel
 
 _FORBIDDEN = 403
-# Beside 5xx: what an instance, or a proxy before it, answers at once to everything.
-_REFUSED = frozenset({_FORBIDDEN, 429})
+# Beside 5xx: what an instance, or a proxy before it that has lost its route to it, answers at once to everything.
+_REFUSED = frozenset({_FORBIDDEN, 404, 429})
 
 
 class Attempt(NamedTuple):
@@ -69,6 +71,8 @@ class Forwarder:
         Raises GatewayError when no response head went out.
         """
         request, choice = outgoing.request, outgoing.choice
+        if request.fields.request_id is not None and self._telemetry.running.came_back(request.record):
+            raise RequestCameBack
         left = self._retry.max_retries
         fresh = not outgoing.replayable
         held = outgoing.body is None or outgoing.spool is not None
@@ -210,8 +214,9 @@ class Forwarder:
             return
         admission.succeeded(now)
         if status >= 500 or status in _REFUSED:
-            # Not for a caller who chose the instance: it might be pushed aside by requests that can only fail.
-            if not outgoing.choice.bound:
+            # Not for a caller who chose the instance, nor on a route that may not exist: it might be pushed aside by
+            # requests that can only fail.
+            if not outgoing.choice.bound and outgoing.request.route.kind is not Kind.UNKNOWN:
                 instance.demotion.failed(now)
         elif status < 400 and instance.demotion.until:
             instance.demotion.over()

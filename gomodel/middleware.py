@@ -8,9 +8,7 @@ shape, and nobody without the key learns whether a route exists.
 
 import asyncio
 import hmac
-import itertools
 import logging
-import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 from time import monotonic
@@ -63,9 +61,7 @@ def recording(
     proxies: TrustedProxies | None = None,
 ) -> Middleware:
     """Know the request: its fields, route, client and id; count it and log it when it ends, however it ends."""
-    running = telemetry.running.records
-    # Unique across processes and restarts without asking the kernel for randomness on every request.
-    start, counter = secrets.token_hex(6), itertools.count(1)
+    new_id, running = telemetry.running.new_id, telemetry.running.records
 
     async def record(request: Request, handler: Handler) -> Reply | None:
         protocol = request.protocol
@@ -73,7 +69,7 @@ def recording(
         request.route = route = router.resolve(request.target)
         client = protocol.client if proxies is None else _client(proxies, request)
         request.record = entry = Record(request.method, client, monotonic())
-        entry.id = fields.request_id.decode() if fields.request_id is not None else f"{start}-{next(counter):x}"
+        entry.id = fields.request_id.decode() if fields.request_id is not None else new_id()
         entry.route = route.template
         entry.target = request.target
         entry.trace = fields.trace.decode("latin-1")

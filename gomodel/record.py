@@ -6,6 +6,8 @@ request pays for a timer of its own and no chunk for re-arming one. Knows nothin
 
 import asyncio
 import enum
+import itertools
+import secrets
 from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
@@ -127,12 +129,28 @@ class Running:
     def __init__(self, *, on_lag: Callable[[float], None]) -> None:
         """`on_lag` is told, about once a second, how many seconds late the event loop was."""
         self.records: set[Record] = set()
+        # Unique across processes and restarts without asking the kernel for randomness on every request.
+        self._mark = f"{secrets.token_hex(6)}-"
+        self._numbers = itertools.count(1)
         self._on_lag = on_lag
         self._handle: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._due = 0.0
         self._limits = _Limits({}, None)
         self._earlier: dict[Record, _Limits] = {}  # of requests that began before the limits changed
+
+    def new_id(self) -> str:
+        """An id for a request that came without one."""
+        return f"{self._mark}{next(self._numbers):x}"
+
+    def came_back(self, record: Record) -> bool:
+        """Whether a request is one that runs here already and was sent on, by an id that `new_id` gave it.
+
+        An id of the client's own tells nothing, since a client may send one with many requests.
+        """
+        return record.id.startswith(self._mark) and any(
+            each.id == record.id and each is not record for each in self.records
+        )
 
     def limit(self, limits_s: dict[Phase, float], total_s: float | None) -> None:
         """Limits of the requests that begin from now on: `limits_s` of each phase that has one, `total_s` of all."""

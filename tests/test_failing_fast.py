@@ -72,7 +72,7 @@ async def test_no_client_sees_a_refusal_while_another_instance_takes_the_model(p
 
 
 @pytest.mark.parametrize(
-    "status", [pytest.param(status, id=str(status)) for status in (500, 501, 502, 503, 504, 429, 599)]
+    "status", [pytest.param(status, id=str(status)) for status in (500, 501, 502, 503, 504, 404, 429, 599)]
 )
 @pytest.mark.usefixtures("first_of_equals")
 async def test_a_failure_that_is_the_clients_to_read_is_read_by_one_client(pair, status):
@@ -83,6 +83,15 @@ async def test_a_failure_that_is_the_clients_to_read_is_read_by_one_client(pair,
     assert answers[0] == status
     assert answers.count(200) >= 28
     assert len(one.requests) <= 2
+
+
+@pytest.mark.usefixtures("first_of_equals")
+async def test_a_route_that_does_not_exist_is_no_failure_of_the_instance_that_says_so(pair):
+    handle, client, one, _ = pair
+    one.repeat(response(b'{"detail":"Not Found"}', 404))
+    for _ in range(3):
+        assert (await ask(client, post("/v1/no/such/route", model="m"))).status == 404
+    assert not instance_of(handle).demotion.until
 
 
 @pytest.mark.usefixtures("first_of_equals")

@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from gomodel.network import Network
+from gomodel.record import Record, Running
 
 from .scripted import RawClient, request
 from .verdicts import OK, aborted, ask, counted, own_error, post, tells_nothing, turned
@@ -148,3 +149,26 @@ async def test_anybody_elses_health_probe_is_answered(gateway, upstream, connect
     for headers in ([], [("X-Request-Id", "f" * 32)]):
         answer = await ask(client, request("GET", "/health", headers))
         assert (answer.status, answer.body) == (200, b'{"status":"ok"}')
+
+
+async def test_a_request_that_comes_back_by_way_of_another_gateway_goes_no_further(gateway, connect):
+    port = free_port()
+    one = await gateway(vllm=f"http://127.0.0.1:{port}/v1", PORT=str(free_port()))
+    other = await gateway(vllm=f"http://127.0.0.1:{one.port}/v1", PORT=str(port))
+    client = await connect(one)
+    for raw in (post(), request("POST", "/p/vllm/v1/chat/completions", body=b"{}")):
+        assert "got it back" in own_error(await ask(client, raw), 508, "proxy_loop_detected")
+    # Each went once around.
+    assert await counted(one, 4) == {508: 4}
+    assert await counted(other, 2) == {508: 2}
+
+
+def test_only_an_id_of_its_own_that_runs_shows_a_request_that_came_back():
+    running, elsewhere = Running(on_lag=lambda _: None), Running(on_lag=lambda _: None)
+    first, second = Record("POST", "", 0.0), Record("POST", "", 0.0)
+    for given, expected in ((running.new_id(), True), (elsewhere.new_id(), False), ("abc", False)):
+        first.id = second.id = given
+        running.records = {first, second}
+        assert running.came_back(second) is expected
+        running.records = {second}
+        assert running.came_back(second) is False
