@@ -51,8 +51,8 @@ format: $(VENV)/.installed  ## mend what ruff can mend
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-docs-config: $(VENV)/.runs  ## write .env.example, docs/configuration.md and README's table of gomodel/registry.py
-	$(BIN)/python -m gomodel.reference
+docs-config: $(VENV)/.runs  ## write .env.example, docs/configuration.md and README's table of gomodel/config/registry.py
+	$(BIN)/python -m gomodel.config.reference
 
 build: $(VENV)/.runs  ## ./bin/gomodel
 	@mkdir -p bin

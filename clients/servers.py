@@ -20,7 +20,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from gomodel.demo import build_app
+from gomodel.simulator import build_app
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 30

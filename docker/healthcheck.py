@@ -19,7 +19,7 @@ def settings(environ: Mapping[str, str], dotenv_path: Path) -> Mapping[str, str]
     """What the gateway reads: `environ` over the file, if there is one."""
     if not dotenv_path.exists():
         return environ
-    from gomodel.dotenv_file import read  # noqa: PLC0415 - half of the run time, and most containers have no such file
+    from gomodel.config.dotenv_file import read  # noqa: PLC0415 - half of the run time, and most containers have no such file
 
     return {**read(dotenv_path, environ).values, **environ}
 

@@ -12,15 +12,15 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["gomodel"]):
-    from gomodel.continuation import PreviousResponse
     from gomodel.errors import ClientError
-    from gomodel.frames import SessionUpdate
-    from gomodel.framing import Chunked, whole_chunk
-    from gomodel.headers import RequestFields, ResponseFields
-    from gomodel.multipart import MultipartScan, boundary
-    from gomodel.repeated import repeatable
-    from gomodel.routes import Router
-    from gomodel.selector import JsonScan, prefix_length, usual
+    from gomodel.http1.framing import Chunked, whole_chunk
+    from gomodel.http1.head import RequestFields, ResponseFields
+    from gomodel.http1.repeated_head import repeatable
+    from gomodel.routes.router import Router
+    from gomodel.selector.form import MultipartScan, boundary
+    from gomodel.selector.previous_response import PreviousResponse
+    from gomodel.selector.realtime_event import SessionUpdate
+    from gomodel.selector.selector import JsonScan, prefix_length, usual
 
 ROUTER = Router(
     base_path="/",

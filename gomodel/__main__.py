@@ -10,14 +10,14 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from .signals import Signals
+from .host.signals import Signals
 from .version import VERSION
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable
 
-    from .config import ConfigError
+    from .config.load import ConfigError
 
 OK = 0
 FAILED = 1
@@ -82,7 +82,7 @@ def command(arguments: list[str]) -> int:
     """Do what `arguments` ask for; the exit status."""
     options = _parse(arguments) if arguments else None
     if options is not None and options.example_env:
-        from .reference import example_env  # noqa: PLC0415
+        from .config.reference import example_env  # noqa: PLC0415
 
         print(example_env(), end="")
         return OK
@@ -95,18 +95,18 @@ def command(arguments: list[str]) -> int:
     signals.install()
     # What a start-up makes exists for good; looking for garbage among it takes time. `Serving` turns it on again.
     gc.disable()
-    from .config import ConfigError, load  # noqa: PLC0415 - the signals come first
+    from .config.load import ConfigError, load  # noqa: PLC0415 - the signals come first
 
     try:
         if options is not None and options.demo:
-            from .demonstration import start_demo  # noqa: PLC0415
+            from .demo import start_demo  # noqa: PLC0415
 
             return start_demo(signals, options.rate, options.port)
         config = load(os.environ)
-        from .roots import postponed  # noqa: PLC0415
+        from .upstream.root_certificates import postponed  # noqa: PLC0415
 
         with postponed():
-            from .daemon import start  # noqa: PLC0415
+            from .process.start import start  # noqa: PLC0415
 
         return start(config, lambda files: load(os.environ, files=files), signals)
     except ConfigError as error:
@@ -114,11 +114,11 @@ def command(arguments: list[str]) -> int:
 
 
 def _check() -> int:
-    from .config import ConfigError, load  # noqa: PLC0415
+    from .config.load import ConfigError, load  # noqa: PLC0415
 
     try:
         config = load(os.environ)
-        from .check import check  # noqa: PLC0415
+        from .process.check import check  # noqa: PLC0415
 
         return OK if check(config) else FAILED
     except ConfigError as error:
@@ -140,7 +140,7 @@ def _parse(arguments: list[str]) -> "Namespace":
 
     class Parser(ArgumentParser):
         def format_help(self) -> str:
-            from .reference import help_text  # noqa: PLC0415
+            from .config.reference import help_text  # noqa: PLC0415
 
             self.epilog = _EPILOG.format(variables=help_text())
             return super().format_help()

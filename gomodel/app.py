@@ -7,27 +7,27 @@ import re
 from collections.abc import Awaitable, Collection
 from urllib.parse import parse_qs, unquote
 
-from .affinity import Affinity
-from .body import RequestBody
-from .config import Config
+from .balancing.instances import Choice, Instance, Providers
+from .balancing.model_lists import ModelLists
+from .balancing.stored_responses import Affinity
+from .config.load import Config
 from .cross_origin import own_pages, preflights, sharing
+from .downstream.body import RequestBody
+from .downstream.request import Handler, Reply, Request
 from .errors import ClientError, ModelRequired, NotFound, Overloaded
-from .forward import Forwarder
-from .forwarded import TrustedProxies
-from .frames import SessionUpdate
-from .inference import Inference
-from .message import Handler, Reply, Request
+from .http1.forwarded import TrustedProxies
+from .http1.origins import Origins, is_loopback
 from .middleware import allowed, compose, errors, master_key, recording, sanity
-from .models import ModelLists
-from .network import Network
-from .operations import Operations
-from .origins import Origins, is_loopback
-from .outgoing import Outgoing
-from .providers import Choice, Instance, Providers
-from .routes import Kind, Router
-from .status_page import status_page
-from .telemetry import Telemetry
-from .websocket import UPGRADE, Tunnel, require_websocket, wants_websocket
+from .operations.handlers import Operations
+from .operations.status_page import status_page
+from .relay.forward import Forwarder
+from .relay.inference import Inference
+from .relay.outgoing import Outgoing
+from .relay.tunnel import UPGRADE, Tunnel, require_websocket, wants_websocket
+from .routes.router import Kind, Router
+from .selector.realtime_event import SessionUpdate
+from .telemetry.counters import Telemetry
+from .upstream.network import Network
 
 _UNLIMITED = 1 << 62
 _QUERY_FIELDS = 1000  # each costs a microsecond

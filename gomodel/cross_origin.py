@@ -5,11 +5,11 @@ Composed only where they have something to decide, so that they cost nothing els
 
 from collections.abc import Awaitable
 
+from .downstream.request import Handler, Reply, Request
 from .errors import ForeignOrigin
-from .message import Handler, Reply, Request
+from .http1.origins import Origins, is_private_name, same_site
 from .middleware import Middleware
-from .origins import Origins, is_private_name, same_site
-from .routes import Kind
+from .routes.router import Kind
 
 
 def sharing(origins: Origins) -> Middleware:

@@ -13,7 +13,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from time import monotonic
 
-from .config import Secret
+from .balancing.instances import Providers
+from .config.load import Secret
+from .dialects import why_aborted
+from .downstream.request import Handler, Reply, Request
 from .errors import (
     BadRequest,
     ClientError,
@@ -26,15 +29,12 @@ from .errors import (
     anthropic_body,
     openai_body,
 )
-from .forwarded import TrustedProxies
-from .headers import RequestFields
-from .interruption import why_aborted
-from .message import Handler, Reply, Request
-from .providers import Providers
-from .record import Record
-from .routes import Kind, Router
-from .telemetry import Telemetry
-from .websocket import wants_websocket
+from .http1.forwarded import TrustedProxies
+from .http1.head import RequestFields
+from .relay.tunnel import wants_websocket
+from .routes.router import Kind, Router
+from .telemetry.counters import Telemetry
+from .telemetry.record import Record
 
 _logger = logging.getLogger("gomodel")
 

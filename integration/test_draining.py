@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gomodel.signals import DUPLICATE_S
+from gomodel.host.signals import DUPLICATE_S
 from integration import processes
 from integration.conftest import settings
 from integration.processes import Server

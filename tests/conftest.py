@@ -198,7 +198,7 @@ async def gateway(
 
     async def start(env: Mapping[str, str] | None = None, **settings: Any) -> GatewayHandle:
         if not settings.pop("probes", False):
-            monkeypatch.setattr("gomodel.readiness.Probes.start", lambda self: None)
+            monkeypatch.setattr("gomodel.upstream.probes.Probes.start", lambda self: None)
         instances = {name: value for name, value in settings.items() if name.islower()}
         variables = {name: value for name, value in settings.items() if not name.islower()}
         listener = {}
@@ -227,7 +227,7 @@ def names() -> Iterator[Names]:
 @pytest.fixture
 def first_of_equals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of candidates with equally few requests in flight the first takes the next one, in place of any of them."""
-    monkeypatch.setattr("gomodel.providers.random", lambda: 0.0)
+    monkeypatch.setattr("gomodel.balancing.instances.random", lambda: 0.0)
 
 
 @pytest.fixture

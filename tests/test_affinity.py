@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from gomodel import affinity as module
-from gomodel.affinity import Affinity
+from gomodel.balancing import stored_responses as module
+from gomodel.balancing.stored_responses import Affinity
 
 from .scripted import SSE_HEAD, Fin, SendByteByByte, SendPieces, Stall, chunked, head, json_response, request, response
 from .verdicts import OK, ask, own_error

@@ -15,9 +15,9 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 from yarl import URL
 
-from gomodel.client_limit import ClientLimit
-from gomodel.downstream import Server
-from gomodel.upstream import Channel
+from gomodel.downstream.client_limit import ClientLimit
+from gomodel.downstream.server import Server
+from gomodel.upstream.channel import Channel
 
 LIMITS = {"write_idle_s": 1, "keepalive_s": 1, "head_limit_bytes": 1024}
 HEADS = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gomodel import signals as signal_module
+from gomodel.host import signals as signal_module
 
 from .processes import LIMIT_S, RUN, Process, Run, children
 from .scripted import ScriptedUpstream, env_for

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from gomodel.attempts import REFUSALS, Outcome, Step, next_step
+from gomodel.relay.attempts import REFUSALS, Outcome, Step, next_step
 
 UNANSWERED = [each for each in Outcome if each is not Outcome.ANSWERED]
 SITUATIONS = [

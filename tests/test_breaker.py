@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gomodel.breaker import Admission, Breaker
-from gomodel.config import BreakerConfig
+from gomodel.config.load import BreakerConfig
+from gomodel.upstream.breaker import Admission, Breaker
 
 
 def breaker(failures: int = 3, successes: int = 1, timeout_s: float = 10.0) -> Breaker:

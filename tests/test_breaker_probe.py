@@ -6,7 +6,7 @@ from time import monotonic
 
 import pytest
 
-from gomodel import readiness
+from gomodel.upstream import probes
 
 from .scripted import LAST_CHUNK, SSE_HEAD, Fin, Set, Stall, WaitFor, chunked, head, request, response
 from .verdicts import OK, ask, counted, own_error, post, served, turned
@@ -148,7 +148,7 @@ async def test_a_slow_trial_does_not_keep_the_others_away(gateway, upstream, con
 
 
 async def test_an_answered_health_probe_lets_everybody_in(gateway, upstream, connect, monkeypatch):
-    monkeypatch.setattr(readiness, "RETRY_S", 0.02)
+    monkeypatch.setattr(probes, "RETRY_S", 0.02)
     upstream.repeat(response(b"", 502))
     handle = await gateway(QUICK | {"CIRCUIT_BREAKER_TIMEOUT": "60s"}, vllm=upstream, probes=True)
     client = await connect(handle)
@@ -170,8 +170,8 @@ async def test_an_answered_health_probe_lets_everybody_in(gateway, upstream, con
 
 
 async def test_probes_are_not_believed_while_requests_go_on_failing(gateway, upstream, connect, monkeypatch):
-    monkeypatch.setattr(readiness, "RETRY_S", 0.01)
-    monkeypatch.setattr(readiness, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(probes, "RETRY_S", 0.01)
+    monkeypatch.setattr(probes, "INTERVAL_S", 0.01)
     upstream.repeat(response(b"", 502))
     handle = await gateway(QUICK | {"CIRCUIT_BREAKER_TIMEOUT": "60s"}, vllm=upstream, probes=True)
     client = await connect(handle)

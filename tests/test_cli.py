@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from gomodel import __main__ as cli
-from gomodel import models
-from gomodel.config import Config, from_environ
-from gomodel.registry import VARIABLES
+from gomodel.balancing import model_lists
+from gomodel.config.load import Config, from_environ
+from gomodel.config.registry import VARIABLES
 from gomodel.version import VERSION
 
 from .processes import ROOT, RUN, Run
@@ -124,7 +124,7 @@ async def test_check_prints_a_table_and_is_status_0_when_every_instance_is_well(
 
 
 async def checked(config: Config, capsys: pytest.CaptureFixture[str]) -> tuple[bool, str]:
-    from gomodel.check import print_table
+    from gomodel.process.check import print_table
 
     well = await print_table(config)
     return bool(well), capsys.readouterr().out
@@ -152,7 +152,7 @@ async def test_check_says_what_is_wrong_with_an_instance(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(models, "_FETCH_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(model_lists, "_FETCH_TIMEOUT_S", 0.3)
     upstream.on_request(answer, path="/v1/models")
     upstream.lenient = True  # whether it speaks TLS is asked when it does not speak HTTP
     well, output = await checked(from_environ({**env_for(vllm=upstream), **environ}), capsys)

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
-from gomodel import client_limit
-from gomodel.client_limit import ClientLimit, most_clients, most_idle
+from gomodel.downstream import client_limit
+from gomodel.downstream.client_limit import ClientLimit, most_clients, most_idle
 
 from .scripted import WaitFor, request
 from .verdicts import OK, ask, counted, own_error, post, served, turned
@@ -86,7 +86,7 @@ def test_a_flood_is_one_line_in_the_log(caplog):
 @pytest.fixture
 def three(monkeypatch):
     """Gateways have room for three clients, and nobody's next request is waited for."""
-    monkeypatch.setattr("gomodel.server.most_clients", lambda *shares: 3)
+    monkeypatch.setattr("gomodel.process.gateway.most_clients", lambda *shares: 3)
     monkeypatch.setattr(client_limit, "_QUIET_S", 0.0)
     monkeypatch.setattr(client_limit, "_LOOK_AGAIN_S", 0.0)
 
@@ -165,7 +165,7 @@ async def test_who_has_no_key_learns_nothing_else_when_turned_away(gateway, upst
 async def test_a_newcomer_without_room_that_sends_nothing_is_closed_soon_and_a_flood_at_once(
     gateway, upstream, connect, three, monkeypatch
 ):
-    monkeypatch.setattr("gomodel.downstream.REFUSED_S", 0.05)
+    monkeypatch.setattr("gomodel.downstream.server.REFUSED_S", 0.05)
     monkeypatch.setattr(client_limit, "_QUIET_S", 60.0)
     handle, clients, go_on = await busy_clients(gateway, upstream, connect)
     silent = [await connect(handle) for _ in range(30)]

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from gomodel import config as config_module
-from gomodel.config import Certificate, Config, ConfigError, InstanceConfig, Secret, from_environ, load
-from gomodel.registry import OF_GOMODEL, VARIABLES
+from gomodel.config import load as config_module
+from gomodel.config.load import Certificate, Config, ConfigError, InstanceConfig, Secret, from_environ, load
+from gomodel.config.registry import OF_GOMODEL, VARIABLES
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
 PLAIN = {each.name for each in OF_GOMODEL if not each.secret}
@@ -1123,9 +1123,7 @@ def test_every_documented_variable_has_a_line_of_meaning() -> None:
             assert re.match(r"# [A-Z/].{10,}\.$|# [a-z].{10,}\.$", lines[number - 1]), line
 
 
-@pytest.mark.parametrize(
-    "module", ["config", "registry", "instances", "environment", "values", "addresses", "dotenv_file"]
-)
+@pytest.mark.parametrize("module", ["load", "registry", "instances", "reader", "values", "addresses", "dotenv_file"])
 def test_configuration_is_read_without_asyncio_or_aiohttp(module: str) -> None:
     source = (Path(inspect.getfile(config_module)).parent / f"{module}.py").read_text()
     imported = set()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gomodel.continuation import PreviousResponse
+from gomodel.selector.previous_response import PreviousResponse
 
 modest = settings(derandomize=True, deadline=None, database=None, max_examples=300)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gomodel.origins import Origins, is_loopback, is_private_name, same_site
+from gomodel.http1.origins import Origins, is_loopback, is_private_name, same_site
 
 from .scripted import SSE_HEAD, Stall, chunked, head, request, response, sse_event
 from .tunnels import ACCEPTED, OFFER, handshake

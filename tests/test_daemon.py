@@ -37,7 +37,7 @@ from .scripted import (
 
 HEALTH = request("GET", "/health")
 # Every signal counts, however soon it follows another.
-AT_ONCE = "import gomodel.signals as s; s.DUPLICATE_S = 0.0; "
+AT_ONCE = "import gomodel.host.signals as s; s.DUPLICATE_S = 0.0; "
 LOOPS = pytest.mark.parametrize("code", [None, WITHOUT_UVLOOP + RUN], ids=["uvloop", "asyncio"])
 
 
@@ -158,7 +158,7 @@ async def test_two_signals_at_once_end_a_process_with_nothing_to_abort_with_stat
     assert await process.ended() == 0
 
 
-@pytest.mark.parametrize("line", ["gomodel.config", "asyncio.events", "aiohttp.web", "gomodel.daemon"])
+@pytest.mark.parametrize("line", ["gomodel.config.load", "asyncio.events", "aiohttp.web", "gomodel.process.start"])
 async def test_a_signal_before_anything_is_listened_on_ends_the_process_with_status_0(run: Run, line: str) -> None:
     process = await run(python=["-X", "importtime"])
     await process.says(f" {line}")
@@ -240,7 +240,7 @@ async def test_a_signal_that_is_delivered_twice_cuts_no_stream(
     run: Run, connect: Any, upstream: ScriptedUpstream, workers: str
 ) -> None:
     environ = {**env_for(vllm=upstream), "GOMODEL_WORKERS": workers, "LOG_LEVEL": "debug"}
-    process = await run(environ, code="import gomodel.signals as s; s.DUPLICATE_S = 3600.0; " + RUN)
+    process = await run(environ, code="import gomodel.host.signals as s; s.DUPLICATE_S = 3600.0; " + RUN)
     client = await streaming(connect, process, upstream)
     process.signal(signal.SIGTERM)
     await process.says("Draining: 1 request is running")
@@ -560,7 +560,7 @@ async def test_a_restart_behind_a_socket_of_systemd_fails_no_request(
                 client.wire.close()
 
         # A test on a busy machine may leave a client alone for longer than an honest one is idle.
-        patient = f"import gomodel.server; gomodel.server.GRACE_S = 20.0; {RUN}"
+        patient = f"import gomodel.process.gateway; gomodel.process.gateway.GRACE_S = 20.0; {RUN}"
         processes = [await activated(run, sock, environ, patient)]
         await processes[0].says("Limits: ")
         asking = [asyncio.create_task(ask(connection)) for connection in ("close", "close", "keep-alive", "keep-alive")]

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from gomodel.exposition import FAMILIES
-from gomodel.record import PHASE_WORDS
+from gomodel.operations.metrics import FAMILIES
+from gomodel.telemetry.record import PHASE_WORDS
 
 from .scripted import SSE_HEAD, Fin, chunked, request, response, sse
 from .verdicts import ask, counted, post

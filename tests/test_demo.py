@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gomodel.demo import build_app
-from gomodel.demo.text import OPENING
+from gomodel.simulator import build_app
+from gomodel.simulator.text import OPENING
 
 from .demo_client import ASK, CHAT, JSON, MODEL, PARAMETERS, TOOL, datas, events, post
 

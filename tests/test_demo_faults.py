@@ -8,7 +8,7 @@ import pytest
 from aiohttp import ClientPayloadError
 from aiohttp.test_utils import TestClient
 
-from gomodel.demo import build_app
+from gomodel.simulator import build_app
 
 ASK = [{"role": "user", "content": "Tell me about rivers."}]
 CHAT = ("/v1/chat/completions", {"messages": ASK})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import FormData
 
-from gomodel.demo import build_app
+from gomodel.simulator import build_app
 
 from .demo_client import ASK, MODEL, datas, post
 

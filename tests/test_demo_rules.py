@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from gomodel.demo import tokens
-from gomodel.demo.answer import Limits, continue_text, converse
-from gomodel.demo.conversation import Conversation, Message, Tool, choose, dictated
-from gomodel.demo.pooling import similarity, vector
-from gomodel.demo.schema import instance
-from gomodel.demo.text import OPENING
+from gomodel.simulator import tokens
+from gomodel.simulator.answer import Limits, continue_text, converse
+from gomodel.simulator.conversation import Conversation, Message, Tool, choose, dictated
+from gomodel.simulator.pooling import similarity, vector
+from gomodel.simulator.schema import instance
+from gomodel.simulator.text import OPENING
 
 TEXTS = [
     "",

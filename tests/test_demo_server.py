@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gomodel.demo import build_app
+from gomodel.simulator import build_app
 
 from .demo_client import ASK, CHAT, JSON, MODEL, post
 

@@ -1,6 +1,6 @@
 """For how long a server that fails at once ranks behind the others; the clock is a number."""
 
-from gomodel.demotion import FIRST_S, LAST_S, Demotion
+from gomodel.upstream.demotion import FIRST_S, LAST_S, Demotion
 
 
 def test_the_first_failure_costs_the_rank_for_a_moment():

@@ -15,12 +15,12 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from gomodel.config import from_environ
-from gomodel.instances import INSTANCE_VARIABLE
-from gomodel.registry import VARIABLES
-from gomodel.restarts import Limits
-from gomodel.routes import Kind, Router
-from gomodel.values import duration_s
+from gomodel.config.instances import INSTANCE_VARIABLE
+from gomodel.config.load import from_environ
+from gomodel.config.registry import VARIABLES
+from gomodel.config.values import duration_s
+from gomodel.process.restarts import Limits
+from gomodel.routes.router import Kind, Router
 from gomodel.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gomodel import reference
-from gomodel.config import load
+from gomodel.config import reference
+from gomodel.config.load import load
+from gomodel.config.registry import VARIABLES
 from gomodel.errors import ClientError, Overloaded
-from gomodel.registry import VARIABLES
 
 ROOT = Path(__file__).parent.parent
 THREATS = (ROOT / "docs" / "threat-model.md").read_text()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gomodel import dotenv_file
+from gomodel.config import dotenv_file
 
 VALUES = [
     ("", {}),

@@ -10,10 +10,10 @@ import pytest
 from prometheus_client import openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from gomodel import operations
-from gomodel.exposition import FAMILIES, expose, lasting, snapshot
-from gomodel.health import DRAINING
-from gomodel.telemetry import SECONDS
+from gomodel.operations import handlers
+from gomodel.operations.metrics import FAMILIES, expose, lasting, snapshot
+from gomodel.telemetry.counters import SECONDS
+from gomodel.upstream.health import DRAINING
 from gomodel.version import VERSION
 
 from .harness.leaks import nothing_left
@@ -161,7 +161,7 @@ def test_a_model_of_any_name_is_one_label(model):
 
 
 def test_prometheus_client_is_not_imported_by_the_start():
-    code = "import gomodel.server, sys; sys.exit('prometheus_client' in sys.modules)"
+    code = "import gomodel.process.gateway, sys; sys.exit('prometheus_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -351,7 +351,7 @@ class TestTheRoute:
             asked.append(kind)
             return [argument, theirs]
 
-        monkeypatch.setattr(operations, "ask_siblings", ask_siblings)
+        monkeypatch.setattr(handlers, "ask_siblings", ask_siblings)
         found = await scrape(await connect(await gateway(vllm=upstream)))
         total = key("gomodel_requests_total", upstream="vllm", route="/v1/completions", model="m", code="200")
         assert (found[total], found[key("gomodel_requests_in_flight", upstream="vllm")]) == (40, 2)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from gomodel import readiness
+from gomodel.upstream import probes
 
 from .forms import form
 from .forms import post as form_post
@@ -197,7 +197,7 @@ async def test_a_bound_request_that_is_answered_clears_it(pair):
 
 @pytest.mark.parametrize("mode", ["fallback", "allowlist"])
 async def test_probes_find_out_that_the_key_is_good_again(gateway, upstream, connect, monkeypatch, mode):
-    monkeypatch.setattr(readiness, "RETRY_S", 0.02)
+    monkeypatch.setattr(probes, "RETRY_S", 0.02)
     upstream.repeat(UNAUTHORIZED)
     refuse_list(upstream)
     handle = await gateway(
@@ -252,7 +252,7 @@ async def test_without_retries_a_refusal_goes_nowhere_else(gateway, make_upstrea
 
 @pytest.mark.parametrize("refusal", FAST)
 async def test_the_other_instance_gets_the_same_body_spooled_forms_too(pair, refusal, spools, monkeypatch):
-    monkeypatch.setattr("gomodel.providers.random", lambda: 0.0)
+    monkeypatch.setattr("gomodel.balancing.instances.random", lambda: 0.0)
     _, client, one, other = pair
     sent = form("m", wav=b"x" * 400_000)
     one.repeat(refusal)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gomodel.files import Files
+from gomodel.config.files import Files
 
 LIMIT = 100
 

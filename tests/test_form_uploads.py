@@ -184,7 +184,7 @@ async def test_an_upload_for_which_the_disk_has_no_room_is_a_503(gateway, upstre
         def rollover(self):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("gomodel.spool.SpooledTemporaryFile", Full)
+    monkeypatch.setattr("gomodel.downstream.spool.SpooledTemporaryFile", Full)
     handle = await gateway(vllm=upstream)
     client = await connect(handle)
     await client.send(post(form("vllm/m", wav=BIG)))

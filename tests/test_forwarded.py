@@ -3,7 +3,7 @@
 import pytest
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from gomodel.forwarded import MAX_HOPS, TrustedProxies
+from gomodel.http1.forwarded import MAX_HOPS, TrustedProxies
 
 from .harness.leaks import nothing_left
 from .scripted import Stall, request

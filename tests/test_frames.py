@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gomodel.frames import LIMIT_BYTES, TINY_BYTES, TINY_FRAMES_LIMIT, SessionUpdate
+from gomodel.selector.realtime_event import LIMIT_BYTES, TINY_BYTES, TINY_FRAMES_LIMIT, SessionUpdate
 
 from .tunnels import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 

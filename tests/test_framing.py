@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gomodel.framing import (
+from gomodel.http1.framing import (
     CHUNK_LIMIT_BYTES,
     LINE_LIMIT_BYTES,
     LINES_PER_TURN,

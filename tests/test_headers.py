@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gomodel.errors import BadRequest
-from gomodel.headers import RequestFields, ResponseFields, connection_options, request_head
+from gomodel.http1.head import RequestFields, ResponseFields, connection_options, request_head
 
 NO_STRIP: frozenset[bytes] = frozenset()
 OWN = b"Host: vllm:8000\r\nAuthorization: Bearer k\r\n"

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from gomodel.health import DRAIN_DOUBT_S, DRAINING, MISSES, Health, State
+from gomodel.upstream.health import DRAIN_DOUBT_S, DRAINING, MISSES, Health, State
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from gomodel.host_counts import PLACES, HostCounts
+from gomodel.balancing.host_counts import PLACES, HostCounts
 
 
 def as_row(table: HostCounts, row: int) -> HostCounts:

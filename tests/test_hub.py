@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from gomodel import hub
-from gomodel.hub import METRICS, PATIENCE_S, Hub
-from gomodel.tally import Tally
+from gomodel.process import hub
+from gomodel.process.hub import METRICS, PATIENCE_S, Hub
+from gomodel.telemetry.tally import Tally
 
 
 class Member:

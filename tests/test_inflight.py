@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gomodel import operations
-from gomodel.inflight import abort, listed, merged
-from gomodel.record import Phase, Record
+from gomodel.operations import handlers
+from gomodel.operations.requests import abort, listed, merged
+from gomodel.telemetry.record import Phase, Record
 
 from .harness.leaks import nothing_left
 from .scripted import (
@@ -191,7 +191,7 @@ class TestTheRoute:
             asked.append((kind, argument))
             return {"requests": [listed([record("r-9")], 101.0), []], "abort": [0, 2]}[kind]
 
-        monkeypatch.setattr(operations, "ask_siblings", ask_siblings)
+        monkeypatch.setattr(handlers, "ask_siblings", ask_siblings)
         handle = await gateway(vllm=upstream)
         [entry] = await running(handle, connect)
         assert entry["id"] == "r-9"

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from gomodel.kernel import peer_closed, reset_on_close, unsent
+from gomodel.host.kernel import peer_closed, reset_on_close, unsent
 
 from .scripted import let_peers_run
 

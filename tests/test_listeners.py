@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from gomodel.config import Config, ConfigError, from_environ
-from gomodel.listeners import Listener, ListenError, adopt, beside, bind, tls_context
+from gomodel.config.load import Config, ConfigError, from_environ
+from gomodel.host.listeners import Listener, ListenError, adopt, beside, bind, tls_context
 
 
 def config(**environ: str) -> Config:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gomodel.locations import Site, localised
+from gomodel.http1.locations import Site, localised
 
 from .scripted import head, request, response
 from .verdicts import ask, post

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gomodel import logs
-from gomodel.logs import PENDING_BYTES, JsonFormatter, Outlet, TextFormatter, configure_logging
+from gomodel.telemetry import logs
+from gomodel.telemetry.logs import PENDING_BYTES, JsonFormatter, Outlet, TextFormatter, configure_logging
 
 from .harness.leaks import nothing_left
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gomodel.providers import Providers
+from gomodel.balancing.instances import Providers
 
 from .scripted import SAFETY_S, json_response, request
 from .verdicts import OK, ask, post, turned
@@ -49,7 +49,7 @@ async def test_others_are_served_while_a_long_list_is_read(pair, connect):
 async def test_models_over_the_limit_are_left_out_with_one_warning_until_the_list_is_shorter(
     pair, connect, monkeypatch
 ):
-    for module in ("gomodel.model_list", "gomodel.models"):
+    for module in ("gomodel.upstream.model_list", "gomodel.balancing.model_lists"):
         monkeypatch.setattr(f"{module}.MODELS_LIMIT", 3)
     handle, one, _ = pair
     client = await connect(handle)

@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 
-from gomodel.serving import _LoopErrors
+from gomodel.process.serving import _LoopErrors
 
 LOST = [
     OSError(errno.ETIMEDOUT, "Connection timed out"),

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from gomodel.network import Network
-from gomodel.record import Record, Running
+from gomodel.telemetry.record import Record, Running
+from gomodel.upstream.network import Network
 
 from .scripted import RawClient, request
 from .verdicts import OK, aborted, ask, counted, own_error, post, tells_nothing, turned
@@ -119,7 +119,7 @@ class Relay:
 async def test_a_gateway_that_is_reached_through_another_port_knows_its_own_probe(
     gateway, upstream, connect, monkeypatch
 ):
-    monkeypatch.setattr("gomodel.readiness.RETRY_S", 0.01)
+    monkeypatch.setattr("gomodel.upstream.probes.RETRY_S", 0.01)
     relay = Relay()
     port = await relay.start()
     upstream.repeat(OK)

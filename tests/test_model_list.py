@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gomodel.model_list as module
-from gomodel.members import SLICE_BYTES
-from gomodel.model_list import ENTRY_LIMIT_BYTES, MODELS_LIMIT, ListError, listed
+import gomodel.upstream.model_list as module
+from gomodel.selector.json_object import SLICE_BYTES
+from gomodel.upstream.model_list import ENTRY_LIMIT_BYTES, MODELS_LIMIT, ListError, listed
 
 from .test_scan_turns import CALLS, calls_of
 

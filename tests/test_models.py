@@ -217,7 +217,7 @@ async def test_an_empty_list_is_a_list(pair, connect):
 
 @pytest.mark.parametrize("how", ["silent", "jammed"])
 async def test_an_instance_that_hangs_is_waited_for_once_and_then_left_to_itself(pair, connect, monkeypatch, how):
-    monkeypatch.setattr("gomodel.models.PATIENCE_S", 0.05)
+    monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", 0.05)
     start, _, other = pair
     if how == "jammed":
         await other.jam()
@@ -226,8 +226,8 @@ async def test_an_instance_that_hangs_is_waited_for_once_and_then_left_to_itself
     client = await connect(await start())
     assert ids(await ask(client, LIST)) == ["vllm/a"]
     # From here on whoever waited for it would wait longer than any test does.
-    monkeypatch.setattr("gomodel.models.PATIENCE_S", 3600)
-    monkeypatch.setattr("gomodel.models._UNKNOWN_INTERVAL_S", 0)
+    monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", 3600)
+    monkeypatch.setattr("gomodel.balancing.model_lists._UNKNOWN_INTERVAL_S", 0)
     for _ in range(2):
         assert ids(await ask(client, LIST)) == ["vllm/a"]
         assert (await ask(client, request("GET", "/v1/models/vllm/a"))).status == 200
@@ -235,13 +235,13 @@ async def test_an_instance_that_hangs_is_waited_for_once_and_then_left_to_itself
 
 
 async def test_an_instance_that_hung_is_waited_for_again_when_its_time_has_come(pair, connect, monkeypatch):
-    monkeypatch.setattr("gomodel.models.PATIENCE_S", 0.05)
+    monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", 0.05)
     start, _, other = pair
     go_on = asyncio.Event()
     answers(other, WaitFor(go_on), models(entry("late")))
     client = await connect(await start(CACHE_REFRESH_INTERVAL="1ms"))
     assert ids(await ask(client, LIST)) == ["vllm/a"]
-    monkeypatch.setattr("gomodel.models.PATIENCE_S", 3600)
+    monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", 3600)
     await asyncio.sleep(0.002)
     await client.send(LIST)
     go_on.set()
@@ -249,14 +249,14 @@ async def test_an_instance_that_hung_is_waited_for_again_when_its_time_has_come(
 
 
 async def test_an_unknown_id_waits_for_both_readings_together_no_longer_than_for_one(pair, monkeypatch):
-    monkeypatch.setattr("gomodel.models.PATIENCE_S", 0.05)
+    monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", 0.05)
     start, _, other = pair
     answers(other, Stall())
     lists = (await start(CACHE_REFRESH_INTERVAL="1ms")).gateway.app.models
     learn = lists.learn_unknown
 
     async def patiently(found, until=None):
-        monkeypatch.setattr("gomodel.models.PATIENCE_S", 3600)
+        monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", 3600)
         await learn(found, until)
 
     monkeypatch.setattr(lists, "learn_unknown", patiently)
@@ -265,7 +265,7 @@ async def test_an_unknown_id_waits_for_both_readings_together_no_longer_than_for
 
 
 async def test_a_bare_id_goes_to_whom_lists_it_without_waiting_for_a_list_that_hangs(pair, connect, monkeypatch):
-    monkeypatch.setattr("gomodel.models.PATIENCE_S", 3600)
+    monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", 3600)
     start, one, other = pair
     answers(other, Stall())
     one.on_request(OK, path="/v1/chat/completions")
@@ -274,13 +274,13 @@ async def test_a_bare_id_goes_to_whom_lists_it_without_waiting_for_a_list_that_h
 
 
 def test_the_patience_is_that_of_the_contract():
-    from gomodel.models import PATIENCE_S
+    from gomodel.balancing.model_lists import PATIENCE_S
 
     assert PATIENCE_S == 2.0
 
 
 async def test_a_list_that_comes_late_is_there_the_next_time(pair, connect, monkeypatch):
-    monkeypatch.setattr("gomodel.models.PATIENCE_S", 0.02)
+    monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", 0.02)
     start, _, other = pair
     go_on = asyncio.Event()
     answers(other, WaitFor(go_on), models(entry("late")))

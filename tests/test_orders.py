@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gomodel.orders import Line, encoded
+from gomodel.process.orders import Line, encoded
 
 MESSAGES = [
     ("ready",),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gomodel.passthrough import ADMIN_ROUTES, BASE_FAMILIES, METHODS, ROOT_FAMILIES, administers, place
+from gomodel.routes.passthrough import ADMIN_ROUTES, BASE_FAMILIES, METHODS, ROOT_FAMILIES, administers, place
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gomodel import pool as pool_module
+from gomodel.upstream import pool as pool_module
 
 from .scripted import Fin, Reset, ScriptedUpstream, WaitFor, request
 from .verdicts import OK, ask, post, served, turned

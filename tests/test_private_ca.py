@@ -5,8 +5,8 @@ import ssl
 
 import pytest
 
-from gomodel.check import print_table
-from gomodel.config import ConfigError, from_environ
+from gomodel.config.load import ConfigError, from_environ
+from gomodel.process.check import print_table
 
 from .harness.gateway import DEFAULTS
 from .scripted import Fin, request

@@ -7,8 +7,8 @@ import time
 import pytest
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from gomodel import process_metrics as module
-from gomodel.process_metrics import process_metrics
+from gomodel.host import process_metrics as module
+from gomodel.host.process_metrics import process_metrics
 
 
 def test_the_library_says_the_same():

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from gomodel import readiness
-from gomodel.config import from_environ
-from gomodel.health import DRAINING, MISSES, Health
-from gomodel.network import Network
-from gomodel.pool import Pool
-from gomodel.providers import Instance
-from gomodel.readiness import report
+from gomodel.balancing.instances import Instance
+from gomodel.config.load import from_environ
+from gomodel.upstream import probes as probes_module
+from gomodel.upstream.health import DRAINING, MISSES, Health
+from gomodel.upstream.network import Network
+from gomodel.upstream.pool import Pool
+from gomodel.upstream.probes import report
 
 from .harness.leaks import nothing_left
 from .scripted import (
@@ -39,14 +39,14 @@ SHUTTING_DOWN = json_response(
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probes that a test can wait for."""
-    monkeypatch.setattr(readiness, "RETRY_S", 0.01)
-    monkeypatch.setattr(readiness, "FIRST_VERDICT_S", 5.0)
+    monkeypatch.setattr(probes_module, "RETRY_S", 0.01)
+    monkeypatch.setattr(probes_module, "FIRST_VERDICT_S", 5.0)
 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probes that a test about their deadline can wait for."""
-    monkeypatch.setattr(readiness, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(probes_module, "TIMEOUT_S", 0.1)
 
 
 async def states(connect: Any, handle: Any) -> tuple[int, dict[str, Any]]:
@@ -77,7 +77,7 @@ async def test_a_probes_connection_is_never_lent_to_a_request(
     lent: list[Any] = []
     monkeypatch.setattr(Pool, "give", lambda pool, channel: lent.append(channel))
     handle = await gateway(vllm=upstream)
-    assert await readiness.ask(handle.gateway.providers.instances["vllm"]) == ""
+    assert await probes_module.ask(handle.gateway.providers.instances["vllm"]) == ""
     assert lent == []
     await nothing_left(lambda: [str(each) for each in upstream.open_connections])
 
@@ -198,7 +198,7 @@ class TestProbes:
         await becomes(connect, handle, (200, {"vllm": "up"}))
 
     async def test_rest_again_once_it_is_up(self, gateway, upstream, connect, monkeypatch):
-        monkeypatch.setattr(readiness, "RETRY_S", 0.0)
+        monkeypatch.setattr(probes_module, "RETRY_S", 0.0)
         handle = await gateway(vllm=upstream, probes=True)
         assert await states(connect, handle) == (200, {"vllm": "up"})
         handle.gateway.providers.instances["vllm"].health.failed("connection_refused")
@@ -290,8 +290,8 @@ class TestProbes:
             asked.append(1)
             return "http_response_timeout"
 
-        monkeypatch.setattr(readiness, "ask", too_busy)
-        monkeypatch.setattr(readiness, "INTERVAL_S", 0.0)
+        monkeypatch.setattr(probes_module, "ask", too_busy)
+        monkeypatch.setattr(probes_module, "INTERVAL_S", 0.0)
         instance.health.on_fall()
         await nothing_left(lambda: [] if len(asked) > 10 else ["probes to come"])
         assert await states(connect, handle) == (200, {"vllm": "up"})
@@ -329,7 +329,7 @@ class TestProbes:
 
     async def test_are_not_confused_by_a_shortage_of_descriptors(self, gateway, upstream, connect, monkeypatch):
         from gomodel.errors import Overloaded
-        from gomodel.pool import Pool
+        from gomodel.upstream.pool import Pool
 
         async def none_left(self: Pool, *, probe: bool = False) -> None:
             asked.append(1)
@@ -337,7 +337,7 @@ class TestProbes:
 
         asked: list[int] = []
         monkeypatch.setattr(Pool, "connect", none_left)
-        monkeypatch.setattr(readiness, "FIRST_VERDICT_S", 0.0)
+        monkeypatch.setattr(probes_module, "FIRST_VERDICT_S", 0.0)
         handle = await gateway(vllm=upstream, probes=True)
         await nothing_left(lambda: [] if len(asked) > 3 else ["probes to come"])
         assert await states(connect, handle) == (503, {"vllm": "unknown"})
@@ -351,7 +351,7 @@ class TestProbes:
         await nothing_left(lambda: [] if instance.models == ("m",) else ["the list"])
 
     async def test_end_with_the_gateway_in_the_middle_of_a_question(self, gateway, upstream, monkeypatch):
-        monkeypatch.setattr(readiness, "TIMEOUT_S", 60.0)
+        monkeypatch.setattr(probes_module, "TIMEOUT_S", 60.0)
         upstream.on_request(ReadHead(), Stall(), path="/health")
         handle = await gateway(vllm=upstream, probes=True)
         await upstream.wait_for_request()
@@ -376,8 +376,8 @@ class TestProbes:
         async def broken(_: Instance) -> str:
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(readiness, "ask", broken)
-        monkeypatch.setattr(readiness, "FIRST_VERDICT_S", 0.0)
+        monkeypatch.setattr(probes_module, "ask", broken)
+        monkeypatch.setattr(probes_module, "FIRST_VERDICT_S", 0.0)
         handle = await gateway(vllm=upstream, probes=True)
         handle.expect_error("A health probe failed inside the gateway")
         await let_peers_run()
@@ -459,8 +459,8 @@ class TestTheRoute:
         assert (answer.status, answer.json()["status"]) == (503, "draining")
 
     async def test_does_not_wait_for_ever_for_the_first_verdict(self, gateway, upstream, connect, monkeypatch):
-        monkeypatch.setattr(readiness, "TIMEOUT_S", 60.0)
-        monkeypatch.setattr(readiness, "FIRST_VERDICT_S", 0.02)
+        monkeypatch.setattr(probes_module, "TIMEOUT_S", 60.0)
+        monkeypatch.setattr(probes_module, "FIRST_VERDICT_S", 0.02)
         upstream.on_request(ReadHead(), Stall(), path="/health")
         handle = await gateway(vllm=upstream, probes=True)
         assert await states(connect, handle) == (503, {"vllm": "unknown"})
@@ -470,5 +470,5 @@ async def test_ask_says_why_an_instance_does_not_answer(upstream, no_leaks):
     config = from_environ({"VLLM_BASE_URL": upstream.base_url})
     instance = Instance(config.instances[0], config, Network())
     on_health(upstream, b"HTTP/1.1 200 X\r\nContent-", Fin())
-    assert await readiness.ask(instance) == "http_response_incomplete"
+    assert await probes_module.ask(instance) == "http_response_incomplete"
     await instance.close()

@@ -6,7 +6,7 @@ import pytest
 from aiohttp import ClientSession, DummyCookieJar, WSCloseCode, WSMsgType, web
 from aiohttp.test_utils import TestServer
 
-from gomodel.demo import build_app
+from gomodel.simulator import build_app
 
 from .scripted import request
 from .tunnels import BINARY, frame, handshake, opened

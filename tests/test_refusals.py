@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from gomodel.attempts import Outcome
-from gomodel.refusals import STATUSES, refusal
+from gomodel.relay.attempts import Outcome
+from gomodel.relay.refusals import STATUSES, refusal
 
 
 def openai(message: str, kind: str, code: object) -> bytes:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gomodel import reference, values
-from gomodel.instances import INSTANCE_VARIABLE
-from gomodel.reference import example_env, help_text, page, with_table
-from gomodel.registry import OF_GOMODEL, OF_INSTANCES, SECTIONS, VARIABLES
-from gomodel.variable import Section, Variable
+from gomodel.config import reference, values
+from gomodel.config.instances import INSTANCE_VARIABLE
+from gomodel.config.reference import example_env, help_text, page, with_table
+from gomodel.config.registry import OF_GOMODEL, OF_INSTANCES, SECTIONS, VARIABLES
+from gomodel.config.variable import Section, Variable
 
 ROOT = Path(__file__).parent.parent
 ALL = [each for section in SECTIONS for each in section.variables]

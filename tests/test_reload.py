@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from gomodel import reload
-from gomodel.config import Config, ConfigError, load
-from gomodel.files import Files
-from gomodel.reload import Rereading, read_again
+from gomodel.config.files import Files
+from gomodel.config.load import Config, ConfigError, load
+from gomodel.process import reload
+from gomodel.process.reload import Rereading, read_again
 
 from .processes import RUN, Run
 from .scripted import SAFETY_S, RawClient, ScriptedUpstream, env_for, request, response
@@ -23,7 +23,9 @@ from .test_connect_faults import KEY_AND_CERTIFICATE
 KEY = "GOMODEL_MASTER_KEY=k\n"
 GONE = "GOMODEL_MASTER_KEY was set and is gone; restart to serve without a key"
 VANISHED = ".env was in use and is now missing or sets nothing; restart to serve without it"
-IMPATIENT = f"import gomodel.files as f, gomodel.reload as r; f.PATIENCE_S = 0.05; r.SETTLE_S = 0.01; {RUN}"
+IMPATIENT = (
+    f"import gomodel.config.files as f, gomodel.process.reload as r; f.PATIENCE_S = 0.05; r.SETTLE_S = 0.01; {RUN}"
+)
 CHAT = request("POST", "/v1/chat/completions", [("Connection", "close")], b'{"model": "m"}')
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from gomodel import record as record_module
-from gomodel.config import Config, from_environ
-from gomodel.health import State
-from gomodel.record import Phase, Record, Running
+from gomodel.config.load import Config, from_environ
+from gomodel.telemetry import record as record_module
+from gomodel.telemetry.record import Phase, Record, Running
+from gomodel.upstream.health import State
 
 from .harness.gateway import DEFAULTS
 from .harness.leaks import nothing_left
@@ -211,7 +211,7 @@ async def test_a_request_keeps_the_limits_it_began_with(gateway, upstream, conne
 
 
 async def test_a_connection_keeps_its_write_limit_until_its_request_is_over(gateway, upstream, connect, monkeypatch):
-    monkeypatch.setattr("gomodel.server._RETIRE_POLL_S", 0.01)
+    monkeypatch.setattr("gomodel.process.gateway._RETIRE_POLL_S", 0.01)
     upstream.on_request(SSE_HEAD, Stall(), LAST_CHUNK)
     handle = await gateway(vllm=upstream)
     idle, busy = await connect(handle), await connect(handle)

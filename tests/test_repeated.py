@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gomodel.repeated import LIMIT_BYTES, repeatable
+from gomodel.http1.repeated_head import LIMIT_BYTES, repeatable
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 17\r\nAccept: */*\r\n\r\n"
 

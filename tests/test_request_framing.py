@@ -9,8 +9,8 @@ import socket
 
 import pytest
 
-from gomodel.config import from_environ
-from gomodel.framing import LINES_PER_TURN, Chunked
+from gomodel.config.load import from_environ
+from gomodel.http1.framing import LINES_PER_TURN, Chunked
 
 from .harness.gateway import DEFAULTS
 from .scripted import (

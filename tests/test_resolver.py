@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from gomodel import resolver as module
-from gomodel.resolver import Resolver
+from gomodel.upstream import resolver as module
+from gomodel.upstream.resolver import Resolver
 
 from .conftest import LOOP
 from .processes import RUN, WITHOUT_UVLOOP
@@ -167,13 +167,13 @@ async def test_an_error_is_asked_about_again_at_once_when_nothing_is_known(names
 
 async def test_a_look_up_without_descriptors_is_no_failure_of_the_name(names, monkeypatch):
     names.fail(HOST, socket.EAI_AGAIN)
-    monkeypatch.setattr("gomodel.descriptors.limit", lambda: 3)
+    monkeypatch.setattr("gomodel.host.descriptors.limit", lambda: 3)
     with pytest.raises(OSError, match=rf"\[Errno {errno.EMFILE}\]"):
         await numbers(Resolver())
 
 
 async def test_names_that_nobody_answers_hold_up_no_other_instance(gateway, upstream, connect, names, monkeypatch):
-    monkeypatch.setattr("gomodel.models.PATIENCE_S", 0.1)
+    monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", 0.1)
     names.silence(*FAR)
     upstream.repeat(OK)
     instances = {f"vllm_far_{number}": f"http://{host}/v1" for number, host in enumerate(FAR)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gomodel.headers import ResponseFields, status_line
+from gomodel.http1.head import ResponseFields, status_line
 
 NAMES = [
     *("Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "TE", "Trailer"),

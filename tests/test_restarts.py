@@ -2,7 +2,7 @@
 
 import pytest
 
-from gomodel.restarts import Limits, Restarts
+from gomodel.process.restarts import Limits, Restarts
 
 LIMITS = Limits()
 NEVER = float("inf")

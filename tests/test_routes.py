@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gomodel.errors import BadTarget, Forbidden, GatewayError, NotFound
-from gomodel.routes import CACHED_LENGTH, CACHED_TARGETS, Kind, Route, Router
+from gomodel.routes.router import CACHED_LENGTH, CACHED_TARGETS, Kind, Route, Router
 
 READ = frozenset({"GET", "HEAD"})
 

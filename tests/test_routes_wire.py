@@ -7,7 +7,7 @@ import pytest
 from aiohttp import ClientSession, DummyCookieJar
 from aiohttp.test_utils import TestServer
 
-from gomodel.demo import build_app
+from gomodel.simulator import build_app
 
 from .scripted import SSE_HEAD, chunked, json_response, request, response, sse_event
 from .verdicts import OK, ask, own_error

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gomodel.continuation import PreviousResponse
 from gomodel.errors import GatewayError
-from gomodel.frames import TINY_FRAMES_LIMIT, SessionUpdate
-from gomodel.members import SLICE_BYTES, STEPS
-from gomodel.multipart import MultipartScan
-from gomodel.selector import JsonScan
+from gomodel.selector.form import MultipartScan
+from gomodel.selector.json_object import SLICE_BYTES, STEPS
+from gomodel.selector.previous_response import PreviousResponse
+from gomodel.selector.realtime_event import TINY_FRAMES_LIMIT, SessionUpdate
+from gomodel.selector.selector import JsonScan
 
 from .tunnels import PING, TEXT, frame
 

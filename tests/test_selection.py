@@ -203,13 +203,13 @@ async def test_unknown_models_refresh_the_lists_once_a_second_for_all_callers(th
     assert [answer.status for answer in answers] == [404] * 8
     assert (await ask(clients[0], chat("unknown"))).status == 404
     assert [len(each.probes) for each in upstreams.values()] == [1, 1, 1]
-    monkeypatch.setattr("gomodel.models._UNKNOWN_INTERVAL_S", 0)
+    monkeypatch.setattr("gomodel.balancing.model_lists._UNKNOWN_INTERVAL_S", 0)
     assert (await ask(clients[0], chat("unknown"))).status == 404
     assert [len(each.probes) for each in upstreams.values()] == [2, 2, 2]
 
 
 async def test_a_model_that_appears_is_found_by_the_request_that_names_it(gateway, make_upstream, connect, monkeypatch):
-    monkeypatch.setattr("gomodel.models._UNKNOWN_INTERVAL_S", 0)
+    monkeypatch.setattr("gomodel.balancing.model_lists._UNKNOWN_INTERVAL_S", 0)
     one, other = await make_upstream(), await make_upstream()
     client = await connect(await gateway(vllm=one, vllm_b=other))
     assert (await ask(client, chat("adapter"))).status == 404

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gomodel.errors import GatewayError, InvalidBody, ModelRequired
-from gomodel.selector import JsonScan, Selector, prefix_length, split, usual
+from gomodel.selector.selector import JsonScan, Selector, prefix_length, split, usual
 
 modest = settings(derandomize=True, deadline=None, database=None, max_examples=250)
 

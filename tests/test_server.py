@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gomodel import server
-from gomodel.config import Config, from_environ
-from gomodel.listeners import ListenError
+from gomodel.config.load import Config, from_environ
+from gomodel.host.listeners import ListenError
+from gomodel.process import gateway as gateway_module
 
 from .harness.gateway import DEFAULTS
 from .harness.leaks import nothing_left
@@ -93,7 +93,7 @@ async def test_what_still_runs_at_the_drain_limit_is_counted_and_never_ends_clea
 async def test_a_client_idle_for_long_is_closed_at_once(
     gateway: Any, upstream: ScriptedUpstream, connect: Any, first: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "GRACE_S", 0.0)
+    monkeypatch.setattr(gateway_module, "GRACE_S", 0.0)
     handle = await gateway(vllm=upstream)
     client = await connect(handle)
     if first:
@@ -108,7 +108,7 @@ async def test_a_client_idle_for_long_is_closed_at_once(
 async def test_a_client_that_was_just_active_gets_its_next_answer_during_a_drain(
     gateway: Any, upstream: ScriptedUpstream, connect: Any, first: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "GRACE_S", 60.0)
+    monkeypatch.setattr(gateway_module, "GRACE_S", 60.0)
     upstream.on_request(response(b"late"))
     handle = await gateway(vllm=upstream)
     client = await connect(handle)
@@ -128,7 +128,7 @@ async def test_a_client_that_was_just_active_gets_its_next_answer_during_a_drain
 async def test_a_request_that_comes_late_in_a_drain_is_told_to_come_back(
     gateway: Any, upstream: ScriptedUpstream, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "GRACE_S", 0.0)
+    monkeypatch.setattr(gateway_module, "GRACE_S", 0.0)
     handle = await gateway(vllm=upstream)
     client = await streaming(connect, handle, upstream)
     drain = asyncio.create_task(drained(handle))
@@ -222,7 +222,7 @@ async def test_a_reload_serves_new_requests_by_the_new_table_on_the_same_connect
 async def test_a_stream_that_runs_at_a_reload_ends_by_the_old_table_which_is_closed_after_it(
     gateway: Any, make_upstream: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_RETIRE_POLL_S", 0.01)
+    monkeypatch.setattr(gateway_module, "_RETIRE_POLL_S", 0.01)
     old, new = await make_upstream(), await make_upstream()
     handle = await gateway(vllm=old)
     client = await streaming(connect, handle, old)
@@ -240,7 +240,7 @@ async def test_a_stream_that_runs_at_a_reload_ends_by_the_old_table_which_is_clo
 async def test_an_unchanged_instance_keeps_its_connections_models_and_breaker_over_reloads(
     gateway: Any, make_upstream: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_RETIRE_POLL_S", 0.01)
+    monkeypatch.setattr(gateway_module, "_RETIRE_POLL_S", 0.01)
     kept, gone, new = (
         await make_upstream(models=("mine",)),
         await make_upstream(models=("other",)),

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from gomodel import siblings
 from gomodel.errors import Overloaded
-from gomodel.hub import METRICS
-from gomodel.siblings import Siblings
+from gomodel.operations import siblings
+from gomodel.operations.siblings import Siblings
+from gomodel.process.hub import METRICS
 
 from .harness.leaks import Records
 from .scripted import let_peers_run

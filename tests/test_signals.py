@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from gomodel import signals
-from gomodel.signals import StopSignals
+from gomodel.host import signals
+from gomodel.host.signals import StopSignals
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gomodel.members import STEPS
+from gomodel.selector.json_object import STEPS
 
 from .forms import PATH, form, part
 from .forms import post as post_form

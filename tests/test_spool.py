@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gomodel import spool as module
+from gomodel.downstream import spool as module
+from gomodel.downstream.spool import IN_MEMORY_BYTES, Spool
 from gomodel.errors import Overloaded
-from gomodel.spool import IN_MEMORY_BYTES, Spool
 
 from .harness.leaks import open_fds
 

@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from gomodel.pool import Pool
+from gomodel.upstream.pool import Pool
 
 from .scripted import LAST_CHUNK, Fin, ReadRequest, Reset, request
 from .verdicts import OK, aborted, access_lines, ask, own_error, post, served, turned

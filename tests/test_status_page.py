@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from gomodel.status_page import status_page
+from gomodel.operations.status_page import status_page
 
 from .scripted import GatewayHandle, RawClient, ResponseMessage, ScriptedUpstream, request
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gomodel.suggestions import likeness, near
+from gomodel.balancing.near_models import likeness, near
 
 LISTED = ["meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-7B-Instruct-AWQ", "demo/llama-sim", "m"]
 # More than are compared one by one, and what is meant comes last.
@@ -48,11 +48,11 @@ def test_the_best_come_first_and_no_more_than_asked_for():
 @pytest.mark.parametrize("name", ["org/adapter-{}", "org/" + "ba" * 80 + "{}", "{}"])
 def test_of_many_models_few_are_compared_letter_by_letter_and_never_far(monkeypatch, wanted, name):
     """One comparison of two long names costs as much as a request."""
-    from gomodel import suggestions
+    from gomodel.balancing import near_models
 
     compared, counted = [], []
 
-    class Matcher(suggestions.SequenceMatcher):
+    class Matcher(near_models.SequenceMatcher):
         def ratio(self):
             compared.append(len(self.a) + len(self.b))
             return super().ratio()
@@ -61,7 +61,7 @@ def test_of_many_models_few_are_compared_letter_by_letter_and_never_far(monkeypa
             counted.append(len(self.a) + len(self.b))
             return super().quick_ratio()
 
-    monkeypatch.setattr(suggestions, "SequenceMatcher", Matcher)
+    monkeypatch.setattr(near_models, "SequenceMatcher", Matcher)
     near(wanted, (name.format(at) for at in range(20_000)))
     assert len(compared) <= 2 * 10
     assert len(counted) <= 2 * 100

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from gomodel.config import from_environ
-from gomodel.orders import Line, encoded
-from gomodel.signals import Signals
-from gomodel.supervisor import Supervisor
-from gomodel.systemd import Notifier
-from gomodel.workers import Worker
+from gomodel.config.load import from_environ
+from gomodel.host.signals import Signals
+from gomodel.host.systemd import Notifier
+from gomodel.process.orders import Line, encoded
+from gomodel.process.supervisor import Supervisor
+from gomodel.process.workers import Worker
 
 from .harness.gateway import DEFAULTS
 

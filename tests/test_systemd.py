@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gomodel.listeners import ListenError
-from gomodel.systemd import Notifier, inherited_sockets
+from gomodel.host.listeners import ListenError
+from gomodel.host.systemd import Notifier, inherited_sockets
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -81,7 +81,7 @@ def handed_over(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def test_a_listening_socket_is_taken_over(handed_over: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as bound:
-        monkeypatch.setattr("gomodel.systemd._FIRST_FD", os.dup(bound.fileno()))
+        monkeypatch.setattr("gomodel.host.systemd._FIRST_FD", os.dup(bound.fileno()))
         (sock,) = inherited_sockets(handed_over)
         assert sock.getsockname() == bound.getsockname()
         assert not sock.get_inheritable()
@@ -90,7 +90,7 @@ def test_a_listening_socket_is_taken_over(handed_over: dict[str, str], monkeypat
 
 def test_a_socket_that_does_not_listen_is_refused(handed_over: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as idle:
-        monkeypatch.setattr("gomodel.systemd._FIRST_FD", os.dup(idle.fileno()))
+        monkeypatch.setattr("gomodel.host.systemd._FIRST_FD", os.dup(idle.fileno()))
         with pytest.raises(ListenError, match="is not a listening stream socket"):
             inherited_sockets(handed_over)
 
@@ -99,7 +99,7 @@ def test_a_descriptor_that_is_no_socket_is_refused(
     handed_over: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
-    monkeypatch.setattr("gomodel.systemd._FIRST_FD", fd)
+    monkeypatch.setattr("gomodel.host.systemd._FIRST_FD", fd)
     with pytest.raises(ListenError, match=rf"^Descriptor {fd}, handed over in LISTEN_FDS, is not a socket$"):
         inherited_sockets(handed_over)
     os.close(fd)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gomodel.exposition import expose, lasting
-from gomodel.tally import Tally
+from gomodel.operations.metrics import expose, lasting
+from gomodel.telemetry.tally import Tally
 
 
 def numbers(count: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gomodel.errors import BadTarget
-from gomodel.targets import check_target, decoded_segments, shown_path, split_target
+from gomodel.routes.targets import check_target, decoded_segments, shown_path, split_target
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from gomodel import telemetry as module
-from gomodel.config import from_environ
-from gomodel.record import Phase, Record
-from gomodel.telemetry import SECONDS, Histogram, Telemetry, fields, severity, shown
+from gomodel.config.load import from_environ
+from gomodel.telemetry import counters as module
+from gomodel.telemetry.counters import SECONDS, Histogram, Telemetry, fields, severity, shown
+from gomodel.telemetry.record import Phase, Record
 
 from .harness.leaks import nothing_left
 from .scripted import SSE_HEAD, Fin, ReadHead, Stall, chunked, head, request, response, sse

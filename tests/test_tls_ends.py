@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gomodel import server
+from gomodel.process import gateway as gateway_module
 
 from .conftest import LOOP
 from .processes import RUN, WITHOUT_UVLOOP, Run
@@ -119,7 +119,7 @@ async def drained(handle: GatewayHandle) -> int:
 async def test_a_drain_ends_idle_clients_with_a_close_notify_and_waits_for_none_of_theirs(
     gateway: Any, upstream: ScriptedUpstream, tls: Connect, pem: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "GRACE_S", 0.0)
+    monkeypatch.setattr(gateway_module, "GRACE_S", 0.0)
     handle = await gateway(vllm=upstream, **pem)
     client = await tls(handle.port)
     assert (await client.ask()).startswith(b"HTTP/1.1 200 ")
@@ -190,8 +190,8 @@ async def test_a_client_that_has_not_shaken_hands_when_the_drain_begins_is_serve
     seen: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "GRACE_S", 60.0 if seen else 0.0)
-    monkeypatch.setattr(server, "_HANDSHAKE_S", 0.0 if seen else 60.0)
+    monkeypatch.setattr(gateway_module, "GRACE_S", 60.0 if seen else 0.0)
+    monkeypatch.setattr(gateway_module, "_HANDSHAKE_S", 0.0 if seen else 60.0)
     handle = await gateway(vllm=upstream, **pem)
     clients = [await tls(handle.port, silent=True) for _ in range(20)]
     if seen:
@@ -203,7 +203,7 @@ async def test_a_client_that_has_not_shaken_hands_when_the_drain_begins_is_serve
             await let_peers_run()
         assert not drain.done()
         if client is clients[-1]:
-            monkeypatch.setattr(server, "GRACE_S", 60.0)
+            monkeypatch.setattr(gateway_module, "GRACE_S", 60.0)
         await client.shake_hands()
         answers.append((await client.ask())[:12])
         client.sock.close()
@@ -214,8 +214,8 @@ async def test_a_client_that_has_not_shaken_hands_when_the_drain_begins_is_serve
 async def test_a_client_that_never_shakes_hands_does_not_hold_up_a_drain(
     gateway: Any, upstream: ScriptedUpstream, tls: Connect, pem: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "GRACE_S", 0.05)
-    monkeypatch.setattr(server, "_HANDSHAKE_S", 0.05)
+    monkeypatch.setattr(gateway_module, "GRACE_S", 0.05)
+    monkeypatch.setattr(gateway_module, "_HANDSHAKE_S", 0.05)
     handle = await gateway(vllm=upstream, **pem)
     await tls(handle.port, silent=True)
     await turned(lambda: handle.gateway._handshakes)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gomodel.upstream import Channel
+from gomodel.upstream.channel import Channel
 
 from .harness.wire import FLOOD_BYTES
 from .scripted import (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gomodel import addresses, values
+from gomodel.config import addresses, values
 
 ACCEPTED: list[tuple[Callable[[str], Any], str, Any]] = [
     *[(values.boolean, text, True) for text in ("true", "1", "yes", "on", "TRUE", "True", "YES", "On", "oN")],

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from gomodel.kernel import fail_when_silent
+from gomodel.host.kernel import fail_when_silent
 
 from .scripted import SSE_HEAD, Set, Stall, WaitFor, chunked, request, sse_event
 from .tunnels import SWITCH, handshake, opened
@@ -72,7 +72,7 @@ async def test_what_waits_for_an_instance_whose_host_is_gone_ends_as_its_failure
     gateway, upstream, connect, monkeypatch
 ):
     """Before the head, inside a stream, in a tunnel, and for a request that was sent to it when it was gone."""
-    monkeypatch.setattr("gomodel.upstream.SILENT_HOST_S", 0.3)
+    monkeypatch.setattr("gomodel.upstream.channel.SILENT_HOST_S", 0.3)
     handle = await gateway(
         vllm=upstream,
         HTTP_UPSTREAM_KEEPALIVE="60s",
@@ -112,7 +112,7 @@ async def test_what_waits_for_an_instance_whose_host_is_gone_ends_as_its_failure
 
 
 async def test_a_stream_to_a_client_whose_host_is_gone_ends_at_its_instance(gateway, upstream, connect, monkeypatch):
-    monkeypatch.setattr("gomodel.client_connection.SILENT_CLIENT_S", 0.3)
+    monkeypatch.setattr("gomodel.downstream.connection.SILENT_CLIENT_S", 0.3)
     handle = await gateway(vllm=upstream, HTTP_WRITE_IDLE_TIMEOUT="300ms")
     go_on = asyncio.Event()
     upstream.on_request(SSE_HEAD, chunked(sse_event("one")), WaitFor(go_on), chunked(sse_event("two")), Stall())

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from gomodel.passthrough import ADMIN_ROUTES
+from gomodel.routes.passthrough import ADMIN_ROUTES
 
 from .scripted import head, request, response
 from .verdicts import OK

@@ -31,7 +31,9 @@ from .test_daemon import Manager
 HEALTH = request("GET", "/health", [("Connection", "close")])
 METRICS = request("GET", "/metrics", [("Connection", "close")])
 # Workers that are started again soon, and taken for hung after half a second of silence.
-IMPATIENT = "import gomodel.supervisor as s; s.LIMITS = s.Limits(backoff_s=0.01, beat_s=0.05, silent_beats=10)\n"
+IMPATIENT = (
+    "import gomodel.process.supervisor as s\ns.LIMITS = s.Limits(backoff_s=0.01, beat_s=0.05, silent_beats=10)\n"
+)
 
 
 async def started(run: Run, workers: int, environ: dict[str, str], **options: Any) -> Process:
@@ -153,7 +155,9 @@ async def test_the_lines_of_a_worker_name_it_also_after_a_reload(run: Run, upstr
 
 @pytest.mark.parametrize("what", ["s.serve", "w.fork"])
 async def test_workers_that_never_start_are_given_up_on(run: Run, tmp_path: Path, what: str) -> None:
-    failing = f"{IMPATIENT}import gomodel.workers as w\ndef fail(*_): raise OSError(11, 'no luck')\n{what} = fail\n"
+    failing = (
+        f"{IMPATIENT}import gomodel.process.workers as w\ndef fail(*_): raise OSError(11, 'no luck')\n{what} = fail\n"
+    )
     process = await run({"GOMODEL_WORKERS": "2", "TMPDIR": str(tmp_path)}, code=failing + RUN)
     assert await process.ended() == 1
     assert re.search(r"Worker [12] does not start; giving up", process.text)
@@ -219,7 +223,7 @@ async def test_a_signal_to_the_whole_group_counts_once(run: Run, connect: Any, u
 async def test_a_second_signal_aborts_the_requests_of_all_workers(
     run: Run, connect: Any, upstream: ScriptedUpstream, number: int
 ) -> None:
-    at_once = "import gomodel.signals as s; s.DUPLICATE_S = 0.0; "
+    at_once = "import gomodel.host.signals as s; s.DUPLICATE_S = 0.0; "
     process = await started(run, 2, env_for(vllm=upstream), code=at_once + RUN)
     clients = [await streaming(connect, process, upstream) for _ in range(4)]
     process.signal(signal.SIGTERM)
@@ -236,7 +240,7 @@ async def test_signals_at_once_with_nothing_to_abort_are_status_0(run: Run, upst
 
 
 async def test_a_worker_that_does_not_end_is_killed(run: Run, connect: Any, upstream: ScriptedUpstream) -> None:
-    code = "import gomodel.supervisor as s; s.MARGIN_S = 0.2\n" + RUN
+    code = "import gomodel.process.supervisor as s; s.MARGIN_S = 0.2\n" + RUN
     process = await started(run, 2, {**env_for(vllm=upstream), "GOMODEL_DRAIN_TIMEOUT": "0"}, code=code)
     stuck = children(process.pid)[0]
     os.kill(stuck, signal.SIGSTOP)
@@ -319,7 +323,7 @@ async def test_no_counter_falls_when_one_worker_after_the_other_is_replaced(
 async def test_a_worker_that_hangs_is_noticed_killed_and_replaced_and_its_counters_stay(
     run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    code = f"import gomodel.hub as h; h.PATIENCE_S = 0.05\n{IMPATIENT}{RUN}"
+    code = f"import gomodel.process.hub as h; h.PATIENCE_S = 0.05\n{IMPATIENT}{RUN}"
     # Whoever runs takes what comes on the unix socket; of a TCP port each worker has its share.
     path = str(tmp_path / "g.sock")
     process = await started(run, 2, {**env_for(vllm=upstream), "GOMODEL_UNIX_SOCKET": path, "PORT": "0"}, code=code)
@@ -353,7 +357,7 @@ async def test_the_watchdog_is_not_fed_while_a_worker_hangs(
 ) -> None:
     manager = Manager(tmp_path / "notify")
     # Fed 100 times a second; the last beat counts for a fifth of a second and the kill comes after nine tenths.
-    limits = "import gomodel.supervisor as s; s.LIMITS = s.Limits(beat_s=0.1, silent_beats=8)\n"
+    limits = "import gomodel.process.supervisor as s; s.LIMITS = s.Limits(beat_s=0.1, silent_beats=8)\n"
     environ = {**env_for(vllm=upstream), "NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "20000"}
     process = await started(run, 2, environ, code=limits + RUN)
     assert await manager.told() == "READY=1"
@@ -407,7 +411,7 @@ async def test_a_temporary_directory_that_is_none_is_not_missed(run: Run, upstre
 
 async def test_a_signal_that_comes_as_the_last_worker_is_ready_ends_with_status_0(run: Run) -> None:
     early = """
-import gomodel.supervisor as s
+import gomodel.process.supervisor as s
 on_message = s.Supervisor._on_message
 def late(self, place, line, message):
     if message == ("ready",) and not self._ending:

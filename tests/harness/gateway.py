@@ -77,8 +77,8 @@ class GatewayHandle:
 
 async def start_gateway(env: Mapping[str, str], logs: Records) -> GatewayHandle:
     """Starts a gateway from DEFAULTS below `env`; an empty value takes a default away."""
-    from gomodel.config import from_environ
-    from gomodel.server import Gateway
+    from gomodel.config.load import from_environ
+    from gomodel.process.gateway import Gateway
 
     config = from_environ({**DEFAULTS, **env})
     gateway = Gateway(config)

@@ -1,0 +1,241 @@
+"""The provider table: what is known of each instance, and which one a selector means.
+
+Decides the instance by contract section 4: a name binds, a bare model id goes to the idlest instance that lists it,
+a single instance takes everything. Knows nothing of requests or of the client.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from random import random
+from time import monotonic
+from urllib.parse import urlsplit
+
+from ..config.load import Config, InstanceConfig
+from ..errors import CircuitOpen, ModelNotFound, ModelRequired
+from ..selector.selector import split
+from ..telemetry.counters import Histogram
+from ..upstream.breaker import Admission, Breaker
+from ..upstream.demotion import Demotion
+from ..upstream.health import Health, State
+from ..upstream.network import Network
+from ..upstream.pool import Pool
+from . import host_counts
+from .near_models import likeness, near
+
+_LAST = (State.DOWN, State.DRAINING)
+# `vlm` and `vllm_test` mean an instance, `meta-llama` does not.
+_ALIKE = 0.6
+
+
+class Instance:
+    """One vLLM server."""
+
+    def __init__(self, config: InstanceConfig, settings: Config, network: Network) -> None:
+        self.config = config
+        self.name = config.name
+        self.label = config.name.encode()
+        url = self.url = urlsplit(config.base_url)
+        self.base_path = url.path
+        self.root_path = url.path.removesuffix("/v1")
+        self.own_fields = _own_fields(config)
+        self.pool = Pool(config, settings.timeouts, network, len(settings.instances))
+        self.breaker = Breaker(settings.breaker, config.name)
+        self.health = Health(config.name)
+        self.demotion = Demotion()
+        # The address as well: a server is what is counted, and a reload may give its name to another one.
+        self.requests = host_counts.shared.counter(f"{config.name} {config.base_url}")
+        self.lists(config.models)
+        self.gaps = Histogram()
+
+    def is_server_of(self, config: InstanceConfig) -> bool:
+        """Whether `config` describes this server, of which everything known stays true at a reload.
+
+        A key and a list of models are no part of a server.
+        """
+        return replace(self.config, api_key=config.api_key, models=config.models) == config
+
+    def configure(self, config: InstanceConfig, settings: Config) -> None:
+        """Go on by other settings, from the next connect, failure or request on."""
+        if config.api_key != self.config.api_key:
+            self.health.key_refused = False  # what is known of another key says nothing of this one
+        self.config = config
+        self.own_fields = _own_fields(config)
+        self.pool.configure(settings.timeouts, len(settings.instances))
+        self.breaker.configure(settings.breaker)
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests it serves for all workers of this host."""
+        return self.requests.total
+
+    def rank(self, now: float) -> tuple[int, int, float]:
+        """Its place among the candidates of a request, the least first; `now` is time.monotonic.
+
+        One that takes no work, or fails at once, is the idlest of all: that must not attract more.
+        """
+        useless = self.health.state in _LAST or self.health.key_refused
+        order = 2 if useless else 1 if self.demotion.until > now else 0
+        return order, self.requests.total, random()
+
+    def lists(self, models: Iterable[str]) -> None:
+        """These are the models that the server lists, in its order; one that it names twice is one model."""
+        self.models = tuple(dict.fromkeys(models))
+        self.listed = frozenset(self.models)
+
+    async def close(self) -> None:
+        """Close its connections."""
+        self.requests.release()
+        await self.pool.close()
+
+
+def _own_fields(config: InstanceConfig) -> bytes:
+    """The lines of a request head that are the instance's own."""
+    fields = b"Host: %b\r\n" % urlsplit(config.base_url).netloc.encode()
+    if config.api_key is not None:
+        fields += b"Authorization: Bearer %b\r\n" % config.api_key.reveal().encode()
+    return fields
+
+
+class Choice:
+    """Where a request may go: `instances` in order of preference, and whether the first segment is cut off."""
+
+    __slots__ = ("bound", "instances", "model")
+
+    def __init__(self, instances: list[Instance], model: str, *, bound: bool) -> None:
+        self.instances = instances
+        self.model = model
+        self.bound = bound
+
+
+class Providers:
+    """All instances by name, and by the models they list."""
+
+    def __init__(self, config: Config, previous: "Providers | None" = None, network: Network | None = None) -> None:
+        """`previous`: the table that this one replaces; servers that are in both are the same objects in both."""
+        known = previous.instances if previous is not None else {}
+        self.network: Network = previous.network if previous is not None else network or Network()
+        self.instances: dict[str, Instance] = {}
+        for each in config.instances:
+            old = known.get(each.name)
+            if old is not None and old.is_server_of(each):
+                old.configure(each, config)
+            else:
+                old = Instance(each, config, self.network)
+            self.instances[each.name] = old
+        self.by_model: dict[str, list[Instance]] = {}
+        self._indexed: dict[str, frozenset[str]] = {}
+        self.index()
+
+    def index(self) -> None:
+        """Look up models anew after a list changed; takes as long as what has changed is long."""
+        for instance in self.instances.values():
+            before, after = self._indexed.get(instance.name, frozenset()), instance.listed
+            if before is after:
+                continue
+            self._indexed[instance.name] = after
+            for model in before - after:
+                others = [each for each in self.by_model.pop(model) if each is not instance]
+                if others:
+                    self.by_model[model] = others
+            for model in instance.models:
+                if model not in before:
+                    known = self.by_model.get(model, ())
+                    both = [each for each in self.instances.values() if each is instance or each in known]
+                    self.by_model[model] = both if known else [instance]
+
+    @property
+    def only(self) -> Instance | None:
+        """The instance when there is just one (contract section 4, rule 3)."""
+        return next(iter(self.instances.values())) if len(self.instances) == 1 else None
+
+    def by_type(self, provider: str, types: Iterable[str]) -> Instance | None:
+        """Passthrough's `{provider}`: an instance's name; or the type `vllm`: the one of that name or the first."""
+        if "vllm" not in types:
+            return None
+        found = self.instances.get(provider)
+        if found is None and provider == "vllm":
+            found = next(iter(self.instances.values()))
+        return found
+
+    def resolve(self, selector: str) -> Choice | None:
+        """Where `selector` goes; None when no instance is named so and none lists it (contract section 4).
+
+        Raises ModelRequired for an instance's name with no model behind it.
+        """
+        parts = split(selector)
+        if parts is not None:
+            instance = self.instances.get(parts[0])
+            if instance is not None:
+                if not parts[1]:
+                    raise ModelRequired(_no_model(parts[0]))
+                return Choice([instance], parts[1], bound=True)
+        only = self.only
+        if only is not None:
+            return Choice([only], selector, bound=False)
+        listed = self.by_model.get(selector)
+        if listed is None:
+            return None
+        if len(listed) == 1:
+            return Choice(listed.copy(), selector, bound=False)
+        now = monotonic()
+        return Choice(sorted(listed, key=lambda each: each.rank(now)), selector, bound=False)
+
+    def admitted(self, choice: Choice) -> tuple[Instance, Admission]:
+        """The first instance of `choice` that its breaker lets through, and its pass. Raises CircuitOpen."""
+        now = monotonic()
+        for instance in choice.instances:
+            admission = instance.breaker.admit(now)
+            if admission is not None:
+                return instance, admission
+        wait_s = min(instance.breaker.retry_after_s(now) for instance in choice.instances)
+        names = ", ".join(f"'{instance.name}'" for instance in choice.instances)
+        raise CircuitOpen(
+            f"Instance {names} failed repeatedly and is left alone for a moment.",
+            code="circuit_open",
+            retry_after_s=wait_s,
+        )
+
+    def unknown(self, selector: str) -> ModelNotFound:
+        """The 404, with what the caller may have meant."""
+        error = ModelNotFound(self._why_unknown(selector))
+        error.selector = selector
+        return error
+
+    def _why_unknown(self, selector: str) -> str:
+        if selector in self.instances:
+            return _no_model(selector)
+        shown = selector if len(selector) <= 200 else selector[:200] + "..."
+        head, _, model = shown.partition("/")
+        if head in self.instances:
+            said = f"Instance '{head}' does not list the model {model!r}."
+        else:
+            said = f"No instance is named in {shown!r} and none lists it as a model."
+        similar = self._near(selector)
+        hint = f" Did you mean {' or '.join(repr(each) for each in similar)}?" if similar else ""
+        names = ", ".join(self.instances)
+        return f"{said}{hint} Use '<instance>/<model>' with one of: {names}; GET /v1/models lists all."
+
+    def _near(self, selector: str) -> list[str]:
+        """Models that look like it; with an instance's name when what stands before the slash looks like one."""
+        head, _, rest = selector[:256].partition("/")
+        if not rest or not any(likeness(head, name) >= _ALIKE for name in self.instances):
+            return near(selector, self.by_model)
+        return [
+            f"{max(self.by_model[model], key=lambda each: likeness(head, each.name)).name}/{model}"
+            for model in near(rest, self.by_model)
+        ]
+
+    def label(self, instance: str, model: str) -> str:
+        """The metrics label of a model: only names that a list holds, so that clients cannot make new ones."""
+        found = self.instances.get(instance)
+        return model if found is not None and model in found.listed else ("other" if model else "")
+
+    async def close(self, shared: Collection[Instance] = ()) -> None:
+        """Close the connections of every instance that is not in `shared`."""
+        for instance in self.instances.values():
+            if instance not in shared:
+                await instance.close()
+
+
+def _no_model(instance: str) -> str:
+    return f"'model' names instance '{instance}' but no model: use '{instance}/<model>'."

@@ -1,0 +1,158 @@
+"""The environment as one frozen Config, or the list of everything that is wrong with it.
+
+Decides how the variables (`registry`) fit together, and what deserves a warning.
+Opens only the files that `*_FILE` names, TLS_*_FILE among them. Knows nothing of processes, sockets and logging:
+warnings are handed over in the Config. No problem and no warning ever holds a secret's value.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from . import dotenv_file
+from .files import Files
+from .instances import Listener, instances
+from .reader import Reader
+from .registry import ANY_HOST, LOOPBACK_HOST, OF_GOMODEL, VARIABLES
+from .settings import BreakerConfig, Certificate, Config, ConfigError, InstanceConfig, Retry, Secret, Timeouts
+from .typos import warn_of_unknown_names
+
+__all__ = [
+    "BreakerConfig",
+    "Config",
+    "ConfigError",
+    "InstanceConfig",
+    "Retry",
+    "Secret",
+    "Timeouts",
+    "from_environ",
+    "load",
+]
+
+# A chain of certificates takes some kilobytes.
+_PEM_BYTES = 1 << 20
+
+
+def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: Collection[str] = frozenset()) -> Config:
+    """The configuration that `environ` describes; contract section 1. Raises ConfigError with all problems at once.
+
+    `ours` are the names that were set for gomodel alone: each unknown one among them is worth a warning.
+    """
+    reader = Reader(environ, files or Files())
+    master_key = reader.secret(VARIABLES["GOMODEL_MASTER_KEY"])
+    v = {each.name: reader.value(each) for each in OF_GOMODEL if not each.secret and not each.content}
+    # Who needs no key is on this host, unless the operator says otherwise.
+    host = v["HOST"] or (ANY_HOST if reader.given_secret("GOMODEL_MASTER_KEY") else LOOPBACK_HOST)
+    port = None if v["GOMODEL_UNIX_SOCKET"] and not reader.given("PORT") else v["PORT"]
+    # A PORT that was refused is no port to compare addresses with; its default would accuse the wrong variable.
+    listened_port = None if any(problem.startswith("PORT:") for problem in reader.problems) else port
+    config = Config(
+        instances=instances(reader, Listener(host, listened_port, v["GOMODEL_UNIX_SOCKET"])),
+        models_mode=v["CONFIGURED_PROVIDER_MODELS_MODE"],
+        host=host,
+        port=port,
+        unix_socket=v["GOMODEL_UNIX_SOCKET"],
+        master_key=master_key,
+        model_ids=v["MODEL_IDS"],
+        cors_allow_origins=v["CORS_ALLOW_ORIGINS"],
+        base_path=v["BASE_PATH"],
+        body_limit_bytes=v["BODY_SIZE_LIMIT"],
+        header_limit_bytes=v["HTTP_HEADER_LIMIT"],
+        passthrough=v["ENABLE_PASSTHROUGH_ROUTES"],
+        passthrough_v1_alias=v["ALLOW_PASSTHROUGH_V1_ALIAS"],
+        passthrough_types=v["ENABLED_PASSTHROUGH_PROVIDERS"],
+        passthrough_admin=v["PASSTHROUGH_ADMIN_ROUTES"],
+        timeouts=Timeouts(
+            connect_s=v["HTTP_CONNECT_TIMEOUT"],
+            response_header_s=v["HTTP_RESPONSE_HEADER_TIMEOUT"],
+            stream_idle_s=v["HTTP_STREAM_IDLE_TIMEOUT"],
+            request_idle_s=v["HTTP_REQUEST_IDLE_TIMEOUT"],
+            write_idle_s=v["HTTP_WRITE_IDLE_TIMEOUT"],
+            total_s=v["HTTP_TIMEOUT"],
+            upstream_keepalive_s=v["HTTP_UPSTREAM_KEEPALIVE"],
+            client_keepalive_s=v["HTTP_CLIENT_KEEPALIVE"],
+        ),
+        retry=Retry(
+            max_retries=v["RETRY_MAX_RETRIES"],
+            initial_backoff_s=v["RETRY_INITIAL_BACKOFF"],
+            max_backoff_s=v["RETRY_MAX_BACKOFF"],
+            backoff_factor=v["RETRY_BACKOFF_FACTOR"],
+            jitter_factor=v["RETRY_JITTER_FACTOR"],
+        ),
+        breaker=BreakerConfig(
+            failure_threshold=v["CIRCUIT_BREAKER_FAILURE_THRESHOLD"],
+            success_threshold=v["CIRCUIT_BREAKER_SUCCESS_THRESHOLD"],
+            timeout_s=v["CIRCUIT_BREAKER_TIMEOUT"],
+        ),
+        models_refresh_s=v["CACHE_REFRESH_INTERVAL"],
+        strip_request_headers=v["STRIP_REQUEST_HEADERS"],
+        forwarded_allow_ips=v["FORWARDED_ALLOW_IPS"],
+        metrics_enabled=v["METRICS_ENABLED"],
+        metrics_path=v["METRICS_ENDPOINT"],
+        metrics_public=v["METRICS_PUBLIC"],
+        log_level=v["LOG_LEVEL"],
+        log_format=v["LOG_FORMAT"],
+        workers=v["GOMODEL_WORKERS"],
+        drain_s=v["GOMODEL_DRAIN_TIMEOUT"],
+        certificate=_certificate(reader),
+        warnings=(),
+    )
+    _cross_check(reader, config)
+    warn_of_unknown_names(reader, ours)
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return replace(config, warnings=tuple(reader.warnings))
+
+
+def _certificate(reader: Reader) -> Certificate | None:
+    chain, key = (reader.file(name, _PEM_BYTES) for name in ("TLS_CERT_FILE", "TLS_KEY_FILE"))
+    return None if chain is None or key is None else Certificate(chain, key)
+
+
+def load(environ: Mapping[str, str], dotenv_path: Path | None = Path(".env"), files: Files | None = None) -> Config:
+    """The configuration of `environ` over the file at `dotenv_path` (None: no file; missing: an empty one).
+
+    A variable that `environ` has wins even when it is empty, so an empty one switches a line of the file off. Raises
+    ConfigError with the problems of the file first.
+    """
+    files = files or Files()
+    if dotenv_path is None:
+        return from_environ(environ, files)
+    file = dotenv_file.read(dotenv_path, environ, files)
+    problems: tuple[str, ...] = ()
+    try:
+        config = from_environ({**file.values, **environ}, files, file.values.keys() - file.referenced)
+    except ConfigError as error:
+        # The file's own report of an unresolved reference has the line; a second one would say less.
+        problems = tuple(problem for problem in error.problems if problem.partition(":")[0] not in file.unresolved)
+    if file.problems or problems:
+        raise ConfigError(file.problems + problems)
+    return replace(config, dotenv=bool(file.values), dotenv_ended=file.ended, warnings=file.warnings + config.warnings)
+
+
+def _cross_check(reader: Reader, config: Config) -> None:
+    """What no variable can be blamed for alone."""
+    for name, other in (("TLS_CERT_FILE", "TLS_KEY_FILE"), ("TLS_KEY_FILE", "TLS_CERT_FILE")):
+        if reader.given(name) and not reader.given(other):
+            reader.problem(name, f"is set but {other} is not; TLS needs both")
+    warn = reader.warnings.append
+    if config.master_key is None:
+        alone = config.port is not None and not reader.given("HOST")
+        who = (
+            "everybody on this host, which alone is served unless HOST is set"
+            if alone
+            else "whoever reaches the listener"
+        )
+        warn(f"GOMODEL_MASTER_KEY is not set: every route is open to {who}")
+        if "*" in config.cors_allow_origins:
+            warn("CORS_ALLOW_ORIGINS is * without a key: every web page may use the gateway that its reader can reach")
+    if any(each.base_url.startswith("https:") for each in config.instances):
+        reader.regular("SSL_CERT_FILE")
+    if config.port is None and reader.given("HOST"):
+        warn("HOST has no effect: with GOMODEL_UNIX_SOCKET, TCP is listened on only when PORT is set")
+    if config.passthrough and "vllm" not in config.passthrough_types:
+        warn("ENABLED_PASSTHROUGH_PROVIDERS does not name vllm: every /p/ route answers 404")
+    if config.retry.initial_backoff_s > config.retry.max_backoff_s:
+        warn("RETRY_INITIAL_BACKOFF is longer than RETRY_MAX_BACKOFF, which limits every wait")
+    if config.timeouts.upstream_keepalive_s >= 5:
+        warn("HTTP_UPSTREAM_KEEPALIVE is not below the 5s after which vLLM's server closes idle connections")

@@ -1,0 +1,177 @@
+"""Every variable that gomodel reads, said once: name, parser, default and meaning, section by section.
+
+`.env.example`, docs/configuration.md, README's table and `--help` are made of it (`make docs-config`). Decides nothing
+about how several variables fit together (`config`) or how an instance is put together (`instances`).
+"""
+
+from ..routes.router import Kind, Router
+from . import addresses, values
+from .variable import Section, Variable
+
+# Where is listened without HOST: on every address where callers need a key, else on this host alone.
+ANY_HOST = "::"
+LOOPBACK_HOST = "localhost"
+
+# Whatever this knows is taken; the switches only decide what a known route answers.
+_WITHOUT_METRICS = Router(
+    base_path="/",
+    passthrough=True,
+    passthrough_v1_alias=True,
+    passthrough_admin=True,
+    metrics_path=None,
+    metrics_public=False,
+)
+
+
+def _metrics_path(text: str) -> str:
+    path = addresses.route_path(text)
+    # /v1, /v2 and the like belong to vLLM as a whole: a route it adds tomorrow must not be hidden behind the metrics.
+    whole = path.split("/")[1:2] in ([], ["admin"], ["cohere"], ["health"], ["inference"], ["p"], ["v1"], ["v2"])
+    if whole or _WITHOUT_METRICS.resolve(path).kind is not Kind.NOT_FOUND:
+        raise ValueError(f"{text!r} belongs to another route; use a path of its own such as /metrics")
+    return path
+
+
+_TIMEOUT, _DURATION, _BOOLEAN = values.timeout_s, values.duration_s, values.boolean
+
+# A row is a name, its parser, the default and what is special; then the meaning.
+# fmt: off
+SECTIONS = (
+    Section("vLLM instances", (
+        Variable("VLLM_BASE_URL", addresses.upstream_url, "http://localhost:8000/v1", first=True,
+                 per_instance="http://gpu-2:8000/v1", meaning=
+            "Base URL of the instance `vllm`, with `/v1`: http, https, or a unix socket as in "
+            "`unix:///run/vllm.sock:/v1`."),
+        Variable("VLLM_API_KEY", values.bearer_token, "", secret=True, first=True,
+                 per_instance="/run/secrets/vllm_test_key", meaning=
+            "Key sent to the instance as bearer token; none set, none sent."),
+        Variable("VLLM_MODELS", values.comma_list, "", absent=(), per_instance="org/model-a,org/model-b", meaning=
+            "Model ids of the instance, for when its own list cannot be read (see "
+            "`CONFIGURED_PROVIDER_MODELS_MODE`)."),
+        Variable("VLLM_CA_FILE", str, "", content=True, per_instance="", otherwise="the system's roots", meaning=
+            "File of certificates (PEM) to trust instead for an https instance: a private CA's, or its own. Read again "
+            "on SIGHUP. OpenSSL's `SSL_CERT_FILE` replaces the system's roots for every instance without one."),
+    )),
+    Section("Models", (
+        Variable("CONFIGURED_PROVIDER_MODELS_MODE", values.choice("fallback", "allowlist"), "fallback", meaning=
+            "What the lists of model ids above do: `fallback` (used when an instance's own list cannot be read) or "
+            "`allowlist` (used instead of it). An allowlist says what `GET /v1/models` shows and what a bare id "
+            "finds. It is no access control: who names the instance, or uses `/p/`, may still ask for any model."),
+        Variable("MODEL_IDS", values.choice("prefixed", "bare", "both"), "prefixed", meaning=
+            "Ids in `GET /v1/models`: `prefixed` (vllm/org/model), `bare` (org/model, as vLLM has them) or `both`. "
+            "All are always accepted."),
+        Variable("CACHE_REFRESH_INTERVAL", _TIMEOUT, "60s", meaning=
+            "How old an instance's model list may get before it is read again."),
+    )),
+    Section("Access", (
+        Variable("GOMODEL_MASTER_KEY", values.bearer_token, "", secret=True, first=True, meaning=
+            "Key that callers must present, as Bearer, `x-api-key` or `api-key`; without one everything is open."),
+        Variable("CORS_ALLOW_ORIGINS", addresses.origins, "", absent=(), meaning=
+            "Origins whose pages may call the API, such as "
+            "`https://app.example,http://localhost:3000`; `*` is every one."),
+        Variable("BODY_SIZE_LIMIT", values.size_bytes, "100M", first=True, meaning=
+            "Largest request body; a larger one is answered with 413."),
+        Variable("HTTP_HEADER_LIMIT", values.size_between("1K", "1M"), "64K", meaning=
+            "Largest request line and header together, 1K to 1M; more is answered with 414 or 431. Any client may make "
+            "the gateway hold as much on each of its connections."),
+        Variable("STRIP_REQUEST_HEADERS", values.header_names, "", absent=frozenset(), meaning=
+            "Further request headers that must not reach vLLM, such as "
+            "`X-Vllm-Priority,X-data-parallel-rank,X-Session-ID`."),
+    )),
+    Section("Listener", (
+        Variable("HOST", addresses.listen_host, "", first=True,
+                 otherwise=f"`{ANY_HOST}` with a master key, else `{LOOPBACK_HOST}`", meaning=
+            "Address or name to listen on; `0.0.0.0` is every IPv4 address, `::` every address of both kinds, "
+            "`localhost` this host alone. The container image sets it."),
+        Variable("PORT", values.integer(0, 65535), "8080", first=True, meaning=
+            "Port to listen on; 0 takes any free one."),
+        Variable("GOMODEL_UNIX_SOCKET", addresses.socket_path, "", first=True, meaning=
+            "Unix socket to listen on instead, or besides when `PORT` is set."),
+        Variable("TLS_CERT_FILE", str, "", content=True, first=True, meaning=
+            "Certificate chain (PEM) to serve TLS with; needs `TLS_KEY_FILE`."),
+        Variable("TLS_KEY_FILE", str, "", content=True, first=True, meaning=
+            "Private key (PEM) of the certificate; needs `TLS_CERT_FILE`."),
+        Variable("BASE_PATH", addresses.route_path, "/", meaning=
+            "Prefix of every route."),
+        Variable("FORWARDED_ALLOW_IPS", addresses.proxies, "", absent=(), meaning=
+            "Balancers and proxies in front whose `X-Forwarded-For` is believed, for the client's address in the "
+            "log and in the list of requests: addresses and networks as in `10.0.0.0/8,unix`, where `unix` is the "
+            "unix socket, or `*` for everybody who connects. None: the peer's own address."),
+        Variable("GOMODEL_WORKERS", values.workers, "1", first=True, meaning=
+            "Processes that share the port; `auto` is one per CPU."),
+        Variable("GOMODEL_DRAIN_TIMEOUT", _DURATION, "600s", first=True, meaning=
+            "How long SIGTERM waits for running requests before it aborts them."),
+    )),
+    Section("Passthrough", (
+        Variable("ENABLE_PASSTHROUGH_ROUTES", _BOOLEAN, "true", meaning=
+            "Serve `/p/<instance>/...` as is."),
+        Variable("ALLOW_PASSTHROUGH_V1_ALIAS", _BOOLEAN, "true", meaning=
+            "Accept `/p/<instance>/v1/...` for what is known without the `v1/` (chat, files, tokenize ...); other "
+            "paths pass anyway."),
+        Variable("ENABLED_PASSTHROUGH_PROVIDERS", values.lower_set, "vllm", meaning=
+            "Provider types open to passthrough."),
+        Variable("PASSTHROUGH_ADMIN_ROUTES", _BOOLEAN, "false", meaning=
+            "Let passthrough reach routes that administer vLLM (LoRA loading, profiling, scaling); vLLM's key does "
+            "not guard them."),
+    )),
+    Section("Timeouts", (
+        Variable("HTTP_CONNECT_TIMEOUT", _TIMEOUT, "5s", meaning=
+            "Longest time to connect to an instance, DNS and TLS included."),
+        Variable("HTTP_RESPONSE_HEADER_TIMEOUT", _TIMEOUT, "600s", meaning=
+            "Longest wait for an instance's response head."),
+        Variable("HTTP_STREAM_IDLE_TIMEOUT", _TIMEOUT, "300s", meaning=
+            "Longest silence inside a response body."),
+        Variable("HTTP_REQUEST_IDLE_TIMEOUT", _TIMEOUT, "60s", meaning=
+            "Longest silence inside a request body; then 408."),
+        Variable("HTTP_WRITE_IDLE_TIMEOUT", _TIMEOUT, "120s", meaning=
+            "Longest time a client may leave a response unread."),
+        Variable("HTTP_TIMEOUT", values.optional_timeout_s, "", meaning=
+            "Limit for a whole request; unset, `0` and `none` mean no limit, because one would cut long "
+            "generations. What it ends is nobody's failure: 504 `total_timeout` before a response head, else an "
+            "error event and an aborted connection."),
+        Variable("HTTP_UPSTREAM_KEEPALIVE", _DURATION, "4s", meaning=
+            "How long an idle connection to an instance may be reused; keep it below vLLM's own 5s."),
+        Variable("HTTP_CLIENT_KEEPALIVE", _TIMEOUT, "620s", meaning=
+            "How long an idle connection of a client is kept; keep it above the idle timeout of a balancer in front, "
+            "which is 600s in many, or the balancer meets a connection that is being closed."),
+    )),
+    Section("Retry and circuit breaker", (
+        Variable("RETRY_MAX_RETRIES", values.integer(0, 100), "2", meaning=
+            "Attempts after the first, made only when certainly nothing was processed: a connect failed, or the "
+            "instance said so."),
+        Variable("RETRY_INITIAL_BACKOFF", _DURATION, "100ms", meaning=
+            "Wait before the first further attempt."),
+        Variable("RETRY_MAX_BACKOFF", _DURATION, "2s", meaning=
+            "Longest wait between two attempts."),
+        Variable("RETRY_BACKOFF_FACTOR", values.number(1, 1000), "2", meaning=
+            "Factor by which the wait grows, 1 or more."),
+        Variable("RETRY_JITTER_FACTOR", values.number(0, 1), "0.1", meaning=
+            "Share of a wait that is random, 0 to 1."),
+        Variable("CIRCUIT_BREAKER_FAILURE_THRESHOLD", values.integer(1), "5", meaning=
+            "Requests in a row that fail before an instance's breaker opens; one that was tried several times there "
+            "counts once."),
+        Variable("CIRCUIT_BREAKER_SUCCESS_THRESHOLD", values.integer(1), "1", meaning=
+            "Answered health probes, or requests let through to try, that close it again."),
+        Variable("CIRCUIT_BREAKER_TIMEOUT", _TIMEOUT, "10s", meaning=
+            "While it is open one request is let through each time, whatever becomes of the one before."),
+    )),
+    Section("Metrics and log", (
+        Variable("METRICS_ENABLED", _BOOLEAN, "true", meaning=
+            "Serve Prometheus metrics."),
+        Variable("METRICS_ENDPOINT", _metrics_path, "/metrics", meaning=
+            "Path of the metrics."),
+        Variable("METRICS_PUBLIC", _BOOLEAN, "false", meaning=
+            "Serve the metrics without the master key."),
+        Variable("LOG_LEVEL", values.choice("debug", "info", "warning", "error", aliases={"warn": "warning"}), "info",
+                 first=True, meaning=
+            "Least severe level that is logged: `debug`, `info`, `warn` (or `warning`), `error`."),
+        Variable("LOG_FORMAT", values.choice("auto", "text", "json"), "auto", meaning=
+            "`text`, `json`, or `auto`: text on a terminal, JSON elsewhere."),
+    )),
+)
+# fmt: on
+
+VARIABLES = {each.name: each for section in SECTIONS for each in section.variables}
+# What an instance has, and what there is once.
+OF_INSTANCES = tuple(each for each in VARIABLES.values() if each.per_instance is not None)
+OF_GOMODEL = tuple(each for each in VARIABLES.values() if each.per_instance is None)

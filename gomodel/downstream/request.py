@@ -1,0 +1,138 @@
+"""A request on its way through the chain, and an answer that gomodel makes itself.
+
+Decides how such an answer is written. Knows nothing of connections but that a request came over one.
+"""
+
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from aiohttp.http import RawRequestMessage
+
+from ..errors import BadRequest
+from ..http1.head import RequestFields, status_line
+from ..telemetry.record import Record
+from .upload import Upload
+
+if TYPE_CHECKING:
+    from .server import Downstream
+
+
+class Reply:
+    """An answer gomodel makes itself; `headers` besides Content-Length, Date and Connection."""
+
+    __slots__ = ("body", "close", "headers", "status")
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        *,
+        content_type: str = "application/json",
+        close: bool = False,
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.headers = {"Content-Type": content_type, **(headers or {})} if body else dict(headers or {})
+        self.close = close
+
+    def encode(self, *, head_only: bool, keep_alive: bool) -> bytes:
+        """Head and body for one write."""
+        lines = [status_line(self.status)]
+        headers = self.headers
+        if not keep_alive:
+            options = headers.get("Connection")
+            headers = {**headers, "Connection": f"{options}, close" if options else "close"}
+        for name, value in headers.items():
+            lines.append(f"{name}: {value}\r\n".encode("latin-1"))
+        if self.status != 204:  # RFC 9110 8.6
+            lines.append(b"Content-Length: %d\r\n" % len(self.body))
+        lines.append(date_line())
+        lines.append(b"\r\n")
+        if not head_only:
+            lines.append(self.body)
+        return b"".join(lines)
+
+
+class Arrived:
+    """A body that came whole with its head; what `RequestBody` asks of aiohttp's reader."""
+
+    __slots__ = ("_data", "fields")
+
+    def __init__(self, data: bytes, fields: RequestFields | None) -> None:
+        """`fields` are those of the head it came with, when that is known."""
+        self._data = data
+        self.fields = fields
+
+    def is_eof(self) -> bool:
+        return True
+
+    def at_eof(self) -> bool:
+        return not self._data
+
+    def read_nowait(self) -> bytes:
+        data, self._data = self._data, b""
+        return data
+
+    async def readany(self) -> bytes:
+        return self.read_nowait()
+
+    def set_exception(self, exc: BaseException) -> None:
+        """Nobody waits for it."""
+
+
+class Request:
+    """One request on its way through the chain."""
+
+    __slots__ = (
+        "cors",
+        "error",
+        "fields",
+        "http_10",
+        "keep_alive",
+        "known",
+        "message",
+        "method",
+        "payload",
+        "protocol",
+        "record",
+        "route",
+        "started",
+        "target",
+    )
+
+    def __init__(self, protocol: "Downstream", message: RawRequestMessage, payload: Upload | Arrived) -> None:
+        self.protocol = protocol
+        self.message = message
+        self.payload = payload
+        self.method: str = message.method
+        self.target: str = message.path
+        self.http_10 = message.version < _HTTP_11
+        self.keep_alive = not (message.should_close or self.http_10 or message.method == "CONNECT")
+        # The fields, when they were looked at and found good with an equal head before.
+        self.known = payload.fields if type(payload) is Arrived else None
+        self.error: BadRequest | None = None  # the message could not be parsed
+        self.cors = b""  # lines for the answer; an instance's own are dropped where there are some
+        self.started = False  # a response head has been written
+        # Filled in by the chain.
+        self.record: Record
+        self.fields: RequestFields
+        self.route: Any = None
+
+
+Handler = Callable[[Request], Awaitable[Reply | None]]
+_HTTP_11 = (1, 1)
+
+
+_date: tuple[int, bytes] = (0, b"")
+
+
+def date_line() -> bytes:
+    """The Date field (RFC 9110 6.6.1), made once a second."""
+    global _date  # noqa: PLW0603 - one cached line for the process
+    now = int(time())
+    if _date[0] != now:
+        _date = (now, b"Date: " + formatdate(now, usegmt=True).encode() + b"\r\n")
+    return _date[1]

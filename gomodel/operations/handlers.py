@@ -1,0 +1,98 @@
+"""The handlers for operators: readiness, metrics, the list of running requests.
+
+Decides whom to ask: this process alone about readiness, all workers about metrics and requests. What is said is
+decided in `readiness`, `exposition` and `inflight`.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from ..balancing.instances import Providers
+from ..balancing.model_lists import ModelLists
+from ..downstream.request import Handler, Reply, Request
+from ..errors import NotFound
+from ..process.hub import METRICS
+from ..routes.router import Kind
+from ..telemetry.counters import Telemetry
+from ..telemetry.record import Record
+from ..upstream.probes import Probes, report
+from .metrics import expose, snapshot
+from .requests import abort, listed, merged
+from .siblings import ask_siblings, register
+
+
+class Operations:
+    """What operators may ask of one app."""
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        providers: Providers,
+        models: ModelLists,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._telemetry = telemetry
+        self._providers = providers
+        self._models = models
+        self._draining = draining
+        self._probes = Probes(providers.instances.values(), on_alive=models.keep_fresh)
+        for instance in providers.instances.values():
+            instance.gaps = telemetry.gaps[instance.name]
+        self.handlers: dict[Kind, Handler] = {
+            Kind.READY: self.ready,
+            Kind.METRICS: self.metrics,
+            Kind.ADMIN_REQUESTS: self.requests,
+        }
+
+    def start(self) -> None:
+        """Probe the instances and answer the other workers."""
+        register(METRICS, lambda _: self._snapshot(None))
+        register("requests", lambda _: self._listed(None))
+        register("abort", lambda request_id: self._abort(request_id, None))
+        self._probes.start()
+
+    def stop(self) -> None:
+        """Probe no more: another app does."""
+        self._probes.stop()
+
+    async def close(self) -> None:
+        """Stop, and return when nothing is left of it."""
+        await self._probes.close()
+
+    async def ready(self, request: Request) -> Reply:
+        """GET /health/ready; contract section 5."""
+        await self._probes.first_verdict()
+        instances = self._providers.instances.values()
+        ready, body = report(instances, asking=self._probes.asking, draining=self._draining())
+        return Reply(200 if ready else 503, body, {"Cache-Control": "no-store"})
+
+    async def metrics(self, request: Request) -> Reply:
+        """GET /metrics: all workers in one scrape; contract section 8."""
+        snapshots = await ask_siblings(METRICS, self._snapshot(request.record))
+        # A large table takes tens of milliseconds, which no stream should wait for.
+        accept = request.message.headers.get("Accept", "")
+        text, media_type = await asyncio.to_thread(expose, snapshots, accept)
+        return Reply(200, text, content_type=media_type)
+
+    async def requests(self, request: Request) -> Reply:
+        """GET /admin/requests and DELETE /admin/requests/{id}. Raises NotFound when no worker runs that request."""
+        request_id = request.route.id
+        if request_id is None:
+            lists = [self._listed(request.record), *await ask_siblings("requests")]
+            return Reply(200, json.dumps({"requests": merged(lists)}).encode(), {"Cache-Control": "no-store"})
+        count = self._abort(request_id, request.record) + sum(await ask_siblings("abort", request_id))
+        if not count:
+            raise NotFound("No request with this id is running; GET /admin/requests lists those that are.")
+        return Reply(200, json.dumps({"id": request_id, "aborted": count}).encode())
+
+    def _snapshot(self, asked_by: Record | None) -> dict[str, Any]:
+        return snapshot(self._telemetry, self._providers, self._models, asked_by)
+
+    def _listed(self, asked_by: Record | None) -> list[dict[str, Any]]:
+        return listed(self._telemetry.running.records, monotonic(), asked_by)
+
+    def _abort(self, request_id: str, asked_by: Record | None) -> int:
+        return abort(self._telemetry.running.records, request_id, asked_by)

@@ -1,0 +1,56 @@
+"""GET /admin/requests: what runs now. DELETE /admin/requests/{id}: end it.
+
+Decides what operators see of a running request and which requests an id means. Knows nothing of how a request is
+ended, which is `Record.abort`, nor of the other workers.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..telemetry.counters import path_of, shown
+from ..telemetry.record import PHASE_WORDS, Record
+
+ABORTED = "aborted_by_operator"
+
+
+def listed(records: Iterable[Record], now: float, asked_by: Record | None = None) -> list[dict[str, Any]]:
+    """The running requests, without the one that asks, oldest first; `now` is time.monotonic. JSON-serialisable."""
+    running = sorted((each for each in records if each is not asked_by), key=lambda each: each.started)
+    return [_entry(record, now) for record in running]
+
+
+def merged(lists: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The lists of all workers as one, oldest first."""
+    return sorted((entry for each in lists for entry in each), key=lambda entry: -float(entry["age_s"]))
+
+
+def abort(records: Iterable[Record], request_id: str, asked_by: Record | None = None) -> int:
+    """End every request with this id now; how many there were.
+
+    A client may send one id with many requests, and all of them are meant; never the request that asks, which may
+    carry it too.
+    """
+    found = [each for each in records if each.id == request_id and each is not asked_by and not each.aborted]
+    for record in found:
+        record.abort(ABORTED)
+    return len(found)
+
+
+def _entry(record: Record, now: float) -> dict[str, Any]:
+    first_byte = record.first_byte
+    return {
+        "id": record.id,
+        "instance": record.instance or None,
+        "model": shown(record.model) or None,
+        "route": record.route,
+        "path": path_of(record) or None,
+        "method": record.method,
+        "client": record.client,
+        "phase": PHASE_WORDS[record.phase],
+        "phase_s": round(now - record.since, 3),
+        "age_s": round(now - record.started, 3),
+        "time_to_first_byte_s": round(first_byte - record.started, 3) if first_byte else None,
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
+        "retries": record.retries,
+    }

@@ -1,0 +1,285 @@
+"""One process's gateway: listeners in front, the app behind, a drain at the end.
+
+Decides when connections end, and what happens to running requests when the configuration changes. Knows nothing of
+signals, workers or the command line.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+import sys
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+from ..app import App
+from ..balancing.instances import Instance, Providers
+from ..config.load import Config
+from ..downstream.client_limit import ClientLimit, most_clients
+from ..downstream.request import Reply, Request
+from ..downstream.server import Downstream, Server
+from ..host import descriptors
+from ..host.listeners import BACKLOG, Listener, adopt, bind, load_certificate, tls_context
+from ..telemetry.counters import Telemetry
+from ..telemetry.record import SHUTDOWN, Record
+from ..upstream.network import Network
+
+# At a drain, a client that was active this recently may have its next request on the way, which closing would lose:
+# it is answered, with `Connection: close`. Longer than any round trip.
+GRACE_S = 0.5
+# A client in its TLS handshake holds a descriptor and is not counted yet.
+_HANDSHAKE_LIMIT_S = 10.0
+# Connections taken in one turn of the loop, so that a burst of them does not stall the streams that run, nor take the
+# descriptors of those that are served before the limit of clients is looked at.
+_ACCEPTED_PER_TURN = 128
+# For the TLS handshakes of clients that the kernel had accepted when a drain began: hundreds, on a busy CPU.
+_HANDSHAKE_S = 2.0
+# asyncio's 30 s for what is unsent when a TLS connection closes would cut off a client that reads slowly. Longer than
+# any that reads at all takes; those who do not are for `ClientConnection` to end.
+_TLS_SHUTDOWN_S = 3600.0
+_POLL_S = 0.02
+_RETIRE_POLL_S = 0.1
+_CLOSE_LIMIT_S = 1.0
+# What is aborted says so to its client, where its protocol has words for it; nobody is waited for to read them.
+_FAREWELL_TURNS = 100
+
+
+class Gateway:
+    """`start`, then `drain` and `close`; `port` is the bound TCP port, `listeners` are all that is listened on."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.telemetry = Telemetry(config)
+        self.app: App
+        self.port = 0
+        self._open_files = 0  # before the first client
+        self.listeners: list[Listener] = []
+        self._server: Server
+        self._serving: list[asyncio.Server] = []
+        self._tls: ssl.SSLContext | None = None
+        self._retiring: dict[App, asyncio.Task[None]] = {}  # replaced by a reload, with requests that still run
+        self._closing: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._handshakes: deque[tuple[float, Downstream]] = deque()  # that began lately, and when
+        self._started = False
+
+    @property
+    def providers(self) -> Providers:
+        """The provider table."""
+        return self.app.providers
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._server.clients)
+
+    async def start(self, listeners: list[Listener] | list[socket.socket] | None = None) -> None:
+        """Open sessions and listen, on `listeners` or on what the configuration says.
+
+        Raises ListenError when an address is taken, ConfigError for a certificate that cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        config = self.config
+        self._tls = tls_context(config)
+        self.listeners = _as_listeners(listeners, config)
+        self.app = App(config, self.telemetry, network=Network(each.bound for each in self.listeners if each.port))
+        quiet = logging.getLogger("gomodel.aiohttp")
+        quiet.addHandler(logging.NullHandler())
+        self._open_files = descriptors.open_now()
+        self._server = Server(
+            self._serve,
+            self._refuse,
+            ClientLimit(self._most_clients()),
+            write_idle_s=config.timeouts.write_idle_s,
+            keepalive_s=config.timeouts.client_keepalive_s,
+            head_limit_bytes=config.header_limit_bytes,
+            access_log=None,
+            logger=quiet,
+            tcp_keepalive=False,  # its two hours; see ClientConnection
+        )
+        self._started = True
+        for each in self.listeners:
+            options: dict[str, Any] = {"sock": each.sock, "ssl": self._tls if each.tls else None}
+            # A turn accepts as many connections as the backlog that asyncio is told; the kernel's is set after it.
+            options["backlog"] = min(_ACCEPTED_PER_TURN, self._server.limit.refusals)
+            if each.tls:
+                options["ssl_handshake_timeout"] = _HANDSHAKE_LIMIT_S
+            create: Any = loop.create_server
+            if each.sock.family == socket.AF_UNIX:
+                create = loop.create_unix_server
+                if sys.version_info >= (3, 13):
+                    options["cleanup_socket"] = False  # the file may be another process's to remove
+            if each.tls:
+                options["ssl_shutdown_timeout"] = _TLS_SHUTDOWN_S
+            self._serving.append(await create(self._shake_hands if each.tls else self._server, **options))
+            each.sock.listen(BACKLOG)
+            self.port = self.port or each.port or 0
+        self.telemetry.running.start(loop)
+        self.app.start()
+
+    def _serve(self, request: Request) -> Coroutine[Any, Any, Reply | None]:
+        return self.app.serve(request)  # type: ignore[return-value]
+
+    def _refuse(self, request: Request) -> Coroutine[Any, Any, Reply | None]:
+        return self.app.refuse(request)  # type: ignore[return-value]
+
+    def _most_clients(self) -> int:
+        return most_clients(descriptors.limit(), self._open_files, len(self.config.instances))
+
+    def reload(self, config: Config) -> None:
+        """Serve new requests by `config`; those that run end by the old one. Listeners stay as they are.
+
+        Raises ConfigError, with everything unchanged, for a certificate that cannot be used.
+        """
+        if self._tls is not None and config.certificate is not None:
+            tls_context(config)  # a certificate without its key must not reach the context in use
+            load_certificate(self._tls, config.certificate)
+        old = self.app
+        self.app = App(config, self.telemetry, old)
+        old.stop()
+        self.app.start()
+        self.config = config
+        self.telemetry.limit(config)
+        self._server.allow(config.timeouts.write_idle_s, config.timeouts.client_keepalive_s, config.header_limit_bytes)
+        self._server.limit.most = self._most_clients()
+        task = asyncio.create_task(self._retire(old, set(self.telemetry.running.records)))
+        self._retiring[old] = task
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _retire(self, app: App, records: set[Record]) -> None:
+        """Close what only `app` uses, once the requests that ran when it was replaced are over."""
+        while not records.isdisjoint(self.telemetry.running.records):  # noqa: ASYNC110 - no request pays for an event
+            await asyncio.sleep(_RETIRE_POLL_S)
+        del self._retiring[app]  # from here on `close` waits instead of cancelling
+        if not self._retiring:
+            for client in self._server.clients:
+                client.write_idle_s = self._server.write_idle_s
+        await app.close(self._instances_of(self.app, *self._retiring))
+
+    def _instances_of(self, *apps: App) -> set[Instance]:
+        return {instance for app in apps for instance in app.providers.instances.values()}
+
+    async def drain(self, timeout_s: float) -> int:
+        """Stop listening, close idle connections, let running requests end for `timeout_s`; how many did not.
+
+        Connections idle for less than GRACE_S count as not idle yet. Requests that come within GRACE_S are served,
+        later ones get 503.
+        """
+        loop = asyncio.get_running_loop()
+        self.app.draining = True
+        for client in self._server.clients:
+            client.last = True
+        await self._take_the_accepted()
+        self._stop_listening()
+        await self._opened()
+        began = now = loop.time()
+        deadline = began + timeout_s
+        while True:
+            for client in self._server.clients:
+                client.close_when_idle(GRACE_S)
+            self.app.refusing = now - began >= GRACE_S
+            if not self._server.clients or now >= deadline:
+                return len(self.telemetry.running.records)
+            await asyncio.sleep(min(_POLL_S, deadline - now))
+            now = loop.time()
+
+    async def _take_the_accepted(self) -> None:
+        """Make connections of all that the kernel has accepted for us; closing a listener would reset them."""
+        loop = asyncio.get_running_loop()
+        for server in self._serving:
+            if isinstance(server, asyncio.Server):  # it loses what it has accepted when it is closed; uvloop's does not
+                for each in server.sockets:
+                    loop.remove_reader(each.fileno())
+        await _turns(5)
+        # After the last of them the listeners are closed without a turn of the loop in between.
+        while _ACCEPTED_PER_TURN in [self._take(each) for each in self.listeners]:  # noqa: ASYNC110 - the kernel's queue
+            await asyncio.sleep(0)
+
+    def _take(self, listener: Listener) -> int:
+        """Take up to _ACCEPTED_PER_TURN connections; how many there were."""
+        for count in range(_ACCEPTED_PER_TURN):
+            try:
+                sock, _ = listener.sock.accept()
+            except OSError:  # none is left, or no descriptor for it
+                return count
+            sock.setblocking(False)
+            task = asyncio.create_task(self._open(sock, self._tls if listener.tls else None))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+        return _ACCEPTED_PER_TURN
+
+    async def _open(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+        try:
+            protocol = self._server if tls is None else self._shake_hands
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, sock, ssl=tls)
+        except OSError:
+            pass  # the client left, or did not speak TLS
+
+    async def _opened(self) -> None:
+        """Wait until what was accepted is a connection: for TLS handshakes too, but for no client that keeps silent."""
+        loop = asyncio.get_running_loop()
+        await _turns(5)
+        if self._opening:
+            await asyncio.wait(self._opening, timeout=_HANDSHAKE_S)
+        while any(client.opening for since, client in self._handshakes if loop.time() - since < GRACE_S):  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+
+    def _shake_hands(self) -> Downstream:
+        """A client of a TLS listener, which says nothing of it before the handshake is over."""
+        now, handshakes = asyncio.get_running_loop().time(), self._handshakes
+        while handshakes and now - handshakes[0][0] >= GRACE_S:
+            handshakes.popleft()
+        client = self._server()
+        handshakes.append((now, client))
+        return client
+
+    def _stop_listening(self) -> None:
+        for server in self._serving:
+            server.close()
+        for each in self.listeners:
+            each.remove_file()
+
+    async def close(self) -> None:
+        """Abort what still runs and give everything back."""
+        if not self._started:
+            for each in self.listeners:
+                each.close()
+            return
+        self._started = False
+        self._stop_listening()
+        records = self.telemetry.running.records
+        for client in self._server.clients:
+            client.close_when_idle()
+        for record in tuple(records):
+            record.abort(SHUTDOWN)
+        for _ in range(_FAREWELL_TURNS):
+            if not records:
+                break
+            await asyncio.sleep(0)
+        await _turns(2)  # for what was written to leave
+        clients = self._server.clients
+        ends = [client._task_handler for client in clients if client._task_handler is not None]
+        for client in clients:
+            client.abort()
+        for task in (*self._opening, *self._retiring.values()):
+            task.cancel()
+        ends += [*self._closing, *self._opening]
+        if ends:
+            await asyncio.wait(ends, timeout=_CLOSE_LIMIT_S)
+        self.telemetry.running.stop()
+        for app in (self.app, *self._retiring):
+            await app.close()
+
+
+async def _turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def _as_listeners(given: list[Listener] | list[socket.socket] | None, config: Config) -> list[Listener]:
+    if not given:
+        return bind(config)
+    listeners = [each for each in given if isinstance(each, Listener)]
+    return listeners or adopt([each for each in given if isinstance(each, socket.socket)], config)

@@ -1,0 +1,186 @@
+"""SIGHUP: the configuration to go on with.
+
+Decides that a bad configuration changes nothing, when files are whole, which settings only a restart can change, and
+what must not vanish while requests are served. Reads in threads of its own, so that no loop and no supervisor waits
+for a file. Knows nothing of how a running process takes up what it is given.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from threading import Thread
+from time import sleep
+
+from ..config.files import Files
+from ..config.load import Config, ConfigError
+from ..host.listeners import tls_context
+from ..upstream.root_certificates import provide
+from . import start_log
+
+_logger = logging.getLogger("gomodel")
+
+# Called in another thread. Given the same Files again it may be asked again.
+Load = Callable[[Files], Config]
+
+# Whoever writes a file has mostly written all of it in this time.
+SETTLE_S = 0.1
+# So many readings in a row, SETTLE_S apart, must agree; more when something is missing that was there before.
+AGREED = 2
+AGREED_ON_LESS = 10
+READINGS = 30
+# Nothing here takes that long but a file system that hangs.
+LIMIT_S = 5.0
+
+# What was decided when the sockets were bound and the processes started: the field, and what operators call it.
+_FIXED = {
+    "host": "HOST",
+    "port": "PORT",
+    "unix_socket": "GOMODEL_UNIX_SOCKET",
+    "workers": "GOMODEL_WORKERS",
+}
+
+
+def log_refusal(error: ConfigError) -> None:
+    """Say that a new configuration changes nothing, and everything that is wrong with it."""
+    _logger.error("The new configuration is not used, the old one stays: %s", "; ".join(error.problems))
+
+
+class Rereading:
+    """Reads the configuration again, once at a time and beside whatever the process does."""
+
+    def __init__(self, load: Load, finished: Callable[[], object]) -> None:
+        """`finished` is called in another thread when `result` has something to say, at most LIMIT_S after `begin`."""
+        self._load = load
+        self._finished = finished
+        self._outcome: Config | ConfigError
+        self._again = False
+        self.busy = False
+
+    def begin(self, current: Config) -> None:
+        """Start reading; what is asked for while a reading is under way is done after it."""
+        if self.busy:
+            self._again = True
+            return
+        self.busy = True
+        try:
+            Thread(target=self._watch, args=(current,), daemon=True, name="reload").start()
+        except RuntimeError:
+            self._outcome = ConfigError(["there is no thread left to read it with"])
+            self._finished()
+
+    def result(self, current: Config) -> Config | None:
+        """The configuration to go on with, its changes logged; None, with all its problems logged, to stay with
+        `current`. When another reading was asked for meanwhile it has begun, and `busy` says so.
+
+        Settings that only a restart can change are those of `current`, and the log says so (contract section 7).
+        """
+        self.busy = False
+        outcome = self._outcome
+        if isinstance(outcome, Config):
+            outcome = _taken(outcome, current)
+        else:
+            log_refusal(outcome)
+        if self._again:
+            self._again = False
+            self.begin(outcome if isinstance(outcome, Config) else current)
+        return outcome if isinstance(outcome, Config) else None
+
+    def _watch(self, current: Config) -> None:
+        read: list[Config | ConfigError] = []
+        try:
+            reader = Thread(target=self._read, args=(current, read.append), daemon=True, name="reload")
+            reader.start()
+            reader.join(LIMIT_S)
+        finally:
+            self._outcome = read[0] if read else ConfigError(["its files could not be read in time"])
+            self._finished()
+
+    def _read(self, current: Config, say: Callable[[Config | ConfigError], object]) -> None:
+        try:
+            say(read_again(self._load, current))
+        except ConfigError as error:
+            say(error)
+
+
+def read_again(load: Load, current: Config) -> Config:
+    """The new configuration, once its files are whole. Raises ConfigError when `current` is to stay."""
+    config = _settled(load, current)
+    if vanished := _vanished(config, current):
+        raise ConfigError(vanished)
+    if current.certificate is not None:
+        tls_context(config)
+    provide(config)
+    return config
+
+
+def _settled(load: Load, current: Config) -> Config:
+    """The configuration when so many readings in a row agree as it takes to believe it. Raises ConfigError.
+
+    Editors and copies truncate a file before they write it, and may take their time in between.
+    """
+    files = Files()
+    before: object = None
+    agreed = 0
+    for _ in range(READINGS):
+        needed = AGREED
+        try:
+            config = load(files)
+            found: Config | ConfigError = config
+            state: object = (config, config.dotenv, config.dotenv_ended)
+            if _gone(config, current) or _vanished(config, current):
+                needed = AGREED_ON_LESS
+        except ConfigError as error:
+            found, state = error, error.problems
+        agreed = agreed + 1 if state == before else 1
+        if agreed >= needed:
+            if isinstance(found, Config):
+                return found
+            raise found
+        before = state
+        sleep(SETTLE_S)
+    raise ConfigError(["its files are being written; send SIGHUP again when they are whole"])
+
+
+def _gone(config: Config, current: Config) -> list[str]:
+    """The instances that `current` has and `config` has not."""
+    left = {each.name for each in config.instances}
+    return [each.name for each in current.instances if each.name not in left]
+
+
+def _vanished(config: Config, current: Config) -> list[str]:
+    """What `current` has and `config` lacks in a way that looks like a file that is not whole.
+
+    A signal in the middle of a write would open the gateway to everybody, or send its clients' prompts to a server that
+    nobody named; whoever means it can restart.
+    """
+    problems = []
+    if current.master_key is not None and config.master_key is None:
+        problems.append("GOMODEL_MASTER_KEY was set and is gone; restart to serve without a key")
+    if current.dotenv and not config.dotenv:
+        problems.append(".env was in use and is now missing or sets nothing; restart to serve without it")
+    elif current.dotenv and current.dotenv_ended and not config.dotenv_ended:
+        problems.append("the last line of .env has lost its line end, so it may be cut short; end the line, or restart")
+    served = {(each.base_url, each.unix_socket) for each in current.instances}
+    for each in config.instances:
+        if each.assumed and (each.base_url, each.unix_socket) not in served:
+            problems.append(f"no VLLM_BASE_URL is set any more; set it, or restart to serve {each.base_url}")
+    return problems
+
+
+def _taken(config: Config, current: Config) -> Config:
+    """`config` with what only a restart can change as in `current`; says what is new."""
+    fixed = {field: getattr(current, field) for field in _FIXED}
+    ignored = [name for field, name in _FIXED.items() if getattr(config, field) != fixed[field]]
+    if (config.certificate is None) != (current.certificate is None):
+        ignored.append("TLS_CERT_FILE")
+        fixed["certificate"] = current.certificate
+    _logger.info("The configuration was read again; requests that run end by the old one")
+    start_log.settings(config)
+    if gone := _gone(config, current):
+        _logger.warning("No longer configured, and no longer served: %s", ", ".join(gone))
+    if ignored:
+        _logger.warning("Changed but ignored until a restart: %s", ", ".join(ignored))
+    for warning in config.warnings:
+        if warning not in current.warnings:
+            _logger.warning("%s", warning)
+    return replace(config, **fixed)

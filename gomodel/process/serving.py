@@ -1,0 +1,163 @@
+"""One process that serves: its gateway, its event loop and its end.
+
+Decides what draining, aborting and reloading mean for a process. Knows nothing of who asks for them: the process's own
+signals (`daemon`) or the supervisor of several workers (`supervisor`).
+"""
+
+import asyncio
+import errno
+import gc
+import logging
+from collections.abc import Callable, Coroutine
+from time import monotonic
+from typing import Any
+
+from ..config.load import Config
+from ..host.listeners import Listener
+from ..telemetry.logs import configure_logging
+from ..upstream.root_certificates import provide
+from .gateway import Gateway
+from .start_log import count
+
+_new_event_loop: Callable[[], asyncio.AbstractEventLoop]
+try:
+    from uvloop import new_event_loop as _new_event_loop
+except ImportError:  # there is none for this platform
+    _new_event_loop = asyncio.new_event_loop
+
+_logger = logging.getLogger("gomodel")
+
+# Given on top of the drain limit to whoever waits for our end.
+MARGIN_S = 5.0
+GC_THRESHOLD = 50_000
+
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Serving:
+    """Runs one gateway until it is told to end; what tells it calls its methods in the loop's thread."""
+
+    def __init__(self, config: Config) -> None:
+        provide(config)
+        self.gateway = Gateway(config)
+        self._draining = asyncio.Event()
+        self._aborted = asyncio.Event()
+        self.cut_short = False  # requests that still ran were aborted on order
+
+    @property
+    def draining(self) -> bool:
+        """Whether the end has begun."""
+        return self._draining.is_set()
+
+    def drain(self) -> None:
+        """Take nothing new, let what runs end, then stop; a second call changes nothing."""
+        self._draining.set()
+
+    def abort(self) -> None:
+        """Stop now."""
+        self._draining.set()
+        self._aborted.set()
+
+    def reload(self, config: Config) -> None:
+        """Serve by `config` from the next request on; its root certificates must be there (`roots.provide`).
+
+        Raises ConfigError, with everything unchanged, for a certificate that cannot be used.
+        """
+        self.gateway.reload(config)
+        configure_logging(config.log_level, config.log_format)
+
+    def report(self) -> None:
+        """Log how busy the process is (SIGUSR1)."""
+        gateway = self.gateway
+        flights = ", ".join(f"{each.name} {each.requests.own}" for each in gateway.providers.instances.values())
+        running = count(len(gateway.telemetry.running.records), "request")
+        _logger.info("Running: %s on %s; in flight: %s", running, count(gateway.connections, "connection"), flights)
+
+    async def run(self, listeners: list[Listener], ready: Callable[[], None]) -> None:
+        """Serve on `listeners` until told to end; `ready` is called when requests are taken, before any other method.
+
+        Raises ConfigError for a certificate that cannot be used.
+        """
+        asyncio.get_running_loop().set_exception_handler(_LoopErrors())
+        gateway = self.gateway
+        try:
+            await gateway.start(listeners)
+            # What was imported stays; the collector need not look at it again and again while streams run. Requests
+            # leave no cycles, but at 512 connections the default of 700 new objects made it run every 30 requests and
+            # take a third of the CPU to find nothing.
+            gc.freeze()
+            gc.set_threshold(GC_THRESHOLD, 20, 50)
+            gc.enable()
+            ready()
+            await self._draining.wait()
+            await self._end(gateway)
+        finally:
+            await gateway.close()
+
+    async def _end(self, gateway: Gateway) -> None:
+        limit_s = gateway.config.drain_s
+        if running := len(gateway.telemetry.running.records):
+            are, them = ("is", "it") if running == 1 else ("are", "them")
+            _logger.info(
+                "Draining: %s %s running and may take %gs; a second signal (Ctrl-C) ends %s now",
+                *(count(running, "request"), are, limit_s, them),
+            )
+        else:
+            _logger.info("Draining: no request is running")
+        drain = asyncio.create_task(gateway.drain(limit_s))
+        aborted = asyncio.create_task(self._aborted.wait())
+        await asyncio.wait({drain, aborted}, return_when=asyncio.FIRST_COMPLETED)
+        aborted.cancel()
+        drain.cancel()
+        await asyncio.wait({drain, aborted})
+        if not drain.cancelled():
+            drain.result()
+        if left := len(gateway.telemetry.running.records):
+            self.cut_short = drain.cancelled()
+            why = "on order" if self.cut_short else "at the drain limit"
+            _logger.warning("Aborted %s %s", count(left, "request"), why)
+        else:
+            _logger.info("Drained: every request ended by itself")
+
+
+class _LoopErrors:
+    """Logs what no task would; once a second at most that there are no descriptors left to accept with.
+
+    A connection that the system or TLS ended, which is what an OSError is here, is no fault, and its protocol has been
+    told. Whoever scans ports can cause as many as he likes.
+    """
+
+    def __init__(self) -> None:
+        self._said_at = float("-inf")
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in _OUT_OF_FILES:
+            if monotonic() - self._said_at >= 1:
+                self._said_at = monotonic()
+                _logger.error("New connections have to wait: %s", error.strerror)
+            return
+        if isinstance(error, OSError) and ("transport" in context or "protocol" in context):
+            _logger.debug("A connection was lost: %s", error.strerror or type(error).__name__)
+            return
+        _logger.error("%s", context.get("message", "Unhandled error in the event loop"), exc_info=error)
+
+
+def run_loop(main: Coroutine[Any, Any, int]) -> int:
+    """Run `main` on uvloop where it is installed, on asyncio elsewhere; what it returned.
+
+    asyncio.run would wait for the threads of its resolver at the end, which a dead name server keeps for a minute.
+    """
+    loop = _new_event_loop()
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        try:
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()

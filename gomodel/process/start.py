@@ -1,0 +1,159 @@
+"""The start-up of gomodel, and the signals of its single process.
+
+Decides the order of things: log, limits, certificate, sockets, then one process here or several under `supervisor`; and
+what each signal means (contract section 7). Knows nothing of the command line or of HTTP.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+from collections import deque
+from contextlib import AbstractAsyncContextManager
+
+from ..config.load import Config
+from ..host.listeners import Listener, ListenError, adopt, bind, tls_context
+from ..host.signals import Signals, StopSignals
+from ..host.systemd import Notifier, inherited_sockets
+from ..telemetry.logs import configure_logging
+from ..upstream.root_certificates import provide
+from . import start_log
+from .reload import Load, Rereading
+from .serving import MARGIN_S, Serving, run_loop
+
+_logger = logging.getLogger("gomodel")
+
+_OPEN_FILES = 1 << 20
+
+
+class Company:
+    """What runs beside the gateway, in its loop and from before its start to after its end. Here: nothing."""
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Entered before requests are taken, left when all are over."""
+        return contextlib.nullcontext()
+
+    def ready(self, listeners: list[Listener]) -> None:
+        """Requests are taken on `listeners`."""
+
+
+_NOBODY = Company()
+
+
+def start(config: Config, load: Load, signals: Signals, company: Company = _NOBODY) -> int:
+    """Serve until told to end; the exit status. `load` reads the configuration again, for SIGHUP.
+
+    0 after a drain, 1 when there is nothing to listen on, 128 + signal when a second signal aborted running requests.
+    Raises ConfigError, before anything is bound, for a certificate that cannot be used.
+    """
+    arrived: deque[int] = deque()
+    signals.collect(arrived.append)
+    configure_logging(config.log_level, config.log_format)
+    _raise_descriptor_limit()
+    tls_context(config)
+    provide(config)  # before there are workers, who then share them
+    notifier = Notifier(os.environ)
+    try:
+        inherited = adopt(inherited_sockets(os.environ), config)
+        if config.workers > 1:
+            from .supervisor import Supervisor  # noqa: PLC0415 - a single process needs none of it
+
+            return Supervisor(config, load, signals, notifier).run(inherited, arrived)
+        listeners = inherited or bind(config)
+    except ListenError as error:
+        _logger.error("%s", error)
+        return 1
+    return run_loop(_Alone(config, load, notifier).run(listeners, signals, arrived, company))
+
+
+class _Alone:
+    """The single process: its own signals tell it what to do."""
+
+    def __init__(self, config: Config, load: Load, notifier: Notifier) -> None:
+        self._serving = Serving(config)
+        self._rereading = Rereading(load, self._read_again)
+        self._loop: asyncio.AbstractEventLoop
+        self._notifier = notifier
+        self._stops = StopSignals()
+        self._last_signal = 0
+
+    async def run(self, listeners: list[Listener], signals: Signals, arrived: deque[int], company: Company) -> int:
+        loop = self._loop = asyncio.get_running_loop()
+        if os.getpid() == 1:
+            # Whatever else ran in the container becomes our child at its end; nobody would reap it.
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+        def ready() -> None:
+            start_log.started(self._serving.gateway.config, listeners)
+            self._notifier.ready()
+            self._show_life(loop)
+            company.ready(listeners)
+            signals.attach(loop, self._on_signal)
+            for number in arrived:
+                self._on_signal(number)
+
+        async with company.running():
+            await self._serving.run(listeners, ready)
+        signals.detach()
+        return 128 + self._last_signal if self._serving.cut_short else 0
+
+    def _on_signal(self, number: int) -> None:
+        serving, name = self._serving, signal.Signals(number).name
+        if number == signal.SIGHUP:
+            self._reload()
+        elif number == signal.SIGUSR1:
+            serving.report()
+        elif number == signal.SIGUSR2:
+            start_log.no_hand_over()
+        elif not self._stops.counts(number):
+            _logger.debug("%s, delivered twice", name)
+        elif not serving.draining:
+            _logger.info("%s: ending", name)
+            self._notifier.stopping(serving.gateway.config.drain_s + MARGIN_S)
+            serving.drain()
+        else:
+            _logger.warning("%s, a second signal: ending now", name)
+            self._last_signal = number
+            serving.abort()
+
+    def _reload(self) -> None:
+        serving = self._serving
+        if serving.draining:
+            _logger.warning("SIGHUP comes too late: the process is ending")
+            return
+        self._notifier.reloading()
+        self._rereading.begin(serving.gateway.config)
+
+    def _read_again(self) -> None:
+        """In another thread: there is a result."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._take_up)
+
+    def _take_up(self) -> None:
+        serving = self._serving
+        if serving.draining:
+            return
+        config = self._rereading.result(serving.gateway.config)
+        if config is not None:
+            serving.reload(config)
+        if not self._rereading.busy:
+            self._notifier.ready()
+
+    def _show_life(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._notifier.watchdog_s:
+            self._notifier.alive()
+            loop.call_later(self._notifier.watchdog_s, self._show_life, loop)
+
+
+def _raise_descriptor_limit() -> None:
+    """A stream takes two descriptors; the usual soft limit of 1024 is for programs that use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        _logger.debug("The limit of open files could not be raised")

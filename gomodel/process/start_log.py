@@ -1,0 +1,79 @@
+"""What the operator reads when gomodel starts, and again when its configuration has changed; contract section 8.
+
+Decides the wording of those lines. Never shows a key.
+"""
+
+import logging
+import platform
+import resource
+import sys
+
+import aiohttp
+from aiohttp import http_parser
+
+from ..config.load import Config
+from ..host.listeners import Listener
+from ..version import VERSION
+
+_logger = logging.getLogger("gomodel")
+
+
+def started(config: Config, listeners: list[Listener]) -> None:
+    """Say what is served, where and within which limits."""
+    processes = "1 process" if config.workers == 1 else f"{config.workers} workers"
+    _logger.info("gomodel %s started: %s, %s", VERSION, _software(), processes)
+    for listener in listeners:
+        prefix = config.base_path if listener.port is not None else ""
+        _logger.info("Listening on %s%s", listener.address, prefix)
+    settings(config)
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        _logger.warning("aiohttp's C parser is missing: requests cost several times the CPU; install a binary wheel")
+    for warning in config.warnings:
+        _logger.warning("%s", warning)
+
+
+def _software() -> str:
+    loop = sys.modules.get("uvloop")
+    found = [f"Python {platform.python_version()}", f"aiohttp {aiohttp.__version__}"]
+    return ", ".join([*found, f"uvloop {loop.__version__}" if loop is not None else "asyncio's event loop"])
+
+
+def settings(config: Config) -> None:
+    """Say which instances there are and what limits hold."""
+    for each in config.instances:
+        where = each.base_url if each.unix_socket is None else f"{each.base_url} on unix:{each.unix_socket}"
+        _logger.info("Instance %s: %s, key: %s", each.name, where, "no" if each.api_key is None else "yes")
+    limits = config.timeouts
+    shown = {
+        "body": _size(config.body_limit_bytes),
+        "connect": _duration(limits.connect_s),
+        "response head": _duration(limits.response_header_s),
+        "stream idle": _duration(limits.stream_idle_s),
+        "upload idle": _duration(limits.request_idle_s),
+        "unread": _duration(limits.write_idle_s),
+        "total": "none" if limits.total_s is None else _duration(limits.total_s),
+        "drain": _duration(config.drain_s),
+        "open files": str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+    }
+    _logger.info("Limits: %s", ", ".join(f"{name} {value}" for name, value in shown.items()))
+
+
+def no_hand_over() -> None:
+    """Say that SIGUSR2, which servers of other makes take for it, brings no new release."""
+    _logger.warning("SIGUSR2 changes nothing: a new release cannot take over while this one serves; restart instead")
+
+
+def count(number: int, what: str) -> str:
+    """`number` of `what`, which takes an s when they are several."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:g}s" if seconds >= 1 or seconds == 0 else f"{seconds * 1000:g}ms"
+
+
+def _size(count: int) -> str:
+    for unit, size in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
+        if count >= size and count % size == 0:
+            return f"{count // size}{unit}"
+    return str(count)

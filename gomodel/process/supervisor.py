@@ -1,0 +1,282 @@
+"""The supervisor of several worker processes.
+
+Decides what the signals of the whole gateway mean (contract sections 1 and 7) and acts on what `restarts` decides of
+workers that die or hang; passes questions between workers through `hub`. The parent runs no event loop, serves nothing
+and waits for nobody. It forks before any loop exists, so that the workers share the memory of everything that was
+imported. Each listens on a socket of its own on the shared port (SO_REUSEPORT); unix sockets and sockets from systemd
+are shared. Orders reach a worker through a socket, not as signals: systemd and terminals signal every process of a
+group at once, and an order must not count twice.
+"""
+
+import gc
+import logging
+import os
+import selectors
+import signal
+import socket
+from collections.abc import Iterable
+from time import monotonic
+
+from ..balancing import host_counts
+from ..config.load import Config
+from ..host.listeners import Listener, beside, bind
+from ..host.signals import Signals, StopSignals
+from ..host.systemd import Notifier
+from ..operations.metrics import lasting
+from ..telemetry.logs import configure_logging, name_worker
+from ..telemetry.tally import Tally
+from . import start_log
+from .hub import Hub
+from .orders import Line, Message
+from .reload import Load, Rereading
+from .restarts import Limits, Place, Restarts
+from .serving import MARGIN_S, run_loop
+from .worker import CUT_SHORT, serve
+from .workers import Worker, Workers
+
+_logger = logging.getLogger("gomodel")
+
+LIMITS = Limits()
+# No signal's number: what the thread that reads the configuration writes to the same pipe.
+_READ_AGAIN = 0
+# For workers that were told to abort, before they are killed.
+ABORT_S = 3.0
+_NEVER = float("inf")
+
+
+class Supervisor:
+    """The parent process. `run` once."""
+
+    def __init__(self, config: Config, load: Load, signals: Signals, notifier: Notifier) -> None:
+        self._config = config
+        self._rereading = Rereading(load, self._read_again)
+        self._signals = signals
+        self._notifier = notifier
+        self._restarts = Restarts(config.workers, LIMITS)
+        self._hub = Hub(Tally(lasting))
+        self._counts = host_counts.share(config.workers)
+        self._listeners: list[Listener] = []
+        self._reserved: list[Listener] = []
+        self._selector = selectors.DefaultSelector()
+        self._workers = Workers(signals, self._selector)
+        self._wake_in, self._wake_out = os.pipe()
+        self._ending = False
+        self._kill_at = _NEVER
+        self._feed_at = _NEVER
+        self._stops = StopSignals()
+        self._forced = 0
+        self._cut_short = False
+        self._status = 0
+
+    def run(self, inherited: list[Listener], arrived: Iterable[int]) -> int:
+        """Serve with workers on `inherited`, or on what the configuration says, until told to end; the exit status.
+
+        `arrived`: signals from before. Raises ListenError.
+        """
+        os.set_blocking(self._wake_out, False)
+        self._selector.register(self._wake_in, selectors.EVENT_READ)
+        self._signals.write_to(self._wake_out)
+        os.write(self._wake_out, bytes(arrived))
+        try:
+            self._listeners = inherited or bind(self._config, reuse_port=True)
+            # Our own TCP sockets never listen: they keep the port while the workers bind theirs beside them.
+            self._reserved = [each for each in self._listeners if each.port is not None and not inherited]
+            gc.freeze()  # what was imported is shared as long as no collector writes to it
+            gc.enable()
+            self._restarts.begin(monotonic())
+            while self._workers.running or not self._ending:
+                self._turn()
+        finally:
+            self._signals.detach()
+            self._stop_listening()
+            self._release()
+        return 128 + self._forced if self._cut_short and self._forced else self._status
+
+    def _turn(self) -> None:
+        """Act on what is due, then on what happens until something else is."""
+        now = monotonic()
+        if not self._rereading.busy:  # whose locks would be taken for ever in a child that is forked in its middle
+            for place in self._restarts.to_start(now):
+                self._start(place)
+        for place in self._restarts.hung(now):
+            hanging = [each for each in self._workers.running if each.place is place]
+            self._workers.kill(hanging, f"has been silent for over {LIMITS.beat_s * LIMITS.silent_beats:g}s")
+        self._hub.expire(now)
+        if now >= self._kill_at:
+            self._kill_at = _NEVER
+            self._workers.kill(self._workers.running, "does not end")
+        if now >= self._feed_at:
+            self._feed()
+        self._workers.watch()
+        due = min(self._hub.due, self._kill_at, self._feed_at)
+        if not self._rereading.busy:
+            due = min(due, self._restarts.due)
+        for key, events in self._selector.select(max(0.0, due - monotonic()) if due < _NEVER else None):
+            if key.fd == self._wake_in:
+                for number in os.read(self._wake_in, 1024):
+                    self._on_signal(number)
+            elif key.data.line is not None:  # otherwise it was lost a moment ago
+                if events & selectors.EVENT_WRITE:
+                    key.data.line.flush()
+                self._listen_to(key.data)
+
+    def _on_signal(self, number: int) -> None:
+        if number == _READ_AGAIN:
+            self._take_up()
+            return
+        name = signal.Signals(number).name
+        if number == signal.SIGCHLD:
+            for worker, status in self._workers.reaped():
+                self._lost(worker, status)
+        elif number == signal.SIGHUP:
+            self._reload()
+        elif number == signal.SIGUSR1:
+            self._workers.order("report")
+        elif number == signal.SIGUSR2:
+            start_log.no_hand_over()
+        elif not self._stops.counts(number):
+            _logger.debug("%s, delivered twice", name)
+        elif not self._ending:
+            _logger.info("%s: ending, %d workers", name, len(self._restarts.places))
+            self._end("drain", self._config.drain_s + MARGIN_S)
+        else:
+            _logger.warning("%s, a second signal: ending now", name)
+            self._forced = number
+            self._end("abort", ABORT_S)
+
+    def _end(self, order: str, limit_s: float) -> None:
+        self._ending = True
+        self._kill_at = monotonic() + limit_s
+        self._notifier.stopping(limit_s)
+        self._restarts.stop()
+        self._stop_listening()
+        self._workers.order(order)
+
+    def _stop_listening(self) -> None:
+        for each in self._listeners:
+            each.close()
+
+    def _reload(self) -> None:
+        if self._ending:
+            _logger.warning("SIGHUP comes too late: the gateway is ending")
+            return
+        self._notifier.reloading()
+        self._rereading.begin(self._config)
+
+    def _read_again(self) -> None:
+        """In another thread: there is a result."""
+        if not self._ending:
+            os.write(self._wake_out, bytes((_READ_AGAIN,)))
+
+    def _take_up(self) -> None:
+        if self._ending:
+            return
+        config = self._rereading.result(self._config)
+        if config is not None:
+            self._config = config
+            configure_logging(config.log_level, config.log_format)
+            self._workers.order("reload", config)
+        if not self._rereading.busy:
+            self._notifier.ready()
+
+    def _start(self, place: Place) -> None:
+        if self._ending:  # given up on, over another place
+            return
+        try:
+            line = self._workers.start(place, lambda orders: self._work(place, orders))
+        except OSError as error:
+            _logger.error("No process for worker %d: %s", place.index, error.strerror)
+            self._start_later(place)
+        else:
+            self._hub.join(line)
+
+    def _work(self, place: Place, orders: socket.socket) -> int:
+        """The forked child: give up what is the parent's, and serve."""
+        self._release()
+        for listener in self._listeners:
+            listener.file = None  # the parent's to remove
+        twins = [beside(each) for each in self._reserved]
+        shared = [each for each in self._listeners if each not in self._reserved]
+        for listener in self._reserved:
+            listener.sock.close()
+        name_worker(f"{place.index}-{os.getpid()}")
+        self._counts.take(place.index - 1)
+        return run_loop(serve(self._config, [*shared, *twins], orders, self._signals, LIMITS.beat_s))
+
+    def _release(self) -> None:
+        self._selector.close()
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+        self._workers.release()
+
+    def _listen_to(self, worker: Worker) -> None:
+        line = worker.line
+        assert line is not None
+        for message in line.receive():
+            worker.place.missed = 0
+            self._on_message(worker.place, line, message)
+        if not line.open:
+            self._hang_up(worker)
+
+    def _on_message(self, place: Place, line: Line, message: Message) -> None:
+        match message:
+            case ("ready",):
+                # One that was about to be ready when the end began changes nothing any more.
+                if self._restarts.ready(place) and not self._ending:
+                    start_log.started(self._config, self._listeners)
+                    self._notifier.ready()
+                    self._feed()
+            case ("numbers", numbers):
+                self._hub.report(line, numbers)
+            case ("ask", number, kind, argument):
+                self._hub.ask(line, number, kind, argument, monotonic())
+            case ("answer", number, kind, answers):
+                self._hub.answer(line, number, kind, answers)
+
+    def _feed(self) -> None:
+        """Tell systemd's watchdog that all is well; when it is not, that is for the watchdog to notice."""
+        if self._notifier.watchdog_s:
+            delay_s = self._notifier.watchdog_s
+            if all(self._restarts.alive(worker.place) for worker in self._workers.running):
+                self._notifier.alive()
+            else:
+                delay_s = min(delay_s, LIMITS.beat_s)  # by then the one that hangs may be replaced
+            self._feed_at = monotonic() + delay_s
+
+    def _lost(self, worker: Worker, status: int) -> None:
+        if worker.line is not None:
+            self._listen_to(worker)  # its last words
+        self._hang_up(worker)
+        self._counts.clear(worker.place.index - 1)  # what it had in flight went with it
+        if self._ending:
+            if status == CUT_SHORT or (status and self._forced):
+                self._cut_short = True
+            elif status:
+                _logger.error("Worker %s ended with %s while draining", worker.name, _how(status))
+                self._status = 1
+        elif status == 0:
+            _logger.info("Worker %s ended; another takes its place", worker.name)
+            self._restarts.ended(worker.place, monotonic())
+        else:
+            _logger.error("Worker %s ended with %s", worker.name, _how(status))
+            self._start_later(worker.place)
+
+    def _start_later(self, place: Place) -> None:
+        """A worker's start, or its life, failed: try again after a while, or give up on all."""
+        delay_s = self._restarts.failed(place, monotonic())
+        if delay_s is None:
+            _logger.error("Worker %d does not %s; giving up", place.index, "stay up" if self._restarts.up else "start")
+            self._status = 1
+            self._end("abort", ABORT_S)
+        else:
+            _logger.info("Worker %d starts again in %gs", place.index, delay_s)
+
+    def _hang_up(self, worker: Worker) -> None:
+        worker.place.ready = False
+        if worker.line is not None:
+            self._hub.leave(worker.line)
+        self._workers.hang_up(worker)
+
+
+def _how(status: int) -> str:
+    return f"status {status}" if status >= 0 else signal.Signals(-status).name

@@ -1,0 +1,115 @@
+"""One worker process: serves as its supervisor orders.
+
+Decides how orders are read, what a signal sent to a worker alone means, and that the supervisor hears that the event
+loop turns. Knows nothing of the other workers. Losing the supervisor is an order to end.
+"""
+
+import asyncio
+import logging
+import pickle
+import socket
+from typing import Any
+
+from ..config.load import Config
+from ..host.listeners import Listener
+from ..host.signals import STOPPING, Signals
+from ..operations import siblings
+from ..upstream.root_certificates import missing, provide
+from .orders import HEADER_BYTES, Message, encoded
+from .serving import Serving
+
+_logger = logging.getLogger("gomodel")
+
+# The exit status of a worker that aborted running requests on order.
+CUT_SHORT = 3
+# For the supervisor to read the last numbers.
+_FAREWELL_S = 1.0
+
+
+async def serve(
+    config: Config, listeners: list[Listener], orders: socket.socket, signals: Signals, beat_s: float
+) -> int:
+    """Serve on `listeners` until the supervisor, at the other end of `orders`, says otherwise; the exit status.
+
+    Every `beat_s` it is told that the loop turns. Raises ListenError.
+    """
+    serving = Serving(config)
+    loop = asyncio.get_running_loop()
+
+    def deliver(number: int) -> None:
+        # The supervisor decides; but a worker told alone to end makes place for a fresh one.
+        if number in STOPPING:
+            serving.drain()
+
+    reader, writer = await asyncio.open_connection(sock=orders)
+    tasks: list[asyncio.Task[None]] = []
+
+    def send(*message: Any) -> None:
+        writer.write(encoded(message))
+
+    def ready() -> None:
+        signals.attach(loop, deliver)
+        send("ready")
+        tasks.append(asyncio.create_task(_obey(reader, serving)))
+
+    tasks.append(asyncio.create_task(_beat(writer, beat_s)))
+    siblings.process.join(send)
+    try:
+        await serving.run(listeners, ready)
+    finally:
+        siblings.process.leave()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await _hang_up(writer)
+    signals.detach()
+    return CUT_SHORT if serving.cut_short else 0
+
+
+async def _beat(writer: asyncio.StreamWriter, beat_s: float) -> None:
+    beat = encoded(("beat",))
+    while not writer.is_closing():
+        writer.write(beat)
+        await asyncio.sleep(beat_s)
+
+
+async def _hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close the line when all is said."""
+    writer.close()
+    try:
+        async with asyncio.timeout(_FAREWELL_S):
+            await writer.wait_closed()
+    except (OSError, TimeoutError):
+        writer.transport.abort()
+
+
+async def _obey(reader: asyncio.StreamReader, serving: Serving) -> None:
+    while True:
+        try:
+            length = int.from_bytes(await reader.readexactly(HEADER_BYTES), "big")
+            message = pickle.loads(await reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            if not serving.draining:
+                _logger.error("The supervisor is gone; ending")
+            siblings.process.lost()
+            serving.drain()
+            return
+        if message[0] == "reload" and missing(message[1]):
+            await asyncio.to_thread(provide, message[1])
+        _follow(message, serving)
+
+
+def _follow(message: Message, serving: Serving) -> None:
+    match message:
+        case ("drain",):
+            serving.drain()
+        case ("abort",):
+            serving.abort()
+        case ("report",):
+            serving.report()
+        case ("reload", config) if not serving.draining:
+            serving.reload(config)
+        case ("question", number, kind, argument):
+            siblings.process.asked(number, kind, argument)
+        case ("answers", number, answers):
+            siblings.process.answered(number, answers)

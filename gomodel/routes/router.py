@@ -1,0 +1,315 @@
+"""What a request is, from its target alone: the kind of route, the methods, and the raw path to send upstream.
+
+Decides 400 (a bad target), 403 (a closed administrative route) and 404 here, but raises none of them: the caller has to
+see the key first, so a refusal travels in the Route. It does not know the method, the key, the instances or the body.
+"""
+
+import enum
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from urllib.parse import unquote
+
+from ..errors import BadTarget, Forbidden, GatewayError, NotFound
+from . import passthrough
+from .respelling import ends, respellings
+from .targets import check_target, split_target
+
+# A service sends a handful of targets over and over; a scanner sends thousands. With the length limit the cache stays
+# under about 5 MB per process whatever arrives, and it arrives before anybody has shown a key.
+CACHED_TARGETS = 1024
+CACHED_LENGTH = 2048
+
+_READ = frozenset({"GET", "HEAD"})
+_POST = frozenset({"POST"})
+_USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+
+# vLLM's inference routes, for labels only: a path that is missing here is served all the same.
+_KNOWN_INFERENCE = frozenset(
+    {
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+        "/v1/chat/completions",
+        "/v1/chat/completions/batch",
+        "/v1/chat/completions/derender",
+        "/v1/chat/completions/render",
+        "/v1/completions",
+        "/v1/completions/derender",
+        "/v1/completions/render",
+        "/v1/decisions",
+        "/v1/embeddings",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/messages/render",
+        "/v1/rerank",
+        "/v1/responses",
+        "/v1/responses/render",
+        "/v1/score",
+        "/v1/systemone",
+        "/v2/embed",
+        "/v2/rerank",
+        "/inference/v1/generate",
+        "/cohere/v2/chat",
+        "/cohere/v2/chat/render",
+    }
+)
+_ROOT_INFERENCE = frozenset(
+    {
+        "/classify",
+        "/detokenize",
+        "/generative_scoring",
+        "/invocations",
+        "/pooling",
+        "/rerank",
+        "/score",
+        "/tokenize",
+    }
+)
+_INFERENCE_PREFIXES = ("/v1/", "/v2/", "/inference/", "/cohere/")
+# Those that clients with the base URL .../v1 ask for below it, as they do below /p/.
+_ROOT_BELOW_V1 = _ROOT_INFERENCE & {f"/{family}" for family in passthrough.ROOT_FAMILIES}
+# What one vLLM says of itself, at its root; below /v1 too.
+_SERVER_ROUTES = {"/load": _READ, "/ping": _READ | _POST, "/tokenizer_info": _READ, "/version": _READ}
+_MODEL = "/v1/models/"
+
+# What stands after /v1/responses/ where vLLM and OpenAI's API put an operation on a body, not a stored response.
+_RESPONSE_OPERATIONS = frozenset({"compact", "derender", "input_tokens", "render"})
+_RESPONSE_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+_ANTHROPIC = re.compile(r"(?:/v1/messages|/p/[^/]+/(?:v1/)?messages)(?:/|\Z)")
+
+_NO_PASSTHROUGH = partial(NotFound, "Passthrough routes are disabled (ENABLE_PASSTHROUGH_ROUTES).")
+_NO_V1_ALIAS = partial(
+    NotFound, "The v1 alias of passthrough is disabled (ALLOW_PASSTHROUGH_V1_ALIAS); use /p/{provider}/... without v1/."
+)
+_ADMIN_NOT_SERVED = partial(NotFound, "Administrative routes of vLLM are not served here, only below /p/{provider}/.")
+_ADMIN_CLOSED = partial(
+    Forbidden, "This route administers the vLLM server. PASSTHROUGH_ADMIN_ROUTES=true opens it to every caller."
+)
+
+
+class Kind(enum.Enum):
+    """Who handles a request."""
+
+    INFERENCE = enum.auto()
+    UNKNOWN = enum.auto()  # below a prefix of vLLM's: which routes exist there is vLLM's to say
+    SERVER = enum.auto()
+    MODELS = enum.auto()
+    MODEL = enum.auto()
+    RESPONSES = enum.auto()
+    PASSTHROUGH = enum.auto()
+    REALTIME = enum.auto()
+    HEALTH = enum.auto()
+    READY = enum.auto()
+    METRICS = enum.auto()
+    ADMIN_REQUESTS = enum.auto()
+    STATUS_PAGE = enum.auto()
+    NOT_FOUND = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A classified target. Shared between requests, hence immutable; `refusal` makes a fresh exception for each."""
+
+    kind: Kind
+    template: str  # a label from a bounded set; "*" is the target of OPTIONS * and of nothing else
+    # Others are 405, except for PASSTHROUGH, where these are but the usual ones; empty where `refusal` is set and no
+    # method would help.
+    methods: frozenset[str] = frozenset()
+    below_base: bool = False  # `tail` counts from the instance's base URL, else from its root
+    tail: str = ""  # raw path with its leading slash, and the raw query with its "?"; "" where nothing goes upstream
+    anthropic: bool = False  # errors take Anthropic's shape
+    # Where the gateway serves the paths below an instance's base URL, and those at its root.
+    own_base: str = ""
+    own_root: str = ""
+    provider: str | None = None  # PASSTHROUGH: the raw segment, not yet known to name anything
+    id: str | None = None  # MODEL: the decoded model id; RESPONSES, ADMIN_REQUESTS: the raw id
+    open: bool = False  # served without a key
+    polled: bool = False  # asked for again and again by monitors and by the status page
+    replayable: bool = False  # may go out again when a reused connection dies before any response byte
+    refusal: Callable[[], GatewayError] | None = None  # to be raised once the caller has shown the key
+
+
+class Router:
+    """Classifies targets under one configuration; a reload makes a new one.
+
+    `base_path` is "/" or a prefix such as "/gw"; `metrics_path` is None when metrics are off, and lies below the base.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_path: str,
+        passthrough: bool,
+        passthrough_v1_alias: bool,
+        passthrough_admin: bool,
+        metrics_path: str | None,
+        metrics_public: bool,
+    ) -> None:
+        self._base = base_path.rstrip("/")
+        self._passthrough = passthrough
+        self._v1_alias = passthrough_v1_alias
+        self._admin = passthrough_admin
+        self._local = {
+            "/": Route(Kind.STATUS_PAGE, "/", _READ, open=True, polled=True),
+            "/health": Route(Kind.HEALTH, "/health", _READ, open=True, polled=True),
+            "/health/ready": Route(Kind.READY, "/health/ready", _READ, open=True, polled=True),
+            "/v1/models": Route(Kind.MODELS, "/v1/models", _READ),
+            "/admin/requests": Route(Kind.ADMIN_REQUESTS, "/admin/requests", frozenset({"GET"}), polled=True),
+        }
+        if metrics_path is not None:
+            route = Route(Kind.METRICS, metrics_path, _READ, open=metrics_public, polled=True)
+            self._local.setdefault(metrics_path, route)
+        self._cached = lru_cache(maxsize=CACHED_TARGETS)(self._classify)
+
+    def resolve(self, raw_target: str) -> Route:
+        """The route of a request target exactly as received; never raises, see Route.refusal. Contract section 5.
+
+        `*` is a refusal with template "*": RFC 9110 9.3.7 gives it a meaning for OPTIONS alone, and only the caller
+        knows the method. CONNECT and TRACE are in no route's methods; the caller answers them before any refusal.
+        """
+        if len(raw_target) > CACHED_LENGTH:
+            return self._classify(raw_target)
+        return self._cached(raw_target)
+
+    def _classify(self, raw_target: str) -> Route:
+        try:
+            path, query = split_target(raw_target)
+        except BadTarget as error:
+            template = "*" if raw_target == "*" else "unknown"
+            return Route(Kind.NOT_FOUND, template, refusal=partial(BadTarget, error.message))
+        local = path[len(self._base) :] if path.startswith(self._base + "/") else ""
+        anthropic = _ANTHROPIC.match(local) is not None
+        if local.startswith(_MODEL) and local != _MODEL:
+            # Looked up in a list, and handed on to nobody: ids may hold whatever a path may not.
+            return Route(Kind.MODEL, "/v1/models/{id}", _READ, id=unquote(local.removeprefix(_MODEL)))
+        try:
+            check_target(path, query)
+        except BadTarget as error:
+            return _refused(partial(BadTarget, error.message), anthropic)
+        if local in self._local:
+            return self._local[local]
+        if local.startswith("/p/"):
+            return self._pass_through(local, query, anthropic)
+        # Servers disagree on whether /a//b and /a/ are /a/b and /a, so neither is anything here (nor a redirect).
+        found = None
+        if local and "//" not in local and not local.endswith("/"):
+            found = self._find(local, query, anthropic)
+        return found or self._not_found(local or path, anthropic)
+
+    def _find(self, local: str, query: str, anthropic: bool) -> Route | None:
+        if local.startswith("/admin/requests/"):
+            return _admin_request(local.removeprefix("/admin/requests/"))
+        below_v1 = local.startswith("/v1/")
+        root = local.removeprefix("/v1") if below_v1 else local
+        found: Route | None
+        if root in _SERVER_ROUTES:
+            found = Route(Kind.SERVER, root, _SERVER_ROUTES[root], tail=root + query)
+        elif below_v1 and root in _ROOT_BELOW_V1:
+            found = _inference(root, query, anthropic)
+        elif below_v1:
+            found = _v1(local, query, anthropic)
+        else:
+            found = _inference(local, query, anthropic)
+        return found and replace(found, own_base=self._base + "/v1", own_root=self._base)
+
+    def _not_found(self, path: str, anthropic: bool) -> Route:
+        meant = self._meant(path)
+        message = f"No such route; did you mean {self._base}{meant}?" if meant else "No such route."
+        return _refused(partial(NotFound, message), anthropic or (meant or "").startswith("/v1/messages"))
+
+    def _meant(self, path: str) -> str | None:
+        """The route whose address this is but for the spelling."""
+        near = [other for other in ends(path) if other != path]
+        for other in near:
+            if other.startswith("/p/") and other.count("/") > 2:
+                return other
+        for other in respellings(path):
+            if other in self._local or other in _SERVER_ROUTES or other in _KNOWN_INFERENCE or other in _ROOT_INFERENCE:
+                return other
+        for other in near:
+            known = other.startswith(_INFERENCE_PREFIXES) and not other.startswith("/v1/v1/")
+            if known and not passthrough.administers(other):
+                return other
+        return None
+
+    def _pass_through(self, local: str, query: str, anthropic: bool) -> Route:
+        provider, _, rest = local.removeprefix("/p/").partition("/")
+        if not self._passthrough:
+            return _refused(_NO_PASSTHROUGH, anthropic)
+        if not provider or not rest:
+            return self._not_found(local, anthropic)
+        placement = passthrough.place(rest)
+        refusal: Callable[[], GatewayError] | None = None
+        if not self._admin and passthrough.administers(("/v1" if placement.below_base else "") + placement.path):
+            refusal = _ADMIN_CLOSED
+        elif placement.aliased and not self._v1_alias:
+            refusal = _NO_V1_ALIAS
+        return Route(
+            Kind.PASSTHROUGH,
+            "/p/{provider}/*",
+            passthrough.METHODS,
+            below_base=placement.below_base,
+            tail=placement.path + query,
+            anthropic=anthropic,
+            own_base=f"{self._base}/p/{provider}" + ("/v1" if self._v1_alias else ""),
+            own_root=f"{self._base}/p/{provider}",
+            provider=provider,
+            replayable=placement.replayable,
+            refusal=refusal,
+        )
+
+
+def _refused(refusal: Callable[[], GatewayError], anthropic: bool) -> Route:
+    return Route(Kind.NOT_FOUND, "unknown", anthropic=anthropic, refusal=refusal)
+
+
+def _v1(local: str, query: str, anthropic: bool) -> Route | None:
+    """/v1/...: what gomodel answers or places by other means than a selector; the rest is inference."""
+    tail = local.removeprefix("/v1") + query
+    _, _, family, *below = local.split("/")
+    if family == "v1" or (family in passthrough.ROOT_FAMILIES and not below):
+        return None
+    if family == "realtime" and not below:
+        return Route(Kind.REALTIME, "/v1/realtime", frozenset({"GET"}), below_base=True, tail=tail)
+    if family == "responses" and below and below[0] not in _RESPONSE_OPERATIONS:
+        if _RESPONSE_ID.fullmatch(below[0]) is None:
+            return None
+        return Route(
+            Kind.RESPONSES,
+            "/v1/responses/{id}",
+            frozenset({"GET", "POST", "DELETE"}),
+            below_base=True,
+            tail=tail,
+            id=below[0],
+            replayable=True,
+        )
+    return _inference(local, query, anthropic)
+
+
+def _inference(local: str, query: str, anthropic: bool) -> Route | None:
+    prefix = next((known for known in _INFERENCE_PREFIXES if local.startswith(known)), None)
+    if prefix is None and local not in _ROOT_INFERENCE:
+        return None
+    # All of the list, not just what lies below /v1: a base URL may lack it, and POST /v1/sleep would reach /sleep.
+    if passthrough.administers(local):
+        return _refused(_ADMIN_NOT_SERVED, anthropic)
+    below_base = prefix == "/v1/"
+    known = prefix is None or local in _KNOWN_INFERENCE
+    return Route(
+        Kind.INFERENCE if known else Kind.UNKNOWN,
+        local if known else f"{prefix}*",
+        _POST if known else _USUAL,
+        below_base=below_base,
+        tail=(local.removeprefix("/v1") if below_base else local) + query,
+        anthropic=anthropic,
+        replayable=True,
+    )
+
+
+def _admin_request(request_id: str) -> Route | None:
+    if _REQUEST_ID.fullmatch(request_id) is None:
+        return None
+    return Route(Kind.ADMIN_REQUESTS, "/admin/requests/{id}", frozenset({"DELETE"}), id=request_id)

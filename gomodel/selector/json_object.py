@@ -1,0 +1,292 @@
+"""Where a member of a body's top-level JSON object stands, found while the body arrives.
+
+Decides what is the top level and what is a name. What is passed over is followed, not validated, since vLLM judges its
+own input. Knows nothing of what a member is wanted for.
+
+The scanner is a set of generators over a buffer that may have grown after each yield, so a position is all the state
+there is, and no byte is looked at again because a piece ended there. Each yield says how much of the buffer is done
+with; who drops that sends how much it was, and the positions move along. Its time goes into a few regular expressions
+and `bytes.find`, never into single bytes.
+
+Some bytes cost a step of Python each few, so a scan works in turns: in each it reads SLICE_BYTES closely at the most,
+takes STEPS steps at the most, and then yields to whoever runs it, who lets others have their turn. What `bytes.find`
+passes over costs next to nothing and counts for nothing.
+"""
+
+import re
+from collections.abc import Callable, Generator
+from typing import cast
+
+from ..errors import InvalidBody
+
+# What is yielded when the object is closed, though more bytes may follow, and when the steps of this turn are used up.
+# Any other number asks for more bytes and says that none before that offset will be looked at again.
+CLOSED, PAUSED = -1, -2
+Found = Generator[int, int | None, int]
+
+# The worst bytes that were found take a millisecond or two per turn (tests/test_scan_turns.py counts what is called).
+SLICE_BYTES = 32 << 10
+STEPS = 400
+# A string with escaped quotes is read this far at a time, which costs so many steps at the worst.
+_ESCAPED_BYTES, _ESCAPED_STEPS = 2048, 8
+
+_BOM = b"\xef\xbb\xbf"
+QUOTE, _BACKSLASH, _COLON, _COMMA, _OPEN, _CLOSE = b'"\\:,{}'
+OPENERS = b"[{"
+_NEVER_UTF8 = b"\xfe\xff"
+# What stays of a string that is passed over: the backslashes at its end say whether the next quote is escaped.
+_LOOKBACK = 64
+_BACKSLASHES = b"\\" * _LOOKBACK
+
+# Each possessive loop over a group has an empty last alternative: CPython before 3.11.5 (gh-106052) otherwise leaves
+# the position inside the iteration that failed. Strings are passed over from quote to quote, since "anything but one
+# byte" is by far the fastest class; only `\"` after some other byte goes on, and a quote after `\\` is left to
+# `string`. So is text longer than the cap, for bytes.find is ten times faster still. Brackets are unrolled as deep
+# as a tool's JSON schema usually goes.
+SPACE = r"[ \t\n\r]*+"
+_TEXT = r'[^"]{0,2047}+'
+_ESCAPED_QUOTES = rf'(?:(?:(?<=[^\\]\\)|(?<=[^\\]\\\\\\))"{_TEXT}|)*+'
+_STRING = rf'"{_TEXT}(?:(?<!\\)"|{_ESCAPED_QUOTES}(?:(?<!\\)|(?<=[^\\]\\\\))")'
+_PLAIN = rf'[^"{{}}\[\]]++|{_STRING}'
+_BALANCED = rf"(?:{_PLAIN}|)*+"
+for _ in range(6):
+    _BALANCED = rf"(?:{_PLAIN}|[{{\[]{_BALANCED}[}}\]]|)*+"
+_SCALAR = r"[-+.0-9A-Za-z]"
+_VALUE = rf"(?:{_STRING}|{_SCALAR}++|[{{\[]{_BALANCED}[}}\]])"
+_NAME = rf'{SPACE}"[^"]{{0,63}}+(?<!\\)"{SPACE}:{SPACE}'
+
+
+def compiled(pattern: str) -> re.Pattern[bytes]:
+    """A pattern in which a dot is any byte."""
+    return re.compile(pattern.encode(), re.DOTALL)
+
+
+def _total(pattern: str) -> Callable[[bytes | bytearray, int, int], re.Match[bytes]]:
+    """The match method of a pattern that can match nothing at all, and so always matches."""
+    return cast("Callable[[bytes | bytearray, int, int], re.Match[bytes]]", compiled(pattern).match)
+
+
+_space = _total(SPACE)
+# Whole elements of an array, each with the comma behind it.
+elements = _total(rf"(?:{SPACE}{_VALUE}{SPACE},|)*+")
+scalar = _total(rf"{_SCALAR}*+")
+_balanced = _total(_BALANCED)
+_descent = _total(r'(?:[^"\]}]++|"[^"\\\[\]{}]{0,63}+"|)*+')
+_closers = _total(r"[\]}]*+")
+_text = _total(r'(?:[^"\\]++|\\.|)*+')
+_AT_MEMBER, _IN_NESTED, _IN_STRING = 1, 2, 3
+
+
+class Turn:
+    """What a scan may still do before it yields: `end` is how far it may read closely, `steps` how many it may take."""
+
+    __slots__ = ("_paused", "end", "steps")
+
+    def __init__(self) -> None:
+        self.end = 0
+        self.steps = 0
+        self._paused = False
+
+    def begin(self, size: int) -> None:
+        """The next turn, over a buffer of `size` bytes."""
+        self.steps = STEPS
+        if not self._paused:
+            self.end = min(size, self.end + SLICE_BYTES)
+
+    def over(self, result: object, size: int) -> bool:
+        """Whether the scan that yielded `result` needs no more bytes to go on, but another turn."""
+        self._paused = result == PAUSED
+        return self._paused or self.end < size
+
+    def drop(self, count: int) -> None:
+        """So many bytes were taken from the buffer's start."""
+        self.end -= count
+
+
+class Member:
+    """A name that may be looked for, of letters and `_`; `others` is the pattern of whole members before it."""
+
+    __slots__ = ("ahead", "is_name", "others")
+
+    def __init__(self, name: str) -> None:
+        written = "".join(f"(?:{each}|{_escape(each)})" for each in name)
+        member = rf'{SPACE}"{written}"{SPACE}:{SPACE}'
+        self.is_name = compiled(written).fullmatch
+        self.others = rf"(?:(?!{member}){_NAME}{_VALUE}{SPACE},|)*+"
+        # Whole members, then how the next one starts, as far as that is easy to tell: lastindex is one of the three
+        # constants, or None.
+        self.ahead = _total(rf'{self.others}(?:{member}()|{_NAME}(?:([\[{{])|(")))?')
+
+
+def _escape(character: str) -> str:
+    """The pattern of its JSON escape, whose hexadecimal digits are in either case (RFC 8259 section 7)."""
+    return r"\\u00" + "".join(f"[{digit}{digit.upper()}]" if digit > "9" else digit for digit in f"{ord(character):x}")
+
+
+def opened(body: bytes | bytearray, turn: Turn) -> Found:
+    """Returns the position behind the opening brace."""
+    while len(body) < len(_BOM) and _BOM.startswith(body):
+        yield 0
+    position = yield from token(body, turn, len(_BOM) if body.startswith(_BOM) else 0)
+    if body[position] == _OPEN:
+        return position + 1
+    if body[position] in b'["' or scalar(body, position, turn.end).end() > position:
+        raise InvalidBody("The body must be a JSON object.")
+    raise unexpected(body, position)
+
+
+def to_member(body: bytes | bytearray, turn: Turn, position: int, member: Member, *, after_value: bool) -> Found:
+    """Returns the position behind the colon of the next member of that name; without one it never returns.
+
+    Starts behind the opening brace, or behind a value.
+    """
+    opening = position
+    ahead = member.ahead
+    while True:
+        turn.steps -= 1
+        if turn.steps < 0:
+            yield PAUSED
+        if not after_value:
+            found = ahead(body, position, turn.end)
+            position = found.end()
+            known = found.lastindex
+            if known == _AT_MEMBER:
+                return position
+            if known == _IN_NESTED:
+                position = yield from _nested_end(body, turn, position)
+            elif known == _IN_STRING:
+                position = 1 + (yield from _string_end(body, turn, position))
+            else:
+                may_close = position == opening
+                position = yield from token(body, turn, position)
+                if may_close and body[position] == _CLOSE:
+                    break
+                is_it, position = yield from _name(body, turn, position, member)
+                if is_it:
+                    return position
+                position = yield from value_end(body, turn, position)
+        after_value = False
+        opening = -1
+        position = yield from token(body, turn, position)
+        if body[position] == _CLOSE:
+            break
+        if body[position] != _COMMA:
+            raise unexpected(body, position)
+        position += 1
+    position += 1
+    while True:
+        position = _space(body, position, turn.end).end()
+        if position < turn.end:
+            raise unexpected(body, position)
+        yield CLOSED
+
+
+def _name(
+    body: bytes | bytearray, turn: Turn, position: int, member: Member
+) -> Generator[int, int | None, tuple[bool, int]]:
+    """Any name and its colon; returns whether it is the member's, however it is escaped, and the position behind."""
+    if body[position] != QUOTE:
+        raise unexpected(body, position)
+    start, end = yield from string(body, turn, position + 1)
+    is_it = member.is_name(body, start, end) is not None
+    position = yield from token(body, turn, end + 1)
+    if body[position] != _COLON:
+        raise unexpected(body, position)
+    return is_it, position + 1
+
+
+def value_end(body: bytes | bytearray, turn: Turn, position: int) -> Found:
+    """Any value; returns the position behind it."""
+    start = yield from token(body, turn, position)
+    if body[start] == QUOTE:
+        return 1 + (yield from _string_end(body, turn, start + 1))
+    if body[start] in OPENERS:
+        return (yield from _nested_end(body, turn, start + 1))
+    position = scalar(body, start, turn.end).end()
+    if position == start:
+        raise unexpected(body, start)
+    while position == turn.end:
+        position -= (yield position) or 0
+        position = scalar(body, position, turn.end).end()
+    return position
+
+
+def _nested_end(body: bytes | bytearray, turn: Turn, position: int) -> Found:
+    """From behind an opening bracket; returns the position behind its counterpart. Which kind is vLLM's concern."""
+    depth = 1
+    while depth:
+        turn.steps -= 1
+        if turn.steps < 0:
+            yield PAUSED
+        position = _balanced(body, position, turn.end).end()
+        if position == turn.end:
+            position -= (yield position) or 0
+        elif body[position] == QUOTE:
+            position = 1 + (yield from _string_end(body, turn, position + 1))
+        elif body[position] in OPENERS:
+            end = _descent(body, position, turn.end).end()
+            depth += body.count(b"[", position, end) + body.count(b"{", position, end)
+            position = end
+        else:
+            closers = min(depth, _closers(body, position, turn.end).end() - position)
+            depth -= closers
+            position += closers
+    return position
+
+
+def string(
+    body: bytes | bytearray, turn: Turn, start: int, *, keep: bool = True
+) -> Generator[int, int | None, tuple[int, int]]:
+    """From behind an opening quote; returns where the content begins and ends.
+
+    All of it is in the buffer then, unless not `keep`.
+    """
+    position = start
+    while True:
+        quote = body.find(b'"', position)
+        if quote < 0:
+            position = turn.end = len(body)
+            unread = 0 if body.endswith(_BACKSLASHES) else max(0, position - _LOOKBACK)
+            dropped = (yield start - 1 if keep else unread) or 0
+            position -= dropped
+            start = max(0, start - dropped)
+            continue
+        if body[quote - 1] != _BACKSLASH or not _is_escaped(body, start, quote):
+            turn.end = max(turn.end, quote + 1)
+            return start, quote
+        turn.steps -= _ESCAPED_STEPS
+        if turn.steps < 0:
+            yield PAUSED
+        position = _text(body, quote + 1, quote + 1 + _ESCAPED_BYTES).end()
+
+
+def _string_end(body: bytes | bytearray, turn: Turn, start: int) -> Found:
+    """From behind an opening quote; returns the position of the closing one."""
+    return (yield from string(body, turn, start, keep=False))[1]
+
+
+def _is_escaped(body: bytes | bytearray, start: int, quote: int) -> bool:
+    """Whether the backslashes before `quote`, none of them before `start`, are odd in number."""
+    reach = 16
+    while True:
+        low = max(start, quote - reach)
+        rest = len(body[low:quote].rstrip(b"\\"))
+        if rest or low == start:
+            return (quote - low - rest) % 2 == 1
+        reach *= 16
+
+
+def token(body: bytes | bytearray, turn: Turn, position: int) -> Found:
+    """Returns the position of the next byte that is not white space, once it is there."""
+    while (position := _space(body, position, turn.end).end()) == turn.end:
+        position -= (yield position) or 0
+    return position
+
+
+def unexpected(body: bytes | bytearray, position: int) -> InvalidBody:
+    """The refusal of a byte that cannot stand where it stands."""
+    if not body[position]:
+        return InvalidBody(f"The body has a NUL byte at offset {position}: send UTF-8, not UTF-16 or UTF-32.")
+    if body[position] in _NEVER_UTF8:
+        return InvalidBody("The body is not UTF-8: send UTF-8.")
+    return InvalidBody(f"The body is not valid JSON: unexpected byte at offset {position}.")

@@ -1,0 +1,220 @@
+"""Who can take a request: asks every instance's /health in the background, and says so on /health/ready.
+
+Decides how often to ask, what an answer means and when this gateway is ready. Knows nothing of the requests that
+report to the same `Health`, and answers about instances only: /health itself never depends on them.
+
+Ready is when at least one instance is up and accepts the gateway's key, its breaker lets requests through and this
+gateway is not draining. At the start nothing is known of an instance, and it counts once its first probe, sent at once,
+was answered; with no probes at all, what is not known to be down is taken to be up.
+"""
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Callable, Iterable
+from time import monotonic
+
+from aiohttp.http import RawResponseMessage
+
+from ..balancing.instances import Instance
+from ..errors import GatewayError, LoopDetected, Overloaded
+from ..http1.head import ResponseFields
+from .channel import Channel
+from .health import FORGIVEN, State
+
+_logger = logging.getLogger("gomodel")
+
+TIMEOUT_S = 2.0
+INTERVAL_S = 10.0
+# While an instance is down or in doubt: a restart should be noticed by whoever waits for it, not by a request.
+RETRY_S = 1.5
+# Many gateways started by one deployment must not ask in step.
+_JITTER = 0.2
+# An answer on /health/ready waits this long for the very first verdict; Kubernetes waits a second for the answer.
+FIRST_VERDICT_S = 0.5
+
+_ENGINE_DEAD = 503
+_KEY_REFUSED = "refuses_the_key"
+_LOOP = 508  # said by a gomodel that finds its own probe at its door
+
+
+class Probes:
+    """One task per instance that asks it, from `start` to `close`."""
+
+    def __init__(self, instances: Iterable[Instance], on_alive: Callable[[Instance], None] | None = None) -> None:
+        """`on_alive` is called after every probe that was answered."""
+        self._instances = tuple(instances)
+        self._on_alive = on_alive
+        self._tasks: list[asyncio.Task[None]] = []
+        self._verdict = asyncio.Event()  # one is up, or something is known of all
+
+    @property
+    def asking(self) -> bool:
+        """Whether instances are being asked."""
+        return bool(self._tasks)
+
+    def start(self) -> None:
+        """Ask every instance now and from now on."""
+        for instance in self._instances:
+            task = asyncio.create_task(self._watch(instance))
+            task.add_done_callback(_report_bug)
+            self._tasks.append(task)
+        self._judge()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Stop, and return when nothing is left of it."""
+        self.stop()
+        tasks, self._tasks = self._tasks, []
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def first_verdict(self) -> None:
+        """Return when an instance is up or all are known not to be, after FIRST_VERDICT_S in any case."""
+        if self.asking and not self._verdict.is_set():
+            try:
+                async with asyncio.timeout(FIRST_VERDICT_S):
+                    await self._verdict.wait()
+            except TimeoutError:
+                pass
+
+    async def _watch(self, instance: Instance) -> None:
+        health = instance.health
+        fell = asyncio.Event()
+        health.on_fall = fell.set
+        pieces = 0
+        while True:
+            before, pieces = pieces, sum(instance.gaps.counts)
+            await self._ask(instance, streaming=pieces > before)
+            fell.clear()
+            if health.settled:
+                try:
+                    async with asyncio.timeout(_about(INTERVAL_S)):
+                        await fell.wait()
+                except TimeoutError:
+                    continue
+            await asyncio.sleep(_about(RETRY_S))
+
+    async def _ask(self, instance: Instance, *, streaming: bool) -> None:
+        health = instance.health
+        failures, began = health.failures, monotonic()
+        code = await ask(instance)
+        if code is None or (streaming and code in FORGIVEN):
+            return  # whoever sends to clients is alive, however late it answers us
+        if code:
+            health.failed(code)
+        else:
+            health.alive(failures)
+            if health.state is State.UP:
+                instance.breaker.probed(monotonic(), began)
+            if self._on_alive is not None:
+                self._on_alive(instance)
+        self._judge()
+
+    def _judge(self) -> None:
+        states = [each.health.state for each in self._instances]
+        if State.UP in states or State.UNKNOWN not in states:
+            self._verdict.set()
+
+
+def _about(seconds: float) -> float:
+    return seconds * (1 + random.uniform(-_JITTER, _JITTER))
+
+
+def _report_bug(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _logger.error("A health probe failed inside the gateway", exc_info=error)
+
+
+class _Answer:
+    """Takes the head of one response; a `Sink`."""
+
+    def __init__(self) -> None:
+        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
+        if not self.status.done():
+            self.status.set_result(message.code)
+
+    def on_data(self, data: bytes, complete: bool) -> None:
+        """Nobody reads the body."""
+
+    def on_chunk(self, frame: bytes, start: int) -> None:
+        """As above."""
+
+    def on_failure(self, error: GatewayError) -> None:
+        if not self.status.done():
+            self.status.set_exception(error)
+
+    def on_writable(self) -> None:
+        """The question is one write."""
+
+
+async def ask(instance: Instance) -> str | None:
+    """Ask GET /health over a connection of its own: "" when alive, else what is wrong; None when we could not ask.
+
+    vLLM answers 200, or 503 when its engine is dead. Any other answer below 500 means that something serves there,
+    perhaps without such a route. Redirects are not followed.
+    """
+    channel: Channel | None = None
+    answer = _Answer()
+    head = b"GET %b/health HTTP/1.1\r\n%bX-Request-Id: %b\r\nConnection: close\r\n\r\n" % (
+        instance.root_path.encode(),
+        instance.own_fields,
+        instance.pool.mark,
+    )
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            channel = await instance.pool.connect(probe=True)
+            channel.pool = None  # an answer without `Connection: close` must not lend it to a request
+            channel.begin(answer, (head,), sent=True, head_only=False)
+            status = await answer.status
+    except TimeoutError:
+        return "connection_timeout" if channel is None else "http_response_timeout"
+    except Overloaded:
+        return None  # no descriptor left in this process; that is not the instance's fault
+    except GatewayError as error:
+        return error.code
+    finally:
+        if channel is not None:
+            channel.discard()
+    # From elsewhere, or the connection would have shown it.
+    instance.pool.judge(leads_back=status == _LOOP)
+    if status == _LOOP:
+        return LoopDetected.code
+    if status == _ENGINE_DEAD:
+        return "engine_dead"
+    return "" if status < 500 else "destination_unavailable"
+
+
+def report(instances: Iterable[Instance], *, asking: bool, draining: bool) -> tuple[bool, bytes]:
+    """Whether this gateway is ready, and the body that says why.
+
+    The route is open, so the body holds names and numbers only: model names are counted, not told.
+    """
+    now = monotonic()
+    ready = False
+    states = {}
+    for instance in instances:
+        health, admits = instance.health, instance.breaker.candidate(now)
+        able = health.state is State.UP or (health.state is State.UNKNOWN and not asking)
+        ready = ready or (able and admits and not health.key_refused)
+        state = health.state.value
+        if able:
+            state = _KEY_REFUSED if health.key_refused else state if admits else "circuit_open"
+        states[instance.name] = {
+            "state": state,
+            "for_s": round(now - health.since, 1),
+            "last_error": health.code or None,
+            "last_error_age_s": round(now - health.failed_at, 1) if health.code else None,
+            "in_flight": instance.in_flight,
+            "models": len(instance.models),
+        }
+    ready = ready and not draining
+    status = "ready" if ready else "draining" if draining else "unavailable"
+    return ready, json.dumps({"status": status, "instances": states}).encode()
