@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := gomodel tests bench clients integration browser fuzz
+SOURCES := gomodel tests bench
 
-.PHONY: help demo run test test-fast check static format docs-config build bench bench-vllm test-vllm test-clients \
+.PHONY: help demo run test test-unit check static format docs-config build bench bench-vllm test-vllm test-clients \
 	test-browser fuzz lint-deploy soak chaos clean
 
 help:  ## this list
@@ -37,8 +37,8 @@ run: $(VENV)/.runs  ## serve what .env describes
 test: $(VENV)/.installed  ## the test suite, in as many processes as there are CPUs, four at most
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-test-fast: $(VENV)/.installed  ## the tests that open no socket and start no process: half a minute
-	$(BIN)/python -m pytest -m "not wire" --numprocesses auto --maxprocesses 4
+test-unit: $(VENV)/.installed  ## the rules by themselves, tests/unit: some twenty seconds
+	$(BIN)/python -m pytest tests/unit --numprocesses auto --maxprocesses 4 --dist worksteal
 
 static: $(VENV)/.installed  ## format, lint and types
 	$(BIN)/ruff format --check $(SOURCES)
@@ -63,33 +63,33 @@ bench: $(VENV)/.installed  ## cost beside nginx and its peers; BENCH="--quick --
 	$(BIN)/python -m bench $(BENCH)
 
 test-vllm: $(VENV)/.installed  ## against a real vLLM on the CPU, built once: 3.5 GB in ~/.cache/gomodel (GOMODEL_VLLM_DIR, GOMODEL_VLLM_FRONTEND=rust)
-	$(BIN)/python -m integration.vllm_setup
-	$(BIN)/python -m pytest integration $(VLLM)
+	$(BIN)/python -m tests.vllm.vllm_setup
+	$(BIN)/python -m pytest tests/vllm $(VLLM)
 
 bench-vllm: $(VENV)/.installed  ## vllm bench serve against that server, direct and through gomodel
-	$(BIN)/python -m integration.vllm_setup
-	$(BIN)/python -m integration.bench $(VLLM)
+	$(BIN)/python -m tests.vllm.vllm_setup
+	$(BIN)/python -m tests.vllm.bench $(VLLM)
 
 test-clients: $(VENV)/.installed  ## the real client packages, Python and Node, in .venv-clients
-	$(BIN)/python -m clients $(CLIENTS)
+	$(BIN)/python -m tests.clients $(CLIENTS)
 
 test-browser: $(VENV)/.installed  ## the status page and pages of other origins in headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/pip install --quiet --disable-pip-version-check playwright
-	$(BIN)/python -m pytest browser
+	$(BIN)/python -m pytest tests/browser
 
 fuzz: $(VENV)/.installed  ## atheris on each parser, SECONDS each (default 60)
 	$(BIN)/pip install --quiet --disable-pip-version-check atheris
 	for target in selector continuation multipart targets headers frames framing repeated; do \
-		$(BIN)/python -m fuzz $$target -max_total_time=$(or $(SECONDS),60) -max_len=4096 -artifact_prefix=/tmp/ || exit 1; done
+		$(BIN)/python -m tests.fuzz $$target -max_total_time=$(or $(SECONDS),60) -max_len=4096 -artifact_prefix=/tmp/ || exit 1; done
 
 lint-deploy:  ## docker/ against its tools' linters and schemas, in .venv-deploy
 	docker/lint.sh
 
 chaos: $(VENV)/.installed  ## random clients against random instances; SEED=7 REQUESTS=2000
-	SEED=$(or $(SEED),1) REQUESTS=$(or $(REQUESTS),2000) $(BIN)/python -m pytest tests/test_chaos.py
+	SEED=$(or $(SEED),1) REQUESTS=$(or $(REQUESTS),2000) $(BIN)/python -m pytest tests/wire/test_chaos.py
 
 soak: $(VENV)/.installed  ## the keep-alive race and the damage tests at full length
-	GOMODEL_SOAK=10000 $(BIN)/python -m pytest tests/test_keepalive_race.py tests/test_response_damage.py
+	GOMODEL_SOAK=10000 $(BIN)/python -m pytest tests/wire/test_keepalive_race.py tests/wire/test_response_damage.py
 
 clean:  ## remove all that any of these made in this folder
 	rm -rf $(VENV) .venv-* bin build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench-results

@@ -16,10 +16,10 @@ from .harness.client import RawClient
 from .harness.gateway import GatewayHandle, env_for, start_gateway
 from .harness.leaks import Inventory, Records, nothing_left, open_fds
 from .harness.names import Names
+from .harness.processes import run  # noqa: F401 - a fixture
 from .harness.stalls import Stalls
 from .harness.tls import PEM, client_context
 from .harness.upstream import ScriptedUpstream
-from .processes import run  # noqa: F401 - a fixture
 
 try:
     import uvloop
@@ -38,16 +38,6 @@ LOOP = os.environ.get("GOMODEL_TEST_LOOP") or ("asyncio" if uvloop is None else 
 def pytest_configure(config: pytest.Config) -> None:
     if LOOP not in ("asyncio", "uvloop") or (LOOP == "uvloop" and uvloop is None):
         raise pytest.UsageError(f"GOMODEL_TEST_LOOP={LOOP}: want asyncio or an installed uvloop")
-
-
-# Whoever asks for one of these opens sockets or starts a process.
-_WIRE = {"no_leaks", "run", "aiohttp_client", "aiohttp_server", "unused_tcp_port"}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if _WIRE.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker("wire")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -4,7 +4,7 @@ Decides when a response is complete, truncated or not to be trusted, and when a 
 Knows nothing of the client's side: what arrives goes to a `Sink` in the same turn of the event loop, without a task
 or a future per chunk.
 
-Leans on these internals of aiohttp 3.14 (tests/test_aiohttp_internals.py fails when they move):
+Leans on these internals of aiohttp 3.14 (tests/wire/test_aiohttp_internals.py fails when they move):
 `BaseConnector._factory` makes the protocol; `connector.connect(req, traces, timeout)` returns a Connection whose
 `protocol` that is; `HttpResponseParser.feed_data` returns (messages, upgraded, tail), and one that is told responses
 have no body reads head after head.

@@ -1,0 +1,225 @@
+"""What `python -m gomodel` says and how it exits, when it is not asked to serve."""
+
+import asyncio
+import re
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gomodel import __main__ as cli
+from gomodel.balancing import model_lists
+from gomodel.config.load import Config, from_environ
+from gomodel.config.registry import VARIABLES
+from gomodel.version import VERSION
+
+from ..harness.processes import ROOT, RUN, Run
+from ..harness.scripted import SAFETY_S, ScriptedUpstream, Stall, env_for, json_response, response
+
+
+def test_version_names_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.command(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"gomodel {VERSION}\n"
+
+
+def test_help_names_only_variables_that_exist_and_every_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.command(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    named = set(re.findall(r"\b(?:[A-Z]+_[A-Z_]*|HOST|PORT)\b", text)) - {"_BASE_URL", "_API_KEY"}
+    assert named <= {*VARIABLES, "VLLM_", "_FILE"}
+    for each in VARIABLES.values():
+        assert (f"\n  {each.name} " in text) is each.first
+    assert "default 8080)" in text
+    for status in ("0  ", "1  ", "2  ", "64 ", "128+n"):
+        assert f"\n  {status}" in text
+
+
+def test_the_example_is_printed_as_it_is_in_the_repository(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.command(["--example-env"]) == 0
+    assert capsys.readouterr().out == (ROOT / ".env.example").read_text()
+
+
+async def test_the_example_needs_no_file_beside_the_program(run: Run) -> None:
+    process = await run({}, "--example-env")
+    assert await process.ended() == 0
+    assert process.output == (ROOT / ".env.example").read_text()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--check"], ["--demo"]])
+@pytest.mark.parametrize("system", ["darwin", "freebsd14", "win32"])
+def test_on_another_system_than_linux_it_says_so_and_does_nothing(
+    arguments: list[str], system: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setattr(cli, "Signals", pytest.fail)
+    assert cli.command(arguments) == 1
+    assert capsys.readouterr().err.startswith(f"gomodel runs on Linux; this is {system}.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--example-env", "--check"], "not allowed with"),
+        (["--chek"], "unrecognized arguments"),
+        (["serve"], "unrecognized arguments"),
+        (["--check", "--demo"], "not allowed with"),
+        (["--rate", "5"], "go with --demo"),
+        (["--port", "5"], "go with --demo"),
+        (["--demo", "--rate", "-1"], "--rate: invalid number value"),
+        (["--demo", "--rate", "nan"], "--rate: invalid number value"),
+        (["--demo", "--port", "65536"], "--port: invalid number value"),
+        (["--demo", "--port", "http"], "--port: invalid number value"),
+    ],
+)
+def test_wrong_use_is_status_2(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.command(arguments)
+    assert ended.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--check"]])
+async def test_every_problem_of_the_configuration_is_listed_and_nothing_is_bound(
+    run: Run, arguments: list[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environ = {"PORT": str(taken.getsockname()[1]), "BODY_SIZE_LIMIT": "much", "VLLM_A_API_KEY": "secret-4711"}
+        process = await run({**environ, "LOG_LEVEL": "loud"}, *arguments)
+        assert await process.ended() == 64
+    assert process.lines[0] == "gomodel: the configuration has 3 problems:"
+    assert sorted(line.split(":")[0].strip() for line in process.lines[1:]) == [
+        "BODY_SIZE_LIMIT",
+        "LOG_LEVEL",
+        "VLLM_A_API_KEY",
+    ]
+    assert "secret-4711" not in process.text + process.output
+
+
+async def test_an_env_file_that_cannot_be_read_is_a_problem_of_the_configuration(run: Run, tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    process = await run()
+    assert await process.ended() == 64
+    assert process.lines == ["gomodel: the configuration has 1 problem:", "  .env: cannot be read: Is a directory"]
+
+
+async def test_check_prints_a_table_and_is_status_0_when_every_instance_is_well(run: Run, make_upstream: Any) -> None:
+    one, other = await make_upstream(models=("a", "b", "c", "d")), await make_upstream(models=())
+    keys = {"VLLM_API_KEY": "secret-4711", "GOMODEL_MASTER_KEY": "secret-4712"}
+    process = await run({**env_for(vllm=one, vllm_test=other), **keys}, "--check")
+    assert await process.ended() == 0
+    head, first, second, _, verdict = process.output.splitlines()
+    assert head.split() == ["INSTANCE", "URL", "KEY", "STATE", "MODELS"]
+    assert re.fullmatch(rf"vllm +{re.escape(one.base_url)} +yes +ok, \d+ ms +4: a, b, c, \.\.\.", first)
+    assert re.fullmatch(rf"vllm-test +{re.escape(other.base_url)} +no +ok, \d+ ms +0:", second)
+    assert verdict == "The configuration can be used."
+    assert [("authorization: bearer secret-4711" in each.raw.decode().lower()) for each in one.probes] == [True]
+    assert "secret" not in process.text + process.output
+
+
+async def checked(config: Config, capsys: pytest.CaptureFixture[str]) -> tuple[bool, str]:
+    from gomodel.process.check import print_table
+
+    well = await print_table(config)
+    return bool(well), capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "environ", "state"),
+    [
+        (response(b"no", 401), {}, "wants a key"),
+        (response(b"no", 401), {"VLLM_API_KEY": "wrong"}, "refuses the key"),
+        (response(b"no", 404), {}, "GET /models: status 404"),
+        (response(b"<html>"), {}, "GET /models: no JSON"),
+        (response(b"\xff\xfe"), {}, "GET /models: no JSON"),
+        (json_response({"object": "list"}), {}, "GET /models: no list of models"),
+        (b"HELO\r\n\r\n", {}, "no valid HTTP answer"),
+        (Stall(), {}, "no answer in time"),
+    ],
+    ids=["key wanted", "key refused", "no such route", "no JSON", "no text", "no list", "no HTTP", "silence"],
+)
+async def test_check_says_what_is_wrong_with_an_instance(
+    answer: Any,
+    environ: Mapping[str, str],
+    state: str,
+    upstream: ScriptedUpstream,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_lists, "_FETCH_TIMEOUT_S", 0.3)
+    upstream.on_request(answer, path="/v1/models")
+    upstream.lenient = True  # whether it speaks TLS is asked when it does not speak HTTP
+    well, output = await checked(from_environ({**env_for(vllm=upstream), **environ}), capsys)
+    assert not well
+    assert f"  {state} " in output
+    assert "1 of 1 instances cannot be used." in output
+
+
+async def test_check_is_not_well_when_one_of_several_instances_refuses_connections(
+    upstream: ScriptedUpstream, make_upstream: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = await make_upstream()
+    dead.stop_listening()
+    well, output = await checked(from_environ(env_for(vllm=upstream, vllm_dead=dead)), capsys)
+    assert not well
+    assert re.search(r"^vllm .* ok, ", output, re.MULTILINE)
+    assert re.search(r"^vllm-dead .* connection refused ", output, re.MULTILINE)
+
+
+async def test_check_reaches_an_instance_on_a_unix_socket(
+    make_upstream: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "vllm.sock")
+    upstream = await make_upstream(unix_path=path)
+    well, output = await checked(from_environ(env_for(vllm=upstream)), capsys)
+    assert well
+    assert f"on unix:{path}" in output
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+async def test_the_demo_prints_curl_lines_that_work(run: Run) -> None:
+    process = await run({"VLLM_OWN_BASE_URL": "http://127.0.0.1:1/v1"}, "--demo", "--rate", "0", "--port", "0")
+    await process.until("guide", lambda: "  key: demo\n" in process.output)
+    assert "serves in front of a simulation" in process.output
+    # The last lines, and no line of the log behind them.
+    assert re.search(r"  http://127\.0\.0\.1:\d+/\n  key: demo\n\Z", process.output)
+    commands = re.findall(r"^  (curl (?:.*\\\n)?.*)$", process.output, re.MULTILINE)
+    answers = []
+    for command in commands:
+        shell = await asyncio.create_subprocess_shell(command, stdout=asyncio.subprocess.PIPE)
+        async with asyncio.timeout(SAFETY_S):
+            answers.append((await shell.communicate())[0].decode())
+    listed, chat, stream, tokens = answers
+    assert '"vllm/demo/llama-sim"' in listed
+    assert '"vllm-test/demo/qwen-sim"' in listed
+    assert "vllm-own" not in listed
+    assert '"chat.completion"' in chat
+    assert stream.endswith("data: [DONE]\n\n")
+    assert '"count"' in tokens
+    assert process.text == ""
+    assert await process.stop() == 0
+
+
+async def test_the_demo_serves_although_nobody_reads_its_guide(run: Run) -> None:
+    unread = "import os; ours, theirs = os.pipe(); os.close(ours); os.dup2(theirs, 1); os.close(theirs); "
+    process = await run({"LOG_LEVEL": "info"}, "--demo", "--port", "0", code=unread + RUN)
+    await process.listening()
+    assert await process.stop() == 0
+    assert "Traceback" not in process.text
+
+
+async def test_the_demo_leaves_the_operators_key_to_the_shell_and_reads_no_env_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("malformed\nVLLM_BASE_URL=http://127.0.0.1:1/v1\n")
+    process = await run({"GOMODEL_MASTER_KEY": "secret-4711", "GOMODEL_WORKERS": "4", "BASE_PATH": "/g"}, "--demo")
+    await process.until("guide", lambda: "  key: what GOMODEL_MASTER_KEY says\n" in process.output)
+    assert 'Bearer $GOMODEL_MASTER_KEY"' in process.output
+    assert re.search(r"http://127\.0\.0\.1:\d+/g/\n", process.output)
+    assert re.search(r"http://127\.0\.0\.1:\d+/g/v1/models", process.output)
+    assert "secret-4711" not in process.output + process.text
+    assert await process.stop() == 0

@@ -1,0 +1,172 @@
+"""No body holds the loop: whatever its bytes are, a scan does so much in a turn and no more.
+
+What is counted is calls, of Python functions and into C, which is where a scan's time goes: a call costs about as much
+whatever it is asked, and none may be asked to look closely at more than a slice.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gomodel.errors import GatewayError
+from gomodel.selector.form import MultipartScan
+from gomodel.selector.json_object import SLICE_BYTES, STEPS
+from gomodel.selector.previous_response import PreviousResponse
+from gomodel.selector.realtime_event import TINY_FRAMES_LIMIT, SessionUpdate
+from gomodel.selector.selector import JsonScan
+
+from ...harness.tunnels import PING, TEXT, frame
+
+READ_BYTES = 96 << 10
+# A step is no more calls than these.
+CALLS = 32 * STEPS
+
+
+class Scan(Protocol):
+    paused: bool
+
+    def feed(self, piece: bytes, /) -> Any: ...
+
+
+def calls_of(do: Callable[[], Any]) -> tuple[int, Any]:
+    """How many calls it makes, and what it returns or raises."""
+    count = 0
+
+    def counted(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(counted)
+    try:
+        result = do()
+    except GatewayError as error:
+        result = error
+    finally:
+        sys.setprofile(before)
+    return count, result
+
+
+def worst_turn(scan: Scan, pieces: list[bytes]) -> int:
+    """The most calls that one turn takes; the scan goes on for as long as it wants to."""
+    worst, waiting = 0, pieces[::-1]
+    while waiting:
+        piece = waiting.pop()
+        calls, result = calls_of(lambda piece=piece: scan.feed(piece))
+        worst = max(worst, calls)
+        if result is not None or getattr(scan, "done", False):
+            break
+        if scan.paused:
+            waiting.append(b"")
+    return worst
+
+
+def filled(filler: bytes, size: int = READ_BYTES) -> bytes:
+    return filler * (size // len(filler) + 1)
+
+
+SLOW = {
+    "names that end in an escaped backslash": (b"{", rb'"\\":1,'),
+    "strings that end in two": (b"{", rb'"a":"\\\\",'),
+    "members": (b"{", b'"":1,'),
+    "members with lists": (b"{", b'"":[],'),
+    "members cut short": (b"{", b'"' + b"n" * 64 + b'":[[[[[[[[]]]]]]]],'),
+    "lists ever deeper": (b'{"a":', rb'["\\",'),
+    "lists ever deeper beside empty ones": (b'{"a":', b"[[],"),
+    "objects ever deeper": (b'{"a":', rb'{"\\":'),
+    "strings that look like ends, ever deeper": (b'{"a":', b'["]",'),
+    "deep lists side by side": (b'{"a":[', b"[[[[[[[[[]]]]]]]]],"),
+    "one bracket after the other": (b'{"a":' + b"[" * 50_000, b"]1"),
+    "escaped quotes": (b'{"a":"', rb"\\\\\""),
+    "escaped quotes in a list": (b'{"a":[[[[[[["', rb"\\\\\""),
+    "escaped quotes in a name": (b'{"', rb"\\\\\""),
+    "spaces": (b'{"a":', b" "),
+    "digits": (b'{"a":', b"1"),
+}
+
+
+@pytest.mark.parametrize("scan", [JsonScan, PreviousResponse])
+@pytest.mark.parametrize(("start", "filler"), SLOW.values(), ids=SLOW)
+def test_a_turn_of_a_slow_body_is_short(scan: Callable[[], Scan], start: bytes, filler: bytes) -> None:
+    assert worst_turn(scan(), [start + filled(filler), filled(filler)]) <= CALLS
+
+
+@pytest.mark.parametrize(("start", "filler"), SLOW.values(), ids=SLOW)
+def test_a_turn_of_a_slow_body_behind_its_model_is_short(start: bytes, filler: bytes) -> None:
+    body = b'{"model":"m",' + start[1:] + filled(filler) + b'"model"'
+    assert worst_turn(JsonScan(), [body]) <= CALLS
+
+
+def test_a_slow_body_takes_many_turns_and_is_read_to_its_end() -> None:
+    scan, turns = JsonScan(), 1
+    found = scan.feed(b"{" + filled(rb'"\\":1,') + b'"model":"m"}')
+    while scan.paused:
+        found = scan.feed(b"")
+        turns += 1
+    assert found is not None
+    assert found.value == "m"
+    assert turns > READ_BYTES // len(rb'"\\":1,') // STEPS
+
+
+def test_a_plain_body_takes_a_turn_for_every_slice() -> None:
+    scan = JsonScan()
+    sent = b'{"a":[' + filled(b'"some text",', 3 * SLICE_BYTES + 100)
+    assert scan.feed(sent) is None
+    for _ in range(3):
+        assert scan.paused
+        scan.feed(b"")
+    assert not scan.paused
+
+
+def test_a_long_string_is_passed_over_in_one_turn() -> None:
+    scan = JsonScan()
+    scan.feed(b'{"a":"' + bytes(READ_BYTES).replace(b"\x00", b"A"))
+    assert not scan.paused
+
+
+FORMS = {
+    "empty parts": b"\r\n--b\r\n\r\n",
+    "tiny parts": b"\r\n--b\r\nA: b\r\n\r\nx",
+    "parts of long headers": b"\r\n--b\r\n" + b"a\r\n" * 2000 + b"\r\n",
+    "parts of many parameters": b"\r\n--b\r\nContent-Disposition: x" + b";a=" * 2000 + b"\r\n\r\n",
+    "what looks like a delimiter": b"\r\n--bX",
+    "what is almost one": b"\r\n--b\r",
+    "line breaks": b"\r\n",
+}
+
+
+@pytest.mark.parametrize("filler", FORMS.values(), ids=FORMS)
+def test_a_turn_of_a_slow_form_is_short(filler: bytes) -> None:
+    assert worst_turn(MultipartScan(b"b"), [b"--b\r\n\r\n" + filled(filler), filled(filler)]) <= CALLS
+
+
+@pytest.mark.parametrize(
+    "tiny",
+    [frame(b""), frame(b"", PING), frame(b"x"), frame(b"", TEXT, fin=False), frame(rb'{"type":"session.update"}\\')],
+    ids=["empty", "ping", "one byte", "fragment", "event"],
+)
+def test_tiny_frames_on_a_realtime_session_are_soon_looked_at_no_more(tiny: bytes) -> None:
+    update = SessionUpdate("vllm")
+    assert calls_of(lambda: update.feed(filled(tiny)))[0] <= 60 * TINY_FRAMES_LIMIT
+    assert update.done
+
+
+# Anything that means something to a scanner, so that slow ways nobody thought of are found.
+TOKENS = st.sampled_from(
+    [b'"', b"\\", b'\\"', b"\\\\", b"[", b"]", b"{", b"}", b":", b",", b'"a":', b'"":1,', b'"a"', b"[]", b"1", b" ",
+     b"\n", b'"\\\\"', b'"model"', b"\\u006d", b"x" * 70, b"x" * 2100, b'["', b'"],', b"[[[[[[[", b"]]]]]]]"]
+)  # fmt: skip
+STARTS = st.sampled_from([b"{", b'{"a":', b'{"a":[', b'{"a":"', b'{"', b'{"a":' + b"[" * 30_000, b'{"model":"m",'])
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=60)
+@given(start=STARTS, tokens=st.lists(TOKENS, min_size=1, max_size=6), again=st.booleans())
+@example(start=b'{"a":', tokens=[b"[", b'"\\\\"', b","], again=True)
+def test_no_bytes_make_a_turn_long(start: bytes, tokens: list[bytes], again: bool) -> None:
+    filler = filled(b"".join(tokens), 2 * SLICE_BYTES)
+    for scan in (JsonScan(), PreviousResponse()):
+        assert worst_turn(scan, [start + filler] + [filler] * again) <= CALLS

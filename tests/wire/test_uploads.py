@@ -1,0 +1,246 @@
+"""A request body streams: it goes on as it comes, at the pace of the slower side, and is never more than it said.
+
+Decided here for bodies of any size: when the instance gets the first of it, how its framing changes by the bytes cut,
+what an early answer does to the rest, and what is too large (contract section 4, RFC 9110 10.1.1, RFC 9112 9.6).
+"""
+
+import asyncio
+import hashlib
+import json
+
+import pytest
+
+from ..harness.scripted import (
+    LAST_CHUNK,
+    SSE_HEAD,
+    Fin,
+    PeerGone,
+    RawClient,
+    ReadBody,
+    ReadHead,
+    Stall,
+    WaitFor,
+    chunked,
+    json_response,
+    request,
+    response,
+)
+from ..harness.verdicts import CHAT, OK, aborted, own_error, turned
+from ..harness.wire import FLOOD_BYTES
+
+FIRST = b'{"model":"vllm/m","input":"'
+BIG = 3 << 20
+FORM = [("Content-Type", "multipart/form-data; boundary=b")]
+FIELD = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nvllm/m\r\n'
+FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + bytes(range(256)) * 4000 + b"\r\n"
+
+
+def piece(data: bytes, framing: str) -> bytes:
+    return chunked(data) if framing == "chunked" else data
+
+
+def upload(size: int, framing: str, target: str = CHAT, fields: tuple[tuple[str, str], ...] = ()) -> bytes:
+    """The head of an upload of that many bytes."""
+    told = ("Transfer-Encoding", "chunked") if framing == "chunked" else ("Content-Length", str(size))
+    return request("POST", target, [*fields, told])
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize(
+    ("fields", "start", "end"), [((), FIRST, b'"}'), (tuple(FORM), FIELD + FILE[:100], FILE[100:] + b"--b--\r\n")]
+)
+async def test_a_body_goes_on_as_soon_as_its_selector_is_known(gateway, upstream, connect, framing, fields, start, end):
+    upstream.on_request(ReadHead(), ReadBody(), OK)
+    client = await connect(await gateway(vllm=upstream))
+    middle = b"x" * BIG
+    size = len(start + middle + end)
+    await client.send(upload(size, framing, fields=fields) + piece(start, framing))
+    seen = await upstream.wait_for_request()
+    cut = start.replace(b"vllm/m", b"m")
+    await turned(lambda: seen.body == cut)
+    for data in (middle, end):
+        assert not seen.complete
+        await client.send(piece(data, framing))
+    await client.send(LAST_CHUNK if framing == "chunked" else b"")
+    assert (await client.read_response()).status == 200
+    assert hashlib.sha256(seen.body).digest() == hashlib.sha256(cut + middle + end).digest()
+    told = (seen.get("Content-Length"), seen.get("Transfer-Encoding"))
+    assert told == ((None, "chunked") if framing == "chunked" else (str(size - 5), None))
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        ((), b'{"input":"' + b"x" * BIG + b'","model":"vllm/m"}'),
+        ((), b'{"model":"vllm/m"}'),
+        (tuple(FORM), FILE + FIELD + b"--b--\r\n"),
+        (tuple(FORM), FIELD + FILE + b"--b--\r\n"),
+    ],
+    ids=["behind", "alone", "form, file first", "form, file last"],
+)
+async def test_wherever_the_selector_stands_only_its_prefix_is_cut(gateway, upstream, connect, framing, fields, body):
+    upstream.on_request(OK)
+    client = await connect(await gateway(vllm=upstream))
+    pieces = [body[i : i + 200_000] for i in range(0, len(body), 200_000)]
+    await client.send(request("POST", CHAT, fields, pieces if framing == "chunked" else body))
+    assert (await client.read_response()).status == 200
+    (seen,) = upstream.requests
+    assert seen.body == body.replace(b"vllm/m", b"m")
+    assert seen.get("Content-Length") == (None if framing == "chunked" else str(len(body) - 5))
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_client_is_held_back_as_long_as_the_instance_does_not_read(gateway, make_upstream, connect, framing):
+    upstream = await make_upstream(receive_buffer=4096)
+    go = asyncio.Event()
+    upstream.on_request(ReadHead(), WaitFor(go), ReadBody(), OK)
+    handle = await gateway(vllm=upstream)
+    client = await connect(handle)
+    data = bytes(range(256)) * (FLOOD_BYTES >> 8)
+    body = piece(data, framing) + (LAST_CHUNK if framing == "chunked" else b"")
+    sending = asyncio.create_task(client.send(upload(len(data), framing, "/p/vllm/x") + body))
+    seen = await upstream.wait_for_request()
+    assert await client.wire.blocked() < len(data)
+    (record,) = handle.gateway.telemetry.running.records
+    (connection,) = handle.gateway._server.clients
+    # What gomodel itself holds: one reader's and one writer's worth, however large the upload is.
+    assert connection._upload.waiting_bytes + record.owner._channel.transport.get_write_buffer_size() < 1 << 20
+    go.set()
+    await sending
+    assert (await client.read_response()).status == 200
+    assert hashlib.sha256(seen.body).digest() == hashlib.sha256(data).digest()
+
+
+EXPECT = ("Expect", "100-continue")
+
+
+@pytest.mark.parametrize("target", [CHAT, "/p/vllm/x"])
+@pytest.mark.parametrize("answer", [OK, json_response({"error": "too large"}, 413)])
+async def test_a_client_that_expects_it_is_told_to_continue_once_and_the_instance_is_not(
+    gateway, upstream, connect, target, answer
+):
+    upstream.on_request(answer)
+    client = await connect(await gateway(vllm=upstream))
+    body = b'{"model":"vllm/m"}'
+    await client.send(request("POST", target, [("expect", "100-Continue"), ("Content-Length", str(len(body)))]))
+    assert await client.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    for byte in body:
+        await client.send(bytes([byte]))
+    final = await client.read_response()
+    assert (final.status, final.informational, final.end) == (200 if answer == OK else 413, [], "keepalive")
+    assert upstream.requests[0].get("Expect") is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (request("POST", CHAT, [EXPECT], body=b'{"model":"vllm/m"}'), 200),
+        (request("POST", CHAT, [EXPECT], body=b""), 400),
+        (request("GET", "/health", [EXPECT]), 200),
+        (request("POST", "/nothing", [EXPECT, ("Content-Length", "5")]), 404),
+        (request("POST", CHAT, [EXPECT, ("Content-Length", "9999999")]), 413),
+        (request("POST", CHAT, [("Expect", "foo"), ("Content-Length", "5")]), 417),
+        (request("POST", CHAT, [("Expect", "100-continue, foo"), ("Content-Length", "5")]), 417),
+        (request("POST", "/p/vllm-dead/x", [EXPECT, ("Content-Length", "5")]), 502),
+    ],
+)
+async def test_nobody_is_told_to_continue_whose_body_is_there_or_not_wanted(gateway, upstream, connect, sent, status):
+    upstream.repeat(OK)
+    handle = await gateway(vllm=upstream, vllm_dead="http://127.0.0.1:9/v1", BODY_SIZE_LIMIT="1M", VLLM_MODELS="m")
+    client = await connect(handle)
+    await client.send(sent)
+    answer = await client.read_response()
+    assert (answer.status, answer.informational) == (status, [])
+
+
+async def test_an_http_1_0_client_is_not_told_to_continue(gateway, upstream, connect):
+    upstream.on_request(OK)
+    client = await connect(await gateway(vllm=upstream))
+    sent = request("POST", "/p/vllm/x", [EXPECT], body=b"ab").replace(b"HTTP/1.1", b"HTTP/1.0")
+    await client.send(sent[:-2])
+    await upstream.wait_for_request()
+    await client.send(b"ab")
+    answer = await client.read_response()
+    assert (answer.status, answer.informational, answer.end) == (200, [], "fin")
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("steps", [(), (Fin(),), (Stall(),)], ids=["open", "closed", "stalled"])
+async def test_an_answer_before_the_end_of_the_upload_is_readable_and_the_last(
+    gateway, upstream, connect, framing, steps
+):
+    upstream.on_request(ReadHead(), ReadBody(1000), json_response({"error": "too large"}, 413), *steps)
+    upstream.lenient = True
+    client = await connect(await gateway(vllm=upstream))
+    await client.send(upload(BIG, framing, "/p/vllm/x") + piece(b"x" * 1000, framing))
+    await turned(lambda: len(upstream.requests) and len(upstream.requests[0].body) == 1000)
+    # A client that reads only after it has sent more: without a linger its answer would be lost to a reset.
+    for _ in range(4):
+        await client.send(piece(b"x" * 100_000, framing))
+    answer = await client.read_response()
+    assert (answer.status, answer.json(), answer.end) == (413, {"error": "too large"}, "fin")
+    assert answer.get("Connection") == "close"
+    await upstream.connections[0].over
+    assert not upstream.requests[0].complete
+
+
+async def test_an_answer_that_streams_while_the_upload_goes_on_gets_all_of_it(gateway, upstream, connect):
+    upstream.on_request(ReadHead(), SSE_HEAD + chunked(b"early"), ReadBody(), chunked(b"late") + LAST_CHUNK)
+    client = await connect(await gateway(vllm=upstream))
+    await client.send(upload(BIG, "length", "/p/vllm/x"))
+    await client.read_head()
+    assert await client.read_chunk() == b"early"
+    await client.send(b"x" * BIG)
+    answer = await client.read_rest()
+    assert (answer.body, answer.complete, answer.end) == (b"earlylate", True, "fin")
+    assert upstream.requests[0].body == b"x" * BIG
+
+
+@pytest.mark.parametrize(("target", "anthropic"), [(CHAT, False), ("/v1/messages", True)])
+async def test_a_declared_length_over_the_limit_is_a_413_before_a_byte_is_read(
+    gateway, upstream, connect, target, anthropic
+):
+    client = await connect(await gateway(vllm=upstream, BODY_SIZE_LIMIT="1K"))
+    await client.send(upload(1025, "length", target))
+    answer = await client.read_response()
+    assert (answer.status, answer.get("Connection"), answer.end) == (413, "close", "fin")
+    error = answer.json()["error"]
+    assert error["type"] == ("request_too_large" if anthropic else "invalid_request_error")
+    assert "1024" in error["message"]
+    assert upstream.connections == []
+
+
+@pytest.mark.parametrize("selector_first", [True, False])
+async def test_a_chunked_body_over_the_limit_is_a_413_and_never_complete_upstream(
+    gateway, upstream, connect, selector_first
+):
+    upstream.on_request(ReadHead(), ReadBody())
+    handle = await gateway(vllm=upstream, BODY_SIZE_LIMIT="1M")
+    client = await connect(handle)
+    await client.send(upload(0, "chunked") + chunked(FIRST if selector_first else b'{"input":"'))
+    if selector_first:
+        await upstream.wait_for_request()
+    try:
+        for _ in range(12):
+            await client.send(chunked(b"x" * 100_000))
+    except PeerGone:
+        pass
+    own_error(await client.read_response(), 413, "body_too_large", "invalid_request_error")
+    for connection in upstream.connections:
+        await connection.over
+    assert [each.complete for each in upstream.requests] == ([False] if selector_first else [])
+    assert await aborted(handle) == ({("client", "request"): 1} if selector_first else {})
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_the_limit_itself_passes_and_passthrough_has_none(gateway, upstream, connect, framing):
+    upstream.repeat(response(b"ok"))
+    handle = await gateway(vllm=upstream, BODY_SIZE_LIMIT="1K")
+    body = json.dumps({"model": "vllm/m", "input": ""}).encode()
+    body = body.replace(b'""', b'"%b"' % (b"x" * (1024 - len(body))))
+    for target, data in ((CHAT, body), ("/p/vllm/x", b"x" * 100_000)):
+        client: RawClient = await connect(handle)
+        await client.send(request("POST", target, [], [data] if framing == "chunked" else data))
+        assert (await client.read_response()).status == 200
+    assert [len(each.body) for each in upstream.requests] == [1019, 100_000]
