@@ -4,8 +4,8 @@ The parser gets heads and nothing else, so that it never has a body, an upgrade 
 Decides what is refused before any route is known, and what can still be said of the request that was. Knows nothing
 of connections and bodies.
 
-Leans on these internals of aiohttp 3.14 (tests/wire/test_aiohttp_internals.py fails when they move): a `HttpRequestParser`
-that is told messages have no body reads head after head.
+Leans on these internals of aiohttp 3.14 (tests/wire/test_aiohttp_internals.py fails when they move): a
+`HttpRequestParser` that is told messages have no body reads head after head.
 """
 
 import asyncio

@@ -24,7 +24,8 @@ from ..errors import InvalidBody
 CLOSED, PAUSED = -1, -2
 Found = Generator[int, int | None, int]
 
-# The worst bytes that were found take a millisecond or two per turn (tests/unit/selector/test_scan_turns.py counts what is called).
+# The worst bytes that were found take a millisecond or two per turn; tests/unit/selector/test_scan_turns.py counts what
+# is called.
 SLICE_BYTES = 32 << 10
 STEPS = 400
 # A string with escaped quotes is read this far at a time, which costs so many steps at the worst.
