@@ -28,7 +28,7 @@ _ANYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
 def start_demo(signals: Signals, rate: float | None, port: int | None) -> int:
-    """Serve the demonstration until told to end; the exit status, as `daemon.start`.
+    """Serve the demonstration until told to end; the exit status, as `process.start`.
 
     `rate`: tokens per second of a stream; `port`: listened on instead of PORT. Raises ConfigError.
     """

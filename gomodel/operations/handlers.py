@@ -1,7 +1,7 @@
 """The handlers for operators: readiness, metrics, the list of running requests.
 
 Decides whom to ask: this process alone about readiness, all workers about metrics and requests. What is said is
-decided in `readiness`, `exposition` and `inflight`.
+decided in `readiness`, `metrics` and `requests`.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The metrics of contract section 8: names, labels and help, and the text that Prometheus reads.
 
-Decides how the plain counters of `telemetry` become families, and how those of several processes add up. A snapshot
-is plain data, so that it can travel between workers. Counts nothing itself.
+Decides how the plain counters of `telemetry.counters` become families, and how those of several processes add up. A
+snapshot is plain data, so that it can travel between workers. Counts nothing itself.
 
 prometheus_client is imported by the first scrape: it costs more to import than the rest of the gateway.
 """

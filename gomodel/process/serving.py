@@ -1,7 +1,7 @@
 """One process that serves: its gateway, its event loop and its end.
 
 Decides what draining, aborting and reloading mean for a process. Knows nothing of who asks for them: the process's own
-signals (`daemon`) or the supervisor of several workers (`supervisor`).
+signals (`start`) or the supervisor of several workers (`supervisor`).
 """
 
 import asyncio
@@ -59,7 +59,8 @@ class Serving:
         self._aborted.set()
 
     def reload(self, config: Config) -> None:
-        """Serve by `config` from the next request on; its root certificates must be there (`roots.provide`).
+        """Serve by `config` from the next request on; its root certificates must be there
+        (`root_certificates.provide`).
 
         Raises ConfigError, with everything unchanged, for a certificate that cannot be used.
         """

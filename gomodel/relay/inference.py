@@ -27,7 +27,7 @@ _Result = TypeVar("_Result")
 
 
 class Scan(Protocol[_Found_co]):
-    """Looks for something in a body that it is fed in pieces; what `paused` means is said in `members`."""
+    """Looks for something in a body that it is fed in pieces; what `paused` means is said in `json_object`."""
 
     paused: bool
 

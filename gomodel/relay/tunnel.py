@@ -2,7 +2,7 @@
 
 Decides when an upgrade is one, and that either side's end is the other's. Masks, extensions, pings and close codes are
 between client and vLLM. Knows nothing of which instance was chosen; what a realtime session's first event needs is
-in `frames`.
+in `realtime_event`.
 """
 
 from collections.abc import Sequence

@@ -60,7 +60,7 @@ class PreviousResponse:
 
 
 def _scan(body: bytearray, turn: Turn) -> Generator[int | str, int | None, None]:
-    """Yields what `members` does until it can yield the id, or what stands in its place."""
+    """Yields what `json_object` does until it can yield the id, or what stands in its place."""
     position = yield from opened(body, turn)
     position = yield from to_member(body, turn, position, _PREVIOUS, after_value=False)
     position = yield from token(body, turn, position)

@@ -2,8 +2,8 @@
 
 Decides the value of the selector, which bytes are its `<instance>/` prefix, and which bodies are refused because the
 answer would be unclear (contract section 4). Reads no further than the value, but for a second `model` in what is held.
-`usual` knows most bodies that are at hand in one look; `JsonScan` reads any, in pieces and in turns (`members`). Knows
-nothing of HTTP, of instances, or of who forwards the bytes.
+`usual` knows most bodies that are at hand in one look; `JsonScan` reads any, in pieces and in turns (`json_object`).
+Knows nothing of HTTP, of instances, or of who forwards the bytes.
 """
 
 import json
@@ -154,7 +154,7 @@ def _refuse_second(body: bytes | bytearray, turn: Turn, end: int) -> Generator[i
 
 
 def _select(body: bytearray, turn: Turn) -> Generator[Selector | int, int | None, None]:
-    """Yields what `members` does until it can yield the selector."""
+    """Yields what `json_object` does until it can yield the selector."""
     position = yield from opened(body, turn)
     position = yield from to_member(body, turn, position, _MODEL, after_value=False)
     plain = _usual_value(body, position, turn.end)

@@ -1,7 +1,7 @@
 """What operators see of requests: counters kept plain on the hot path, and one access line when a request ends.
 
 Decides what is counted and under which labels, all of them bounded. Knows nothing of how they are exposed
-(`exposition`), of how a line looks (`logs`) or of HTTP. No key, query string or body reaches a line.
+(`operations.metrics`), of how a line looks (`logs`) or of HTTP. No key, query string or body reaches a line.
 """
 
 import logging

@@ -1,9 +1,9 @@
 """The models that a server lists, read in short turns: there may be thousands, and nothing may hold the loop.
 
 Decides what is a list of models, which of its entries are models, and how many of them count. Reads with the scanner
-that finds a request's selector (`members`), so that no call takes long whatever an instance sends. Not on a thread: the
-standard library's parser would keep the loop's thread waiting all the same. Knows nothing of HTTP, of instances, or of
-what is done with a model.
+that finds a request's selector (`selector.json_object`), so that no call takes long whatever an instance sends. Not on
+a thread: the standard library's parser would keep the loop's thread waiting all the same. Knows nothing of HTTP, of
+instances, or of what is done with a model.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The connections of one instance: opened by its ClientSession's connector, kept here, the freshest taken first.
 
 Decides which idle connection serves next, when one is too old, and what a failed connect means. Knows nothing of
-what goes over them. `connector._factory`, `_create_connection` and `connect` are aiohttp's internals; see `upstream`.
+what goes over them. `connector._factory`, `_create_connection` and `connect` are aiohttp's internals; see `channel`.
 """
 
 import asyncio

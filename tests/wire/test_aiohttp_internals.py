@@ -1,4 +1,4 @@
-"""The internals of aiohttp that `downstream` and `upstream` lean on; its failures are what a newer aiohttp moved."""
+"""The internals of aiohttp that `downstream/` and `upstream/` lean on; its failures are what a newer aiohttp moved."""
 
 import asyncio
 import inspect

@@ -1,0 +1,1 @@
+"""What the operator said: every variable, how it is read, and the frozen configuration that comes of it."""

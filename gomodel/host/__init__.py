@@ -1,0 +1,1 @@
+"""What the operating system gives: sockets, TLS, signals, file descriptors, systemd."""

@@ -1,0 +1,1 @@
+"""What a request's address means, without any I/O: targets, routes, passthrough."""

@@ -1,0 +1,1 @@
+"""One vLLM server: its connections, its health, its breaker, its model list."""
