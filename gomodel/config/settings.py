@@ -1,6 +1,6 @@
 """What a configuration is once it is known to be good: frozen values, with units in their names.
 
-Decides nothing. Knows nothing of variables, files or where a value came from.
+Decides nothing. Knows nothing of files or where a value came from.
 """
 
 import hmac
@@ -44,6 +44,11 @@ class InstanceConfig:
     models: tuple[str, ...]
     ca_pem: str | None = field(default=None, repr=False)  # whom to trust instead of the system's roots
     assumed: bool = field(default=False, compare=False)  # nobody gave its address; it is vLLM's default
+
+
+def variable_of(instance: str, what: str) -> str:
+    """The variable of an instance for `what`, such as API_KEY, as operators would write it."""
+    return f"{instance.upper().replace('-', '_')}_{what}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from yarl import URL
 from ..balancing.instances import Instance, Providers
 from ..balancing.model_lists import fetch_list
 from ..config.load import Config
+from ..config.settings import variable_of
 from ..errors import GatewayError, UntrustedCertificate
 from ..host.listeners import tls_context
 from ..upstream.model_list import ListError
@@ -22,6 +23,7 @@ from .serving import run_loop
 _SHOWN_MODELS = 3
 _TLS_LIMIT_S = 2.0
 _SAYS_TLS = "It speaks TLS: its base URL should begin with https://."
+_BAD_REQUEST, _UNAUTHORIZED = 400, 401
 _HEADINGS = ("INSTANCE", "URL", "KEY", "STATE", "MODELS")
 
 
@@ -77,10 +79,13 @@ async def _ask(instance: Instance) -> _Finding:
     except GatewayError as error:
         return _Finding(False, error.code.replace("_", " "), "-", _hint(instance, error))
     except TimeoutError:
-        return _Finding(False, "no answer in time", "-")
+        return _Finding(
+            False, "no answer in time", "-", "It takes connections and does not answer; its own log may say why."
+        )
     except ListError as error:
         # nginx and Go's servers say 400 to plain HTTP where they expect TLS; others close.
-        hint = _SAYS_TLS if str(error) == "status 400" and await _speaks_tls(instance) else ""
+        tls = error.status == _BAD_REQUEST and await _speaks_tls(instance)
+        hint = _SAYS_TLS if tls else _list_hint(instance, error.status)
         return _Finding(False, _refusal(instance, str(error)), "-", hint)
     except (ClientError, OSError, ValueError):
         return _Finding(False, "no valid HTTP answer", "-", _SAYS_TLS if await _speaks_tls(instance) else "")
@@ -91,13 +96,28 @@ async def _ask(instance: Instance) -> _Finding:
 
 
 def _hint(instance: Instance, error: GatewayError) -> str:
+    said, url = error.message, variable_of(instance.name, "BASE_URL")
     if isinstance(error, UntrustedCertificate):
-        variable = f"{instance.name.upper().replace('-', '_')}_CA_FILE"
+        variable = variable_of(instance.name, "CA_FILE")
         return (
-            f"{error.message} For a CA of your own set {variable} to its certificate (PEM); "
+            f"{said} For a CA of your own set {variable} to its certificate (PEM); "
             "SSL_CERT_FILE would replace the system's roots for every instance."
         )
-    return error.message
+    if error.code == "connection_refused":
+        return f"{said} Start it, or correct {url}; vLLM listens once its model is loaded, which takes minutes."
+    if error.code in ("dns_error", "destination_ip_unroutable", "connection_timeout"):
+        return f"{said} Is the host in {url} right, and can this machine reach it?"
+    return said
+
+
+def _list_hint(instance: Instance, status: int) -> str:
+    """What to do about an answer to GET /models that is no list; a `status` of 0 was 200."""
+    if status == _UNAUTHORIZED:
+        return f"Set {variable_of(instance.name, 'API_KEY')} to the key that vLLM was started with (--api-key)."
+    if status >= 500:
+        return "It answers with an error of its own; its own log says why."
+    url = variable_of(instance.name, "BASE_URL")
+    return f"{url} must be the base URL of a vLLM, which ends in /v1, as in http://localhost:8000/v1."
 
 
 async def _speaks_tls(instance: Instance) -> bool:

@@ -37,7 +37,7 @@ class Admission:
         self._breaker._succeeded()
 
     def failed(self, now: float, cause: str) -> None:
-        """The server failed; `cause` is a word for the log."""
+        """The server failed; `cause` is a word for the log and /health/ready."""
         self._breaker._failed(now, cause)
 
 
@@ -78,15 +78,16 @@ class Breaker:
     __slots__ = (
         "_config",
         "_doubtful",
-        "_failed_at",
         "_failures",
         "_name",
-        "_opened_at",
         "_ordinary",
         "_successes",
         "_trial_at",
         "_vouched",
+        "cause",
         "closed",
+        "failed_at",
+        "opened_at",
     )
 
     def __init__(self, config: BreakerConfig, name: str = "") -> None:
@@ -97,8 +98,10 @@ class Breaker:
         self.closed = True
         self._failures = 0
         self._successes = 0
-        self._opened_at = 0.0
-        self._failed_at = 0.0
+        # While it is open: since when, and of the last failure why and when.
+        self.opened_at = 0.0
+        self.cause = ""
+        self.failed_at = 0.0
         self._trial_at = 0.0  # when the next trial may begin
         self._vouched = False  # a probe closed it, and no request has confirmed that yet
         self._doubtful = False  # a probe closed it in vain: the next one is not believed
@@ -127,7 +130,7 @@ class Breaker:
 
     def probed(self, now: float, began: float) -> None:
         """A health probe that began at `began` was answered well; counts as a successful trial, and not for sure."""
-        if not self.closed and began > self._failed_at and not self._doubtful:
+        if not self.closed and began > self.failed_at and not self._doubtful:
             self._count_success(now, vouched=True)
 
     def _succeeded(self) -> None:
@@ -143,16 +146,16 @@ class Breaker:
         if self._failures < self._config.failure_threshold:
             return
         self.closed = False
-        self._opened_at = now
+        self.opened_at = now
         self._doubtful = self._vouched
-        self._wait(now)
+        self._wait(now, cause)
         _logger.warning("The circuit breaker of instance %s opened: %s", self._name, cause)
 
     def _failed_trial(self, now: float, cause: str) -> None:
         if self.closed:
             self._failed(now, cause)
         else:
-            self._wait(now)
+            self._wait(now, cause)
 
     def _answered_trial(self, now: float) -> None:
         if self.closed:
@@ -164,9 +167,10 @@ class Breaker:
     def _abandoned(self) -> None:
         self._trial_at = float("-inf")
 
-    def _wait(self, now: float) -> None:
+    def _wait(self, now: float, cause: str) -> None:
         self._successes = 0
-        self._failed_at = now
+        self.cause = cause
+        self.failed_at = now
         self._trial_at = now + self._config.timeout_s
 
     def _count_success(self, now: float, *, vouched: bool) -> None:
@@ -178,5 +182,5 @@ class Breaker:
         # A probe's word lasts until the first request that refutes it.
         self._failures = self._config.failure_threshold - 1 if vouched else 0
         self._doubtful = False
-        seconds = now - self._opened_at
+        seconds = now - self.opened_at
         _logger.info("The circuit breaker of instance %s closed after %.1f s", self._name, seconds)

@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
+from ..config.settings import variable_of
+
 _logger = logging.getLogger("gomodel")
 
 # A saturated vLLM misses a deadline of two seconds now and then while it generates at full speed.
@@ -16,6 +18,7 @@ MISSES = 3
 FORGIVEN = frozenset({"connection_terminated", "connection_timeout", "http_response_timeout"})
 # Said by an instance that shuts down: refuses whatever is new although its /health still answers 200.
 DRAINING = "draining"
+KEY_REFUSED = "instance_key_refused"
 # Longer than a vLLM takes to go once it refuses requests.
 DRAIN_DOUBT_S = 30.0
 
@@ -39,6 +42,7 @@ class Health:
         "failed_at",
         "failures",
         "key_refused",
+        "key_refused_at",
         "on_fall",
         "settled",
         "since",
@@ -55,6 +59,7 @@ class Health:
         self.code = ""  # of the last failure, an RFC 9209 word or one of vLLM's own life cycle
         self.failed_at = 0.0
         self.key_refused = False  # it answers, and does nothing for the gateway's key
+        self.key_refused_at = 0.0
         self.on_fall: Callable[[], None] | None = None
 
     def ok(self, failures: int) -> None:
@@ -87,9 +92,13 @@ class Health:
         if self.key_refused:
             return
         self.key_refused = True
+        self.key_refused_at = self.failed_at = monotonic()
+        self.code = KEY_REFUSED
         self.settled = False
         _logger.warning(
-            "Instance %s refuses the key of the gateway; it gets no request that others can take", self._name
+            "Instance %s refuses the key of the gateway; it gets no request that others can take. Set %s to its key",
+            self._name,
+            variable_of(self._name, "API_KEY"),
         )
         if self.on_fall is not None:
             self.on_fall()

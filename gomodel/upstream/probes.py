@@ -35,7 +35,6 @@ _JITTER = 0.2
 FIRST_VERDICT_S = 0.5
 
 _ENGINE_DEAD = 503
-_KEY_REFUSED = "refuses_the_key"
 _LOOP = 508  # said by a gomodel that finds its own probe at its door
 
 
@@ -204,14 +203,18 @@ def report(instances: Iterable[Instance], *, asking: bool, draining: bool) -> tu
         health, admits = instance.health, instance.breaker.candidate(now)
         able = health.state is State.UP or (health.state is State.UNKNOWN and not asking)
         ready = ready or (able and admits and not health.key_refused)
-        state = health.state.value
-        if able:
-            state = _KEY_REFUSED if health.key_refused else state if admits else "circuit_open"
+        state, since = health.state.value, health.since
+        error, failed_at = health.code, health.failed_at
+        if able and health.key_refused:
+            state, since = "refuses_the_key", health.key_refused_at
+        elif able and not admits:
+            breaker = instance.breaker
+            state, since, error, failed_at = "circuit_open", breaker.opened_at, breaker.cause, breaker.failed_at
         states[instance.name] = {
             "state": state,
-            "for_s": round(now - health.since, 1),
-            "last_error": health.code or None,
-            "last_error_age_s": round(now - health.failed_at, 1) if health.code else None,
+            "for_s": round(now - since, 1),
+            "last_error": error or None,
+            "last_error_age_s": round(now - failed_at, 1) if error else None,
             "in_flight": instance.in_flight,
             "models": len(instance.models),
         }

@@ -131,23 +131,30 @@ async def checked(config: Config, capsys: pytest.CaptureFixture[str]) -> tuple[b
 
 
 @pytest.mark.parametrize(
-    ("answer", "environ", "state"),
+    ("answer", "environ", "state", "hint"),
     [
-        (response(b"no", 401), {}, "wants a key"),
-        (response(b"no", 401), {"VLLM_API_KEY": "wrong"}, "refuses the key"),
-        (response(b"no", 404), {}, "GET /models: status 404"),
-        (response(b"<html>"), {}, "GET /models: no JSON"),
-        (response(b"\xff\xfe"), {}, "GET /models: no JSON"),
-        (json_response({"object": "list"}), {}, "GET /models: no list of models"),
-        (b"HELO\r\n\r\n", {}, "no valid HTTP answer"),
-        (Stall(), {}, "no answer in time"),
+        (response(b"no", 401), {}, "wants a key", "Set VLLM_API_KEY to the key"),
+        (response(b"no", 401), {"VLLM_API_KEY": "wrong"}, "refuses the key", "Set VLLM_API_KEY to the key"),
+        (response(b"no", 404), {}, "GET /models: status 404", "VLLM_BASE_URL must be the base URL of a vLLM"),
+        (response(b"no", 503), {}, "GET /models: status 503", "its own log says why"),
+        (response(b"<html>"), {}, "GET /models: no JSON", "VLLM_BASE_URL must be the base URL of a vLLM"),
+        (response(b"\xff\xfe"), {}, "GET /models: no JSON", "VLLM_BASE_URL must be the base URL of a vLLM"),
+        (
+            json_response({"object": "list"}),
+            {},
+            "GET /models: no list of models",
+            "VLLM_BASE_URL must be the base URL of a vLLM",
+        ),
+        (b"HELO\r\n\r\n", {}, "no valid HTTP answer", ""),
+        (Stall(), {}, "no answer in time", "does not answer"),
     ],
-    ids=["key wanted", "key refused", "no such route", "no JSON", "no text", "no list", "no HTTP", "silence"],
+    ids=["key wanted", "key refused", "no such route", "dead", "no JSON", "no text", "no list", "no HTTP", "silence"],
 )
 async def test_check_says_what_is_wrong_with_an_instance(
     answer: Any,
     environ: Mapping[str, str],
     state: str,
+    hint: str,
     upstream: ScriptedUpstream,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -158,6 +165,7 @@ async def test_check_says_what_is_wrong_with_an_instance(
     well, output = await checked(from_environ({**env_for(vllm=upstream), **environ}), capsys)
     assert not well
     assert f"  {state} " in output
+    assert [hint in line for line in output.splitlines() if line.startswith("vllm: ")] == ([True] if hint else [])
     assert "1 of 1 instances cannot be used." in output
 
 
@@ -170,6 +178,7 @@ async def test_check_is_not_well_when_one_of_several_instances_refuses_connectio
     assert not well
     assert re.search(r"^vllm .* ok, ", output, re.MULTILINE)
     assert re.search(r"^vllm-dead .* connection refused ", output, re.MULTILINE)
+    assert re.search(r"^vllm-dead: .* correct VLLM_DEAD_BASE_URL; ", output, re.MULTILINE)
 
 
 async def test_check_reaches_an_instance_on_a_unix_socket(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -91,7 +92,8 @@ class Known:
         self.in_flight = 3
         self.models = ("a", "b")
         self._admits = admits
-        self.breaker = self
+        self.breaker = self  # that has been open for a minute
+        self.opened_at, self.failed_at, self.cause = monotonic() - 60, monotonic() - 5, "status 503"
         if state == "up":
             self.health.alive(0)
         elif state == "draining":
@@ -146,6 +148,27 @@ class TestReport:
         assert entry["last_error_age_s"] >= 0
         del entry["for_s"], entry["last_error_age_s"]
         assert entry == {"state": "down", "last_error": "connection_refused", "in_flight": 3, "models": 2}
+
+    def test_a_state_has_its_own_age_and_reason(self):
+        healthy, refusing, failing = Known("up"), Known("up"), Known("up", admits=False)
+        for each in (healthy, refusing, failing):
+            each.health.since -= 3600
+        refusing.health.refuse_key()
+        _, body = report(known(healthy, refusing, failing), asking=True, draining=False)
+        told = [
+            (
+                each["state"],
+                round(each["for_s"], -1),
+                each["last_error"],
+                each["last_error_age_s"] and round(each["last_error_age_s"]),
+            )
+            for each in json.loads(body)["instances"].values()
+        ]
+        assert told == [
+            ("up", 3600, None, None),
+            ("refuses_the_key", 0, "instance_key_refused", 0),
+            ("circuit_open", 60, "status 503", 5),
+        ]
 
     def test_an_instance_that_never_failed_has_no_last_error(self):
         _, body = report(known(Known("up")), asking=True, draining=False)
