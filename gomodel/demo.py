@@ -118,7 +118,8 @@ def _guide(curl: str, origin: str, base_path: str, key: str) -> str:
 
     return f"""
 gomodel serves in front of a simulation: two pretended vLLM servers in this process answer with words from a list.
-No model runs. LOG_LEVEL=info shows a line for every request; Ctrl-C ends it.
+No model runs. LOG_LEVEL=info shows a line for every request. Ctrl-C ends it when the running answers are
+complete, a second one at once.
 
 The models of both:
   {curl} {url}/v1/models

@@ -191,7 +191,7 @@ def allowed(request: Request, handler: Handler) -> Awaitable[Reply | None]:
             return _options(f"{allow}, OPTIONS")
         if route.kind is Kind.INFERENCE and wants_websocket(request):
             raise WebSocketNotServed
-        raise MethodNotAllowed(f"{method} is not allowed here; use {allow}.", allow)
+        raise MethodNotAllowed(f"{method} is not allowed here; use {allow.replace(', ', ' or ')}.", allow)
     if route.refusal is not None:
         raise route.refusal()
     expect = request.fields.expect

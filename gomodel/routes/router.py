@@ -191,7 +191,7 @@ class Router:
             return _refused(partial(BadTarget, error.message), anthropic)
         if local in self._local:
             return self._local[local]
-        if local.startswith("/p/"):
+        if local == "/p" or local.startswith("/p/"):
             return self._pass_through(local, query, anthropic)
         # Servers disagree on whether /a//b and /a/ are /a/b and /a, so neither is anything here (nor a redirect).
         found = None
@@ -216,7 +216,7 @@ class Router:
         return found and replace(found, own_base=self._base + "/v1", own_root=self._base)
 
     def _not_found(self, path: str, anthropic: bool) -> Route:
-        meant = self._meant(path)
+        meant = "/" if self._base and path in ("/", self._base) else self._meant(path)
         message = f"No such route; did you mean {self._base}{meant}?" if meant else "No such route."
         return _refused(partial(NotFound, message), anthropic or (meant or "").startswith("/v1/messages"))
 
@@ -240,7 +240,8 @@ class Router:
         if not self._passthrough:
             return _refused(_NO_PASSTHROUGH, anthropic)
         if not provider or not rest:
-            return self._not_found(local, anthropic)
+            message = f"No such route; add the path at the instance, as in {self._base}/p/<instance>/v1/models."
+            return _refused(partial(NotFound, message), anthropic)
         placement = passthrough.place(rest)
         refusal: Callable[[], GatewayError] | None = None
         if not self._admin and passthrough.administers(("/v1" if placement.below_base else "") + placement.path):

@@ -98,9 +98,8 @@ class Breaker:
         self.closed = True
         self._failures = 0
         self._successes = 0
-        # While it is open: since when, and of the last failure why and when.
         self.opened_at = 0.0
-        self.cause = ""
+        self.cause = ""  # of the last failure, an RFC 9209 word or the status
         self.failed_at = 0.0
         self._trial_at = 0.0  # when the next trial may begin
         self._vouched = False  # a probe closed it, and no request has confirmed that yet
@@ -143,6 +142,8 @@ class Breaker:
         if not self.closed:
             return
         self._failures += 1
+        self.cause = cause
+        self.failed_at = now
         if self._failures < self._config.failure_threshold:
             return
         self.closed = False

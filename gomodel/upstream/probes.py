@@ -203,13 +203,13 @@ def report(instances: Iterable[Instance], *, asking: bool, draining: bool) -> tu
         health, admits = instance.health, instance.breaker.candidate(now)
         able = health.state is State.UP or (health.state is State.UNKNOWN and not asking)
         ready = ready or (able and admits and not health.key_refused)
+        breaker = instance.breaker
+        failed_at, error = max((health.failed_at, health.code), (breaker.failed_at, breaker.cause))
         state, since = health.state.value, health.since
-        error, failed_at = health.code, health.failed_at
         if able and health.key_refused:
             state, since = "refuses_the_key", health.key_refused_at
         elif able and not admits:
-            breaker = instance.breaker
-            state, since, error, failed_at = "circuit_open", breaker.opened_at, breaker.cause, breaker.failed_at
+            state, since = "circuit_open", breaker.opened_at
         states[instance.name] = {
             "state": state,
             "for_s": round(now - since, 1),

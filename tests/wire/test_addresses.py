@@ -60,6 +60,23 @@ async def test_outside_the_base_path_a_404_says_the_address_with_it(gateway, ups
     client = await connect(await gateway(vllm=upstream, BASE_PATH="/gw"))
     message = own_error(await ask(client, post()), 404, "not_found", "invalid_request_error")
     assert message == "No such route; did you mean /gw/v1/chat/completions?"
+    for path in ("/", "/gw"):  # as typed into a browser
+        message = own_error(await ask(client, request("GET", path)), 404, "not_found", "invalid_request_error")
+        assert message == "No such route; did you mean /gw/?"
+
+
+@pytest.mark.parametrize("path", ["/p", "/p/", "/p/vllm", "/p/vllm/"])
+async def test_a_404_for_an_instance_without_a_path_says_that_one_is_missing(gateway, upstream, connect, path):
+    client = await connect(await gateway(vllm=upstream))
+    message = own_error(await ask(client, request("GET", path)), 404, "not_found", "invalid_request_error")
+    assert message == "No such route; add the path at the instance, as in /p/<instance>/v1/models."
+
+
+async def test_a_405_says_the_methods(gateway, upstream, connect):
+    client = await connect(await gateway(vllm=upstream))
+    answer = await ask(client, request("DELETE", "/v1/models"))
+    message = own_error(answer, 405, "method_not_allowed", "invalid_request_error")
+    assert (message, answer.get("Allow")) == ("DELETE is not allowed here; use GET or HEAD.", "GET, HEAD")
 
 
 @pytest.mark.parametrize(

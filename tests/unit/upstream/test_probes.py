@@ -92,8 +92,8 @@ class Known:
         self.in_flight = 3
         self.models = ("a", "b")
         self._admits = admits
-        self.breaker = self  # that has been open for a minute
-        self.opened_at, self.failed_at, self.cause = monotonic() - 60, monotonic() - 5, "status 503"
+        self.breaker = self
+        self.opened_at, self.failed_at, self.cause = 0.0, 0.0, ""
         if state == "up":
             self.health.alive(0)
         elif state == "draining":
@@ -154,6 +154,7 @@ class TestReport:
         for each in (healthy, refusing, failing):
             each.health.since -= 3600
         refusing.health.refuse_key()
+        failing.opened_at, failing.failed_at, failing.cause = monotonic() - 60, monotonic() - 5, "status 503"
         _, body = report(known(healthy, refusing, failing), asking=True, draining=False)
         told = [
             (
@@ -170,10 +171,31 @@ class TestReport:
             ("circuit_open", 60, "status 503", 5),
         ]
 
+    def test_the_last_error_is_the_latest_of_a_probe_and_of_a_request(self):
+        instance = Known("down")
+        instance.failed_at, instance.cause = instance.health.failed_at - 1, "http_response_timeout"
+        assert self.last_error(instance) == "connection_refused"
+        instance.failed_at += 2
+        assert self.last_error(instance) == "http_response_timeout"
+
+    @staticmethod
+    def last_error(instance):
+        _, body = report([instance], asking=True, draining=False)
+        return json.loads(body)["instances"]["vllm"]["last_error"]
+
     def test_an_instance_that_never_failed_has_no_last_error(self):
         _, body = report(known(Known("up")), asking=True, draining=False)
         [entry] = json.loads(body)["instances"].values()
         assert (entry["last_error"], entry["last_error_age_s"]) == (None, None)
+
+
+async def test_a_stream_that_an_instance_broke_off_is_its_last_error(gateway, upstream, connect):
+    upstream.on_request(SSE_HEAD + chunked(b"data: 1\n\n"), Fin())
+    handle = await gateway(vllm=upstream, probes=True)
+    client = await connect(handle)
+    assert (await ask(client, post())).complete is False
+    entry = (await ask(await connect(handle), READY)).json()["instances"]["vllm"]
+    assert (entry["state"], entry["last_error"]) == ("up", "connection_terminated")
 
 
 class TestProbes:
