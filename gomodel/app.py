@@ -116,7 +116,7 @@ class App:
         instance: Instance | None = self.providers.by_type(provider, self.config.passthrough_types)
         if instance is None:
             names = ", ".join(self.providers.instances)
-            raise NotFound(f"No passthrough provider {provider!r}; there is: {names}.")
+            raise NotFound(f"No instance is named {provider!r}; there are: {names}.")
         choice = Choice([instance], "", bound=True)
         if wants_websocket(request):
             await self._forwarder.forward(Outgoing(request, choice, b"", relay=Tunnel, upgrade=UPGRADE))

@@ -82,9 +82,9 @@ _ANTHROPIC = re.compile(r"(?:/v1/messages|/p/[^/]+/(?:v1/)?messages)(?:/|\Z)")
 
 _NO_PASSTHROUGH = partial(NotFound, "Passthrough routes are disabled (ENABLE_PASSTHROUGH_ROUTES).")
 _NO_V1_ALIAS = partial(
-    NotFound, "The v1 alias of passthrough is disabled (ALLOW_PASSTHROUGH_V1_ALIAS); use /p/{provider}/... without v1/."
+    NotFound, "The v1 alias of passthrough is disabled (ALLOW_PASSTHROUGH_V1_ALIAS); use /p/<instance>/... without v1/."
 )
-_ADMIN_NOT_SERVED = partial(NotFound, "Administrative routes of vLLM are not served here, only below /p/{provider}/.")
+_ADMIN_NOT_SERVED = partial(NotFound, "Administrative routes of vLLM are not served here, only below /p/<instance>/.")
 _ADMIN_CLOSED = partial(
     Forbidden, "This route administers the vLLM server. PASSTHROUGH_ADMIN_ROUTES=true opens it to every caller."
 )

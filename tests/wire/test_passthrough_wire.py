@@ -56,7 +56,8 @@ async def test_a_provider_that_is_none_is_a_404(pair, connect, provider):
         "not_found",
         "invalid_request_error",
     )
-    assert "vllm-test" in message
+    assert message.startswith("No instance is named '")
+    assert message.endswith("'; there are: vllm, vllm-test.")
     assert one.connections + other.connections == []
 
 
