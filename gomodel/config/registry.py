@@ -86,7 +86,8 @@ SECTIONS = (
         Variable("PORT", values.integer(0, 65535), "8080", first=True, meaning=
             "Port to listen on; 0 takes any free one."),
         Variable("GOMODEL_UNIX_SOCKET", addresses.socket_path, "", first=True, meaning=
-            "Unix socket to listen on instead, or besides when `PORT` is set."),
+            "Unix socket to listen on instead, or besides when `PORT` is set. Its mode is 0660: clients must be in"
+            " gomodel's group."),
         Variable("TLS_CERT_FILE", str, "", content=True, first=True, meaning=
             "Certificate chain (PEM) to serve TLS with; needs `TLS_KEY_FILE`."),
         Variable("TLS_KEY_FILE", str, "", content=True, first=True, meaning=
