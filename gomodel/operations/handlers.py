@@ -14,14 +14,13 @@ from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..downstream.request import Handler, Reply, Request
 from ..errors import NotFound
-from ..process.hub import METRICS
 from ..routes.router import Kind
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
 from ..upstream.probes import Probes, report
 from .metrics import expose, snapshot
 from .requests import abort, listed, merged
-from .siblings import ask_siblings, register
+from .siblings import METRICS, ask_siblings, register
 
 
 class Operations:

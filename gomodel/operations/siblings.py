@@ -14,10 +14,13 @@ from itertools import count
 from typing import Any
 
 from ..errors import Overloaded
-from ..process.hub import METRICS, PATIENCE_S
 
 _logger = logging.getLogger("gomodel")
 
+# The question whose answers the supervisor remembers. Its argument are the asker's own numbers.
+METRICS = "metrics"
+# A worker whose loop is blocked for longer must not hold up a scrape of the others.
+PATIENCE_S = 1.0
 # For the supervisor, which itself gives up on workers after PATIENCE_S; it does nothing that takes long.
 _SUPERVISOR_S = PATIENCE_S + 4.0
 

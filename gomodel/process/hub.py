@@ -8,14 +8,11 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ..operations.siblings import METRICS, PATIENCE_S
 from ..telemetry.tally import Numbers, Tally
 
-# A worker whose loop is blocked for longer must not hold up a scrape of the others.
-PATIENCE_S = 1.0
 # Unread by a worker; it is asked nothing more until it has read, so what waits for it stays bounded.
 BACKLOG_BYTES = 1 << 20
-# The question whose answers the hub remembers. Its argument are the asker's own numbers.
-METRICS = "metrics"
 
 
 class Member(Hashable, Protocol):

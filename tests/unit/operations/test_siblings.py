@@ -7,8 +7,7 @@ import pytest
 
 from gomodel.errors import Overloaded
 from gomodel.operations import siblings
-from gomodel.operations.siblings import Siblings
-from gomodel.process.hub import METRICS
+from gomodel.operations.siblings import METRICS, Siblings
 
 from ...harness.leaks import Records
 from ...harness.scripted import let_peers_run

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from gomodel.operations.siblings import METRICS, PATIENCE_S
 from gomodel.process import hub
-from gomodel.process.hub import METRICS, PATIENCE_S, Hub
+from gomodel.process.hub import Hub
 from gomodel.telemetry.tally import Tally
 
 
