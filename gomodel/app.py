@@ -7,7 +7,8 @@ import re
 from collections.abc import Awaitable, Collection
 from urllib.parse import parse_qs, unquote
 
-from .balancing.instances import Choice, Instance, Providers
+from .balancing.choice import Choice
+from .balancing.instances import Providers
 from .balancing.model_lists import ModelLists
 from .balancing.stored_responses import Affinity
 from .config.load import Config
@@ -27,6 +28,7 @@ from .relay.tunnel import UPGRADE, Tunnel, require_websocket, wants_websocket
 from .routes.router import Kind, Router
 from .selector.realtime_event import SessionUpdate
 from .telemetry.counters import Telemetry
+from .upstream.instance import Instance
 from .upstream.network import Network
 
 _UNLIMITED = 1 << 62

@@ -1,110 +1,22 @@
-"""The provider table: what is known of each instance, and which one a selector means.
+"""The provider table: all instances by name and by the models they list, and which of them a selector means.
 
 Decides the instance by contract section 4: a name binds, a bare model id goes to the idlest instance that lists it,
 a single instance takes everything. Knows nothing of requests or of the client.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace
-from random import random
 from time import monotonic
-from urllib.parse import urlsplit
 
-from ..config.load import Config, InstanceConfig
-from ..errors import CircuitOpen, ModelNotFound, ModelRequired
+from ..config.settings import Config
+from ..errors import ModelNotFound, ModelRequired
 from ..selector.selector import split
-from ..telemetry.counters import Histogram
-from ..upstream.breaker import Admission, Breaker
-from ..upstream.demotion import Demotion
-from ..upstream.health import Health, State
+from ..upstream.instance import Instance
 from ..upstream.network import Network
-from ..upstream.pool import Pool
-from . import host_counts
+from .choice import Choice
 from .near_models import likeness, near
 
-_LAST = (State.DOWN, State.DRAINING)
 # `vlm` and `vllm_test` mean an instance, `meta-llama` does not.
 _ALIKE = 0.6
-
-
-class Instance:
-    """One vLLM server."""
-
-    def __init__(self, config: InstanceConfig, settings: Config, network: Network) -> None:
-        self.config = config
-        self.name = config.name
-        self.label = config.name.encode()
-        url = self.url = urlsplit(config.base_url)
-        self.base_path = url.path
-        self.root_path = url.path.removesuffix("/v1")
-        self.own_fields = _own_fields(config)
-        self.pool = Pool(config, settings.timeouts, network, len(settings.instances))
-        self.breaker = Breaker(settings.breaker, config.name)
-        self.health = Health(config.name)
-        self.demotion = Demotion()
-        # The address as well: a server is what is counted, and a reload may give its name to another one.
-        self.requests = host_counts.shared.counter(f"{config.name} {config.base_url}")
-        self.lists(config.models)
-        self.gaps = Histogram()
-
-    def is_server_of(self, config: InstanceConfig) -> bool:
-        """Whether `config` describes this server, of which everything known stays true at a reload.
-
-        A key and a list of models are no part of a server.
-        """
-        return replace(self.config, api_key=config.api_key, models=config.models) == config
-
-    def configure(self, config: InstanceConfig, settings: Config) -> None:
-        """Go on by other settings, from the next connect, failure or request on."""
-        if config.api_key != self.config.api_key:
-            self.health.key_refused = False  # what is known of another key says nothing of this one
-        self.config = config
-        self.own_fields = _own_fields(config)
-        self.pool.configure(settings.timeouts, len(settings.instances))
-        self.breaker.configure(settings.breaker)
-
-    @property
-    def in_flight(self) -> int:
-        """How many requests it serves for all workers of this host."""
-        return self.requests.total
-
-    def rank(self, now: float) -> tuple[int, int, float]:
-        """Its place among the candidates of a request, the least first; `now` is time.monotonic.
-
-        One that takes no work, or fails at once, is the idlest of all: that must not attract more.
-        """
-        useless = self.health.state in _LAST or self.health.key_refused
-        order = 2 if useless else 1 if self.demotion.until > now else 0
-        return order, self.requests.total, random()
-
-    def lists(self, models: Iterable[str]) -> None:
-        """These are the models that the server lists, in its order; one that it names twice is one model."""
-        self.models = tuple(dict.fromkeys(models))
-        self.listed = frozenset(self.models)
-
-    async def close(self) -> None:
-        """Close its connections."""
-        self.requests.release()
-        await self.pool.close()
-
-
-def _own_fields(config: InstanceConfig) -> bytes:
-    """The lines of a request head that are the instance's own."""
-    fields = b"Host: %b\r\n" % urlsplit(config.base_url).netloc.encode()
-    if config.api_key is not None:
-        fields += b"Authorization: Bearer %b\r\n" % config.api_key.reveal().encode()
-    return fields
-
-
-class Choice:
-    """Where a request may go: `instances` in order of preference, and whether the first segment is cut off."""
-
-    __slots__ = ("bound", "instances", "model")
-
-    def __init__(self, instances: list[Instance], model: str, *, bound: bool) -> None:
-        self.instances = instances
-        self.model = model
-        self.bound = bound
 
 
 class Providers:
@@ -179,21 +91,6 @@ class Providers:
             return Choice(listed.copy(), selector, bound=False)
         now = monotonic()
         return Choice(sorted(listed, key=lambda each: each.rank(now)), selector, bound=False)
-
-    def admitted(self, choice: Choice) -> tuple[Instance, Admission]:
-        """The first instance of `choice` that its breaker lets through, and its pass. Raises CircuitOpen."""
-        now = monotonic()
-        for instance in choice.instances:
-            admission = instance.breaker.admit(now)
-            if admission is not None:
-                return instance, admission
-        wait_s = min(instance.breaker.retry_after_s(now) for instance in choice.instances)
-        names = ", ".join(f"'{instance.name}'" for instance in choice.instances)
-        raise CircuitOpen(
-            f"Instance {names} failed repeatedly and is left alone for a moment.",
-            code="circuit_open",
-            retry_after_s=wait_s,
-        )
 
     def unknown(self, selector: str) -> ModelNotFound:
         """The 404, with what the caller may have meant."""

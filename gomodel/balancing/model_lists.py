@@ -15,8 +15,9 @@ from yarl import URL
 
 from ..config.load import Config
 from ..errors import Overloaded
+from ..upstream.instance import Instance
 from ..upstream.model_list import MODELS_LIMIT, ListError, listed
-from .instances import Instance, Providers
+from .instances import Providers
 
 _logger = logging.getLogger("gomodel")
 

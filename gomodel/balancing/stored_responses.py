@@ -15,7 +15,8 @@ from yarl import URL
 from ..errors import Overloaded
 from ..http1.head import ResponseFields
 from ..relay.relay import Relay
-from .instances import Instance, Providers
+from ..upstream.instance import Instance
+from .instances import Providers
 
 # About 20 MB of ids at the most; an older one is asked for again.
 REMEMBERED = 1 << 16

@@ -11,12 +11,13 @@ from typing import NamedTuple
 from aiohttp import ClientConnectorError, ClientError, ClientTimeout
 from yarl import URL
 
-from ..balancing.instances import Instance, Providers
+from ..balancing.instances import Providers
 from ..balancing.model_lists import fetch_list
 from ..config.load import Config
 from ..config.settings import variable_of
 from ..errors import GatewayError, UntrustedCertificate
 from ..host.listeners import tls_context
+from ..upstream.instance import Instance
 from ..upstream.model_list import ListError
 from .serving import run_loop
 

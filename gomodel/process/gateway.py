@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from ..app import App
-from ..balancing.instances import Instance, Providers
+from ..balancing.instances import Providers
 from ..config.load import Config
 from ..downstream.client_limit import ClientLimit, most_clients
 from ..downstream.request import Reply, Request
@@ -23,6 +23,7 @@ from ..host import descriptors
 from ..host.listeners import BACKLOG, Listener, adopt, bind, load_certificate, tls_context
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import SHUTDOWN, Record
+from ..upstream.instance import Instance
 from ..upstream.network import Network
 
 # At a drain, a client that was active this recently may have its next request on the way, which closing would lose:

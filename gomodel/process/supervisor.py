@@ -17,7 +17,6 @@ import socket
 from collections.abc import Iterable
 from time import monotonic
 
-from ..balancing import host_counts
 from ..config.load import Config
 from ..host.listeners import Listener, beside, bind
 from ..host.signals import Signals, StopSignals
@@ -25,6 +24,7 @@ from ..host.systemd import Notifier
 from ..operations.metrics import lasting
 from ..telemetry.logs import configure_logging, name_worker
 from ..telemetry.tally import Tally
+from ..upstream import host_counts
 from . import start_log
 from .hub import Hub
 from .orders import Line, Message

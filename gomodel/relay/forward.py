@@ -14,7 +14,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
-from ..balancing.instances import Instance, Providers
+from ..balancing.instances import Providers
 from ..config.load import Retry
 from ..downstream.request import Request
 from ..errors import (
@@ -35,6 +35,7 @@ from ..telemetry.record import Phase
 from ..upstream.breaker import Admission
 from ..upstream.channel import Channel
 from ..upstream.health import DRAINING
+from ..upstream.instance import Instance
 from .attempts import REFUSALS, Outcome, Step, next_step
 from .outgoing import Outgoing
 from .relay import INSTANCE_FAILURES, Relay
@@ -82,7 +83,7 @@ class Forwarder:
         moved = False
         while True:
             try:
-                instance, admission = self._providers.admitted(choice)
+                instance, admission = choice.admitted()
             except CircuitOpen:
                 if last is None:
                     request.record.instance = choice.instances[0].name

@@ -8,7 +8,8 @@ Knows nothing of connections.
 import asyncio
 from typing import Protocol, TypeVar
 
-from ..balancing.instances import Choice, Instance, Providers
+from ..balancing.choice import Choice
+from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..balancing.stored_responses import Affinity
 from ..downstream.body import RequestBody
@@ -19,6 +20,7 @@ from ..routes.router import Kind, Route
 from ..selector.form import MultipartScan, boundary
 from ..selector.previous_response import PreviousResponse
 from ..selector.selector import JsonScan, Selector, prefix_length, usual
+from ..upstream.instance import Instance
 from .forward import Forwarder
 from .outgoing import Outgoing
 

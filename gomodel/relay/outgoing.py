@@ -6,9 +6,10 @@ nothing of connections or of what becomes of it.
 
 from collections.abc import Callable
 
-from ..balancing.instances import Choice, Instance
+from ..balancing.choice import Choice
 from ..downstream.request import Request
 from ..downstream.spool import Source, Spool
+from ..upstream.instance import Instance
 from .relay import Relay
 
 

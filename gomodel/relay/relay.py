@@ -13,7 +13,6 @@ from time import monotonic
 
 from aiohttp.http import RawResponseMessage
 
-from ..balancing.instances import Instance
 from ..dialects import at_event_boundary, interruption_event
 from ..downstream.request import Request, date_line
 from ..downstream.spool import Source
@@ -34,6 +33,7 @@ from ..telemetry.counters import SECONDS
 from ..telemetry.record import Phase
 from ..upstream.breaker import Admission
 from ..upstream.channel import Channel
+from ..upstream.instance import Instance
 from . import refusals
 from .attempts import Outcome
 

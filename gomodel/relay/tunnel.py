@@ -10,13 +10,13 @@ from time import monotonic
 
 from aiohttp.http import RawResponseMessage
 
-from ..balancing.instances import Instance
 from ..downstream.request import Request
 from ..errors import ClientError, GatewayError, UpstreamError
 from ..http1.head import ResponseFields, connection_options, status_line
 from ..selector.realtime_event import SessionUpdate
 from ..telemetry.record import Phase
 from ..upstream.channel import Channel
+from ..upstream.instance import Instance
 from .relay import Relay
 
 UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"

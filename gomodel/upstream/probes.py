@@ -17,11 +17,11 @@ from time import monotonic
 
 from aiohttp.http import RawResponseMessage
 
-from ..balancing.instances import Instance
 from ..errors import GatewayError, LoopDetected, Overloaded
 from ..http1.head import ResponseFields
 from .channel import Channel
 from .health import FORGIVEN, State
+from .instance import Instance
 
 _logger = logging.getLogger("gomodel")
 

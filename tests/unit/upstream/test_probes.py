@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from gomodel.balancing.instances import Instance
 from gomodel.config.load import from_environ
 from gomodel.upstream import probes as probes_module
 from gomodel.upstream.health import DRAINING, MISSES, Health
+from gomodel.upstream.instance import Instance
 from gomodel.upstream.network import Network
 from gomodel.upstream.pool import Pool
 from gomodel.upstream.probes import report

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from gomodel.balancing.host_counts import PLACES, HostCounts
+from gomodel.upstream.host_counts import PLACES, HostCounts
 
 
 def as_row(table: HostCounts, row: int) -> HostCounts:
