@@ -1,31 +1,24 @@
-"""Which instance holds a stored response: learned while its first bytes pass by, asked for when unknown.
+"""Which instance holds a stored response: remembered when it is made (`relay.learning`), asked for when unknown.
 
 vLLM keeps the responses of `/v1/responses` in the memory of one process, so what refers to an id must go where it was
 made (contract section 5). Decides that place. Memory is bounded; ids are never rewritten. Knows nothing of clients.
 """
 
 import asyncio
-import re
 from collections import OrderedDict
 
 from aiohttp import ClientError, ClientTimeout
-from aiohttp.http import RawResponseMessage
 from yarl import URL
 
 from ..errors import Overloaded
-from ..http1.head import ResponseFields
-from ..relay.relay import Relay
 from ..upstream.instance import Instance
 from .instances import Providers
 
 # About 20 MB of ids at the most; an older one is asked for again.
 REMEMBERED = 1 << 16
 _ASK_TIMEOUT_S = 2.0
-# The id stands first in a JSON answer and in the first event of a stream.
-_LOOK_BYTES = 4096
 # It is no id, it is unknown, or there is no such route: whoever says so holds no response of this id.
 _HOLDS_NONE = frozenset({400, 404, 405, 501})
-_ID = re.compile(rb'"id"\s*:\s*"(resp_[A-Za-z0-9_.-]{1,250})"')
 
 
 class Affinity:
@@ -77,10 +70,6 @@ class Affinity:
             )
         return None
 
-    def relay(self, request: object, instance: Instance) -> Relay:
-        """A relay that learns the id of the response it moves."""
-        return _LearningRelay(request, instance, self)
-
 
 async def _holds(instance: Instance, response_id: str) -> tuple[Instance, bool | None]:
     """Whether the instance knows the id; None when it does not say, as one that refuses the key or is busy."""
@@ -96,40 +85,3 @@ async def _holds(instance: Instance, response_id: str) -> tuple[Instance, bool |
     except (ClientError, OSError):
         return instance, None
     return instance, True if status == 200 else False if status in _HOLDS_NONE else None
-
-
-class _LearningRelay(Relay):
-    __slots__ = ("_affinity", "_seen")
-
-    def __init__(self, request: object, instance: Instance, affinity: Affinity) -> None:
-        super().__init__(request, instance)  # type: ignore[arg-type]
-        self._affinity: Affinity | None = affinity
-        self._seen = b""
-
-    def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
-        if message.code != 200 or fields.encoded:
-            self._affinity = None
-        self._look(data)
-        super().on_response(message, fields, data, complete)
-
-    def on_data(self, data: bytes, complete: bool) -> None:
-        if self._affinity is not None:
-            self._look(data)
-        super().on_data(data, complete)
-
-    def on_chunk(self, frame: bytes, start: int) -> None:
-        if self._affinity is not None:
-            self._look(frame[start:-2])
-        super().on_chunk(frame, start)
-
-    def _look(self, data: bytes) -> None:
-        affinity = self._affinity
-        if affinity is None or not data:
-            return
-        self._seen += data[:_LOOK_BYTES]
-        found = _ID.search(self._seen)
-        if found is not None:
-            affinity.learn(found[1].decode(), self._instance)
-        if found is not None or len(self._seen) >= _LOOK_BYTES:
-            self._affinity = None
-            self._seen = b""

@@ -6,6 +6,7 @@ Knows nothing of connections.
 """
 
 import asyncio
+from functools import partial
 from typing import Protocol, TypeVar
 
 from ..balancing.choice import Choice
@@ -22,6 +23,7 @@ from ..selector.previous_response import PreviousResponse
 from ..selector.selector import JsonScan, Selector, prefix_length, usual
 from ..upstream.instance import Instance
 from .forward import Forwarder
+from .learning import LearningRelay
 from .outgoing import Outgoing
 
 _Found_co = TypeVar("_Found_co", covariant=True)
@@ -47,6 +49,7 @@ class Inference:
         self._models = models
         self._forwarder = forwarder
         self._affinity = affinity
+        self._learning = partial(LearningRelay, affinity=affinity)
         self._limit = limit_bytes
         self._reading = asyncio.Lock()
 
@@ -79,7 +82,7 @@ class Inference:
         rest = None if body.exhausted else body
         outgoing = Outgoing(request, choice, held, rest, removed_bytes=removed, replayable=request.route.replayable)
         if stored:
-            outgoing.relay = self._affinity.relay
+            outgoing.relay = self._learning
         await self._forwarder.forward(outgoing)
 
     async def _form(self, request: Request, body: RequestBody) -> None:
@@ -198,7 +201,7 @@ class Inference:
             else:
                 rest = None if body.exhausted else body
                 outgoing = Outgoing(request, choice, held, rest, replayable=request.route.replayable)
-            outgoing.relay = self._affinity.relay
+            outgoing.relay = self._learning
             await self._forwarder.forward(outgoing)
         finally:
             spool.close()

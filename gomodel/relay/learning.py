@@ -1,0 +1,57 @@
+"""A relay that learns the id of a stored response while its first bytes pass by.
+
+Decides how far into an answer it looks. Every byte goes on as it would otherwise.
+"""
+
+import re
+
+from aiohttp.http import RawResponseMessage
+
+from ..balancing.stored_responses import Affinity
+from ..downstream.request import Request
+from ..http1.head import ResponseFields
+from ..upstream.instance import Instance
+from .relay import Relay
+
+# The id stands first in a JSON answer and in the first event of a stream.
+_LOOK_BYTES = 4096
+_ID = re.compile(rb'"id"\s*:\s*"(resp_[A-Za-z0-9_.-]{1,250})"')
+
+
+class LearningRelay(Relay):
+    """A relay that tells `affinity` where the response that it moves was made."""
+
+    __slots__ = ("_affinity", "_seen")
+
+    def __init__(self, request: Request, instance: Instance, affinity: Affinity) -> None:
+        super().__init__(request, instance)
+        self._affinity: Affinity | None = affinity
+        self._seen = b""
+
+    def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
+        if message.code != 200 or fields.encoded:
+            self._affinity = None
+        self._look(data)
+        super().on_response(message, fields, data, complete)
+
+    def on_data(self, data: bytes, complete: bool) -> None:
+        if self._affinity is not None:
+            self._look(data)
+        super().on_data(data, complete)
+
+    def on_chunk(self, frame: bytes, start: int) -> None:
+        if self._affinity is not None:
+            self._look(frame[start:-2])
+        super().on_chunk(frame, start)
+
+    def _look(self, data: bytes) -> None:
+        affinity = self._affinity
+        if affinity is None or not data:
+            return
+        self._seen += data[:_LOOK_BYTES]
+        found = _ID.search(self._seen)
+        if found is not None:
+            affinity.learn(found[1].decode(), self._instance)
+        if found is not None or len(self._seen) >= _LOOK_BYTES:
+            self._affinity = None
+            self._seen = b""
