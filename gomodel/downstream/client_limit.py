@@ -1,8 +1,8 @@
 """The limit of client connections: it leaves the file descriptors that the clients' requests need.
 
 No key is needed to open a connection, so without a limit anybody could take every descriptor, and no request of anybody
-would get a connection to an instance. Decides how many clients there may be and which one makes room for another: the
-one that has been idle longest. Where nobody is idle the newcomer is told to come back.
+would get a connection to an instance. Decides which client makes room for another: the one that has been idle longest.
+Where nobody is idle the newcomer is told to come back. How many there may be is said in `host.descriptors`.
 """
 
 import logging
@@ -15,12 +15,6 @@ from ..host import descriptors
 
 _logger = logging.getLogger("gomodel")
 
-# Whatever the system allows; a limit of open files that is too low for this many fails in other ways.
-FEWEST = 8
-# Of our own, besides what is open at the start: files of a look-up, a log that is opened anew, a scrape of the workers.
-_SPARE = 8
-# Each instance's probe, its model list, and a look-up of its name.
-_PER_INSTANCE = 4
 # A client that was active this recently may have its next request on the way.
 _QUIET_S = 0.5
 # A newcomer that is refused has this long to send the request that gets the answer; so many may be waiting at a time.
@@ -39,24 +33,6 @@ class Client(Protocol):
     def abort(self) -> None: ...
 
 
-def most_clients(limit: int, used: int, instances: int) -> int:
-    """How many clients there may be, where `limit` files may be open and `used` are.
-
-    Of what is left two fifths are for clients, as much for the instances' connections that serve them, and the last
-    fifth for those that lie idle (`most_idle`).
-    """
-    return max(FEWEST, 2 * _left(limit, used, instances) // 5)
-
-
-def most_idle(limit: int, used: int, instances: int) -> int:
-    """How many idle connections each of `instances` may keep."""
-    return max(1, _left(limit, used, instances) // 5 // instances)
-
-
-def _left(limit: int, used: int, instances: int) -> int:
-    return limit - used - _SPARE - _PER_INSTANCE * instances
-
-
 class ClientLimit:
     """How many clients there may be, `most`, and who has to go when there are more."""
 
@@ -70,7 +46,7 @@ class ClientLimit:
     @property
     def refusals(self) -> int:
         """How many clients without room there may be at a time."""
-        return max(FEWEST, self.most // _REFUSED_SHARE)
+        return max(descriptors.FEWEST_CLIENTS, self.most // _REFUSED_SHARE)
 
     def make_room(self, clients: Iterable[Client], now: float) -> bool:
         """Close the client that has been idle longest; whether there was one. `now` is the loop's time."""

@@ -16,7 +16,7 @@ from typing import Any
 from ..app import App
 from ..balancing.instances import Providers
 from ..config.load import Config
-from ..downstream.client_limit import ClientLimit, most_clients
+from ..downstream.client_limit import ClientLimit
 from ..downstream.request import Reply, Request
 from ..downstream.server import Downstream, Server
 from ..host import descriptors
@@ -126,7 +126,7 @@ class Gateway:
         return self.app.refuse(request)  # type: ignore[return-value]
 
     def _most_clients(self) -> int:
-        return most_clients(descriptors.limit(), self._open_files, len(self.config.instances))
+        return descriptors.most_clients(descriptors.limit(), self._open_files, len(self.config.instances))
 
     def reload(self, config: Config) -> None:
         """Serve new requests by `config`; those that run end by the old one. Listeners stay as they are.

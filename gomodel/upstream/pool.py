@@ -25,7 +25,6 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from ..config.load import InstanceConfig, Timeouts
-from ..downstream.client_limit import most_idle
 from ..errors import ConnectError, GatewayError, LoopDetected, Overloaded, UntrustedCertificate, UpstreamTimeout
 from ..host import descriptors
 from .channel import MAX_FIELD_BYTES, Channel
@@ -107,7 +106,7 @@ class Pool:
         """Connect and keep connections by these from now on."""
         self._timeout = ClientTimeout(total=None, connect=timeouts.connect_s, sock_connect=timeouts.connect_s)
         self._keepalive_s = timeouts.upstream_keepalive_s
-        self._max_idle = min(MAX_IDLE, most_idle(descriptors.limit(), _OPEN_FILES, instances))
+        self._max_idle = min(MAX_IDLE, descriptors.most_idle(descriptors.limit(), _OPEN_FILES, instances))
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweep()

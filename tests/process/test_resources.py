@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gomodel.downstream.client_limit import most_clients
+from gomodel.host.descriptors import most_clients
 
 from ..conftest import LOOP
 from ..harness.descriptors import limited_to

@@ -6,32 +6,13 @@ import logging
 import pytest
 
 from gomodel.downstream import client_limit
-from gomodel.downstream.client_limit import ClientLimit, most_clients, most_idle
+from gomodel.downstream.client_limit import ClientLimit
 
 from ..harness.scripted import WaitFor, request
 from ..harness.verdicts import OK, ask, counted, own_error, post, served, turned
 
 HEALTH = request("GET", "/health")
 VERSION = request("GET", "/p/vllm/version")
-
-
-@pytest.mark.parametrize(
-    ("limit", "used", "instances", "clients", "idle"),
-    [
-        (1 << 20, 16, 1, 419_419, 209_709),
-        (1 << 20, 16, 100, 419_260, 2096),
-        (1024, 16, 1, 398, 199),
-        (1024, 16, 10, 384, 19),
-        (64, 14, 1, 15, 7),
-        (64, 60, 1, client_limit.FEWEST, 1),
-        (10, 16, 40, client_limit.FEWEST, 1),
-    ],
-)
-def test_open_files_are_shared_by_clients_their_instances_and_what_lies_idle(limit, used, instances, clients, idle):
-    assert most_clients(limit, used, instances) == clients
-    assert most_idle(limit, used, instances) == idle
-    if limit >= 64 and used < 60:
-        assert used + 2 * clients + instances * idle <= limit
 
 
 class Known:
@@ -86,7 +67,7 @@ def test_a_flood_is_one_line_in_the_log(caplog):
 @pytest.fixture
 def three(monkeypatch):
     """Gateways have room for three clients, and nobody's next request is waited for."""
-    monkeypatch.setattr("gomodel.process.gateway.most_clients", lambda *shares: 3)
+    monkeypatch.setattr("gomodel.host.descriptors.most_clients", lambda *shares: 3)
     monkeypatch.setattr(client_limit, "_QUIET_S", 0.0)
     monkeypatch.setattr(client_limit, "_LOOK_AGAIN_S", 0.0)
 
