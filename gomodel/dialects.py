@@ -4,8 +4,7 @@ Each API has its own error event (contract section 7). Says who broke it off, th
 Pure; knows nothing of connections.
 """
 
-from .errors import Aborted, GatewayError, Overloaded, TotalTimeout, anthropic_type, compact
-from .telemetry.record import SHUTDOWN, TOTAL
+from .errors import anthropic_type, compact, why_aborted
 
 # A blank line. Not LF CR: where lines end in CRLF its LF is still to come, and clients that split there would read on.
 _TAILS = (b"\n\n", b"\n\r\n", b"\r\r", b"\r\r\n")
@@ -14,15 +13,6 @@ _TAILS = (b"\n\n", b"\n\r\n", b"\r\r", b"\r\r\n")
 def at_event_boundary(tail: bytes) -> bool:
     """Whether an event could start after `tail`, the last four or more bytes sent; nothing sent yet is a boundary."""
     return not tail or tail.endswith(_TAILS)
-
-
-def why_aborted(reason: str) -> GatewayError:
-    """What the client of a request that the gateway ended itself is told; `reason` is that of its record."""
-    if reason == TOTAL:
-        return TotalTimeout()
-    if reason == SHUTDOWN:
-        return Overloaded("The gateway is shutting down.", code="draining", retry_after_s=5)
-    return Aborted()
 
 
 def interruption_event(path: str, instance: str, aborted: str = "") -> bytes:

@@ -299,6 +299,21 @@ class CircuitOpen(Overloaded):
     type = "upstream_error"
 
 
+# Why a request was aborted that took longer than HTTP_TIMEOUT.
+TOTAL = "total_timeout"
+# Why a request was aborted that ran at the end of its process.
+SHUTDOWN = "shutdown"
+
+
+def why_aborted(reason: str) -> GatewayError:
+    """What the client of a request that the gateway ended itself is told; `reason` is that of its record."""
+    if reason == TOTAL:
+        return TotalTimeout()
+    if reason == SHUTDOWN:
+        return Overloaded("The gateway is shutting down.", code="draining", retry_after_s=5)
+    return Aborted()
+
+
 # Anthropic has its own vocabulary for `type`, by status; anything else is api_error (docs: API errors).
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",

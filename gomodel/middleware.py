@@ -15,7 +15,6 @@ from time import monotonic
 
 from .balancing.instances import Providers
 from .config.load import Secret
-from .dialects import why_aborted
 from .downstream.request import Handler, Reply, Request
 from .errors import (
     BadRequest,
@@ -28,6 +27,7 @@ from .errors import (
     WebSocketNotServed,
     anthropic_body,
     openai_body,
+    why_aborted,
 )
 from .http1.forwarded import TrustedProxies
 from .http1.head import RequestFields

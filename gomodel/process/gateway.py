@@ -19,10 +19,11 @@ from ..config.load import Config
 from ..downstream.client_limit import ClientLimit
 from ..downstream.request import Reply, Request
 from ..downstream.server import Downstream, Server
+from ..errors import SHUTDOWN
 from ..host import descriptors
 from ..host.listeners import BACKLOG, Listener, adopt, bind, load_certificate, tls_context
 from ..telemetry.counters import Telemetry
-from ..telemetry.record import SHUTDOWN, Record
+from ..telemetry.record import Record
 from ..upstream.instance import Instance
 from ..upstream.network import Network
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
+from ..errors import TOTAL
+
 
 class Phase(enum.IntEnum):
     """Where a request stands; each phase has its own idle limit (contract section 1)."""
@@ -105,12 +107,6 @@ class Record:
         if self.task is not None and not self.aborted:
             self.aborted = reason
             self.task.cancel()
-
-
-# Why a request was aborted that took longer than HTTP_TIMEOUT.
-TOTAL = "total_timeout"
-# Why a request was aborted that ran at the end of its process.
-SHUTDOWN = "shutdown"
 
 
 class _Limits:

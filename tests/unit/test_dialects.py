@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gomodel.dialects import at_event_boundary, interruption_event
-from gomodel.telemetry.record import SHUTDOWN, TOTAL
+from gomodel.errors import SHUTDOWN, TOTAL
 
 
 def ends_with_a_blank_line(stream: bytes) -> bool:
