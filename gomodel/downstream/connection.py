@@ -7,24 +7,18 @@ end no client can take for a clean one. Knows nothing of requests. Leans on aioh
 
 import asyncio
 import socket
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp.web_protocol import RequestHandler
 
 from ..host.kernel import bound, fail_when_silent, peer_closed, reset_on_close, unsent
+from .request import Pausing
 
 # How often a client that is not read from is looked at; within what rule 3 of the contract allows.
 LOOK_S = 0.03
 # A client whose host is gone is noticed within minutes, also where nothing is written to it; later where the operator
 # waits longer for one that does not read.
 SILENT_CLIENT_S = 120.0
-
-
-class Pausing(Protocol):
-    """Whoever feeds the client and must stop when it does not read."""
-
-    def hold(self) -> None: ...
-    def release(self) -> None: ...
 
 
 class ClientConnection(RequestHandler):

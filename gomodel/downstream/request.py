@@ -1,12 +1,13 @@
 """A request on its way through the chain, and an answer that gomodel makes itself.
 
-Decides how such an answer is written. Knows nothing of connections but that a request came over one.
+Decides how such an answer is written, and what may be asked of the connection that a request came over.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from aiohttp.http import RawRequestMessage
 
@@ -15,8 +16,40 @@ from ..http1.head import RequestFields, status_line
 from ..telemetry.record import Record
 from .upload import Upload
 
-if TYPE_CHECKING:
-    from .server import Downstream
+
+class Pausing(Protocol):
+    """Whoever feeds the client and must stop when it does not read."""
+
+    def hold(self) -> None: ...
+    def release(self) -> None: ...
+
+
+class Switched(Protocol):
+    """Whoever takes the client's bytes once the protocol is no longer HTTP."""
+
+    def feed_data(self, data: bytes) -> None: ...
+
+
+class Connection(Protocol):
+    """What may be asked of the connection, all of it explained there: `connection` and `server`."""
+
+    feeder: Pausing | None
+    _task_handler: "asyncio.Task[None] | None"  # aiohttp's name of the task that serves the connection
+
+    @property
+    def client(self) -> str: ...
+    @property
+    def transport(self) -> asyncio.Transport | None: ...
+    @property
+    def last(self) -> bool: ...
+    @property
+    def resettable(self) -> bool: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def progressed(self) -> bool: ...
+    def switch(self, to: Switched) -> None: ...
+    def truncate(self, *, close_delimited: bool) -> None: ...
+    def abort(self) -> None: ...
 
 
 class Reply:
@@ -103,7 +136,7 @@ class Request:
         "target",
     )
 
-    def __init__(self, protocol: "Downstream", message: RawRequestMessage, payload: Upload | Arrived) -> None:
+    def __init__(self, protocol: Connection, message: RawRequestMessage, payload: Upload | Arrived) -> None:
         self.protocol = protocol
         self.message = message
         self.payload = payload

@@ -14,7 +14,7 @@ clean end after a fault; this one does not.
 
 import asyncio
 import sys
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11, RawRequestMessage
@@ -25,7 +25,7 @@ from ..http1.head import RequestFields
 from ..http1.repeated_head import RepeatedHead, repeatable
 from .client_limit import REFUSED_S, ClientLimit
 from .connection import ClientConnection
-from .request import Arrived, Handler, Request
+from .request import Arrived, Handler, Request, Switched
 from .request_head import NO_HEADERS, NO_URL, BadHead, HeadReader
 from .upload import Upload
 
@@ -42,12 +42,6 @@ _AHEAD_AGAIN = 16
 HEAD_S = 60.0
 # What no Content-Length in earnest has; more is refused before it is waited for.
 _LENGTH_DIGITS = 18
-
-
-class Switched(Protocol):
-    """Whoever takes the client's bytes once the protocol is no longer HTTP."""
-
-    def feed_data(self, data: bytes) -> None: ...
 
 
 class _Known:

@@ -75,7 +75,7 @@ class Relay:
         self._protocol = request.protocol
         self._record = request.record
         self._instance = instance
-        self._loop = request.protocol._loop
+        self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[GatewayError | None]
         self._channel: Channel
         self._upload: asyncio.Task[None] | None = None

@@ -125,12 +125,12 @@ class Tunnel(Relay):
         if data and channel.transport is not None:
             channel.transport.write(data)
             if channel.writing_paused:
-                self._protocol._pause_transport_reading()
+                self._protocol.pause_reading()
 
     def on_writable(self) -> None:
         """The instance takes more again."""
         if self._open:
-            self._protocol._resume_transport_reading()
+            self._protocol.resume_reading()
         super().on_writable()
 
     def on_failure(self, error: GatewayError) -> None:
