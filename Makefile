@@ -40,9 +40,10 @@ test: $(VENV)/.installed  ## the test suite, in as many processes as there are C
 test-unit: $(VENV)/.installed  ## the rules by themselves, tests/unit: some twenty seconds
 	$(BIN)/python -m pytest tests/unit --numprocesses auto --maxprocesses 4 --dist worksteal
 
-static: $(VENV)/.installed  ## format, lint and types
+static: $(VENV)/.installed  ## format, lint, imports and types
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
 
 check: static test  ## what CI runs, on one interpreter

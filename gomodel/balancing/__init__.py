@@ -1,1 +1,1 @@
-"""Which server takes a request: the table of instances, their model lists, stored responses, counts of the host."""
+"""Which server takes a request: the table of instances, their model lists, and where stored responses lie."""
