@@ -1,11 +1,10 @@
-"""Every failure gomodel can report, as one tree, and the JSON a client reads.
+"""Every failure gomodel can report, as one tree.
 
 Decides status, type, code and whether an attempt was certainly never seen by the instance. Knows nothing of
-aiohttp, sockets or logging. Messages are written here or by the raiser; the text of another exception never
-becomes part of one, since it may hold an address, a header or a key.
+aiohttp, sockets, logging or JSON (`dialects`). Messages are written here or by the raiser; the text of another
+exception never becomes part of one, since it may hold an address, a header or a key.
 """
 
-import json
 import math
 from collections.abc import Mapping
 
@@ -312,37 +311,3 @@ def why_aborted(reason: str) -> GatewayError:
     if reason == SHUTDOWN:
         return Overloaded("The gateway is shutting down.", code="draining", retry_after_s=5)
     return Aborted()
-
-
-# Anthropic has its own vocabulary for `type`, by status; anything else is api_error (docs: API errors).
-_ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    408: "timeout_error",
-    413: "request_too_large",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-
-
-def compact(content: object) -> bytes:
-    """JSON as the contract writes it, without spaces."""
-    return json.dumps(content, separators=(",", ":")).encode()
-
-
-def openai_body(error: GatewayError) -> bytes:
-    """The OpenAI shape; contract section 3."""
-    inner = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return compact({"error": inner})
-
-
-def anthropic_type(error: GatewayError) -> str:
-    """Anthropic's word for this kind of error."""
-    return _ANTHROPIC_TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
-
-
-def anthropic_body(error: GatewayError) -> bytes:
-    """The Anthropic shape, for requests to /v1/messages*; contract section 3."""
-    return compact({"type": "error", "error": {"type": anthropic_type(error), "message": error.message}})

@@ -15,6 +15,7 @@ from time import monotonic
 
 from .balancing.instances import Providers
 from .config.load import Secret
+from .dialects import anthropic_body, openai_body
 from .downstream.request import Handler, Reply, Request
 from .errors import (
     BadRequest,
@@ -25,8 +26,6 @@ from .errors import (
     ModelNotFound,
     Unauthorized,
     WebSocketNotServed,
-    anthropic_body,
-    openai_body,
     why_aborted,
 )
 from .http1.forwarded import TrustedProxies
