@@ -7,7 +7,7 @@ ended, which is `Record.abort`, nor of the other workers.
 from collections.abc import Iterable
 from typing import Any
 
-from ..telemetry.counters import path_of, shown
+from ..telemetry.access_line import path_of, shown
 from ..telemetry.record import PHASE_WORDS, Record
 
 ABORTED = "aborted_by_operator"

@@ -1,12 +1,14 @@
 """What is still true after a reload is still known: only what changed changes, and nothing for requests that run."""
 
+from time import monotonic
 from typing import Any
 
 import pytest
 
 from gomodel.config.load import Config, from_environ
-from gomodel.telemetry import record as record_module
-from gomodel.telemetry.record import Phase, Record, Running
+from gomodel.telemetry import running as running_module
+from gomodel.telemetry.record import Phase, Record
+from gomodel.telemetry.running import Running
 from gomodel.upstream.health import State
 
 from ..harness.gateway import DEFAULTS
@@ -99,7 +101,7 @@ async def test_an_open_breaker_stays_open(pair, connect, change):
     handle, one, _ = pair
     breaker = handle.gateway.providers.instances["vllm"].breaker
     for _ in range(5):
-        now = record_module.monotonic()
+        now = monotonic()
         breaker.admit(now).failed(now, "connection_refused")
     reload(pair, change)
     own_error(await ask(await connect(handle), post(model="vllm/shared")), 503, "circuit_open")
@@ -248,7 +250,7 @@ class Clock:
 
 def test_limits_of_several_reloads_hold_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(record_module, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(running_module, "monotonic", lambda: clock.now)
     running = Running(on_lag=lambda _: None)
     owners = []
     for limit_s in (100.0, 0.8, 10.0):

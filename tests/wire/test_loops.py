@@ -6,7 +6,8 @@ import socket
 
 import pytest
 
-from gomodel.telemetry.record import Record, Running
+from gomodel.telemetry.record import Record
+from gomodel.telemetry.running import Running
 from gomodel.upstream.network import Network
 
 from ..harness.scripted import RawClient, request

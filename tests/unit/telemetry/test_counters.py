@@ -8,7 +8,8 @@ import pytest
 
 from gomodel.config.load import from_environ
 from gomodel.telemetry import counters as module
-from gomodel.telemetry.counters import SECONDS, Histogram, Telemetry, fields, severity, shown
+from gomodel.telemetry.access_line import access, fields, severity, shown
+from gomodel.telemetry.counters import SECONDS, Histogram, Telemetry
 from gomodel.telemetry.record import Phase, Record
 
 from ...harness.leaks import nothing_left
@@ -82,11 +83,11 @@ class TestFinish:
         assert counters.traffic.keys() == {"vllm"}
 
     def test_makes_no_line_when_nobody_wants_it(self, counters, monkeypatch):
-        monkeypatch.setattr(module.access, "handle", pytest.fail)
-        monkeypatch.setattr(module.access, "level", logging.WARNING)
-        module.access.manager._clear_cache()
+        monkeypatch.setattr(access, "handle", pytest.fail)
+        monkeypatch.setattr(access, "level", logging.WARNING)
+        access.manager._clear_cache()
         counters.finish(ended(), "m", 101.0)
-        module.access.manager._clear_cache()
+        access.manager._clear_cache()
 
     def test_a_stream_that_was_broken_off_is_seen_at_warn_too(self, counters, caplog):
         caplog.set_level(logging.WARNING, logger="gomodel.access")

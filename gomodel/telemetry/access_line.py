@@ -1,0 +1,102 @@
+"""The access line: what one log line says of a request that ended, and at which level.
+
+Decides who has to act on it. No key, query string or body reaches a line. How a line looks is decided in `logs`.
+"""
+
+import logging
+from time import time
+
+from ..routes.targets import shown_path
+from .record import PHASE_WORDS, Record
+
+access = logging.getLogger("gomodel.access")
+
+# A model's name may be as long as a request body, and a path as a request line.
+_SHOWN_CHARS = 200
+
+# What only the operator of the gateway can mend: a bug in it, and descriptors or disk that it lacks.
+_OURS = frozenset({"internal_error", "connection_limit", "spool_full"})
+# A client that speaks another version of HTTP is no failure of the server's, whatever the number says.
+_VERSION_NOT_SUPPORTED = 505
+
+_LINES = {
+    level: vars(
+        logging.makeLogRecord(
+            {"name": access.name, "levelno": level, "levelname": logging.getLevelName(level), "fields": None}
+        )
+    )
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+}
+
+
+def write(record: Record, seconds: float, *, polled: bool) -> None:
+    """The line of a request that took `seconds`, where anybody wants it; `polled` as `Route.polled`."""
+    level = logging.INFO
+    if record.ended_by or record.status >= 400 or polled:
+        level = severity(record, polled=polled)
+    if access.isEnabledFor(level):
+        # What Logger.info does besides, looking for its caller above all, costs as much as relaying a request.
+        line = logging.LogRecord.__new__(logging.LogRecord)
+        line.__dict__ = values = _LINES[level].copy()
+        values["created"] = time()
+        values["fields"] = fields(record, seconds)
+        access.handle(line)
+
+
+def severity(record: Record, *, polled: bool) -> int:
+    """The level of a request's access line; contract section 8.
+
+    ERROR for a failure that the gateway's operator has to mend; WARNING for one by an instance or by the gateway; INFO
+    for all that went well or was the client's own doing; DEBUG for what monitors and the status page ask for again and
+    again (`polled`), not ready included, which is an answer there.
+    """
+    if record.reason in _OURS:
+        return logging.ERROR
+    if record.ended_by == "client":
+        return logging.INFO
+    if polled and (record.status < 400 or (record.status == 503 and not record.reason)):
+        return logging.DEBUG
+    if record.ended_by or (record.status >= 500 and record.status != _VERSION_NOT_SUPPORTED):
+        return logging.WARNING
+    return logging.INFO
+
+
+def fields(record: Record, seconds: float) -> dict[str, object]:
+    """What the access line says of a request that took `seconds`; contract section 8."""
+    first_byte, model = record.first_byte, record.model
+    found: dict[str, object] = {
+        "request_id": record.id,
+        "client": record.client,
+        "method": record.method,
+        "route": record.route,
+        "instance": record.instance,
+        "model": model if len(model) <= _SHOWN_CHARS else shown(model),
+        "status": record.status,
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
+        "first_byte_ms": round((first_byte - record.started) * 1000, 1) if first_byte else None,
+        "duration_ms": round(seconds * 1000, 1),
+    }
+    if path := path_of(record):
+        found["path"] = path
+    if record.ended_by:
+        found["ended_by"] = record.ended_by
+        found["phase"] = PHASE_WORDS[record.phase]
+    if record.reason:
+        found["reason"] = record.reason
+    if record.retries:
+        found["retries"] = record.retries
+    if record.trace:
+        found["traceparent"] = shown(record.trace)
+    return found
+
+
+def path_of(record: Record) -> str:
+    """The path that the client asked for, where the route's template does not say it; `shown_path` bounds it."""
+    route = record.route
+    return shown_path(record.target, _SHOWN_CHARS) if route.endswith("*") or route == "unknown" else ""
+
+
+def shown(text: str) -> str:
+    """What a client sent, at a length that a log line or a listing can bear."""
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
