@@ -17,8 +17,9 @@ from ..errors import NotFound
 from ..routes.router import Kind
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
-from ..upstream.probes import Probes, report
+from ..upstream.probes import Probes
 from .metrics import expose, snapshot
+from .readiness import report
 from .requests import abort, listed, merged
 from .siblings import METRICS, ask_siblings, register
 

@@ -1,15 +1,10 @@
-"""Who can take a request: asks every instance's /health in the background, and says so on /health/ready.
+"""Health probes: asks every instance's /health in the background.
 
-Decides how often to ask, what an answer means and when this gateway is ready. Knows nothing of the requests that
-report to the same `Health`, and answers about instances only: /health itself never depends on them.
-
-Ready is when at least one instance is up and accepts the gateway's key, its breaker lets requests through and this
-gateway is not draining. At the start nothing is known of an instance, and it counts once its first probe, sent at once,
-was answered; with no probes at all, what is not known to be down is taken to be up.
+Decides how often to ask and what an answer means. Knows nothing of the requests that report to the same `Health`, nor
+of what /health/ready makes of it (`operations.readiness`).
 """
 
 import asyncio
-import json
 import logging
 import random
 from collections.abc import Callable, Iterable
@@ -189,35 +184,3 @@ async def ask(instance: Instance) -> str | None:
     if status == _ENGINE_DEAD:
         return "engine_dead"
     return "" if status < 500 else "destination_unavailable"
-
-
-def report(instances: Iterable[Instance], *, asking: bool, draining: bool) -> tuple[bool, bytes]:
-    """Whether this gateway is ready, and the body that says why.
-
-    The route is open, so the body holds names and numbers only: model names are counted, not told.
-    """
-    now = monotonic()
-    ready = False
-    states = {}
-    for instance in instances:
-        health, admits = instance.health, instance.breaker.candidate(now)
-        able = health.state is State.UP or (health.state is State.UNKNOWN and not asking)
-        ready = ready or (able and admits and not health.key_refused)
-        breaker = instance.breaker
-        failed_at, error = max((health.failed_at, health.code), (breaker.failed_at, breaker.cause))
-        state, since = health.state.value, health.since
-        if able and health.key_refused:
-            state, since = "refuses_the_key", health.key_refused_at
-        elif able and not admits:
-            state, since = "circuit_open", breaker.opened_at
-        states[instance.name] = {
-            "state": state,
-            "for_s": round(now - since, 1),
-            "last_error": error or None,
-            "last_error_age_s": round(now - failed_at, 1) if error else None,
-            "in_flight": instance.in_flight,
-            "models": len(instance.models),
-        }
-    ready = ready and not draining
-    status = "ready" if ready else "draining" if draining else "unavailable"
-    return ready, json.dumps({"status": status, "instances": states}).encode()

@@ -1,0 +1,46 @@
+"""GET /health/ready: whether this gateway can take a request, and what it knows of each instance.
+
+Ready is when at least one instance is up and accepts the gateway's key, its breaker lets requests through and this
+gateway is not draining. At the start nothing is known of an instance, and it counts once its first probe, sent at once,
+was answered; with no probes at all, what is not known to be down is taken to be up. Answers about instances only:
+/health itself never depends on them.
+"""
+
+import json
+from collections.abc import Iterable
+from time import monotonic
+
+from ..upstream.health import State
+from ..upstream.instance import Instance
+
+
+def report(instances: Iterable[Instance], *, asking: bool, draining: bool) -> tuple[bool, bytes]:
+    """Whether this gateway is ready, and the body that says why.
+
+    The route is open, so the body holds names and numbers only: model names are counted, not told.
+    """
+    now = monotonic()
+    ready = False
+    states = {}
+    for instance in instances:
+        health, admits = instance.health, instance.breaker.candidate(now)
+        able = health.state is State.UP or (health.state is State.UNKNOWN and not asking)
+        ready = ready or (able and admits and not health.key_refused)
+        breaker = instance.breaker
+        failed_at, error = max((health.failed_at, health.code), (breaker.failed_at, breaker.cause))
+        state, since = health.state.value, health.since
+        if able and health.key_refused:
+            state, since = "refuses_the_key", health.key_refused_at
+        elif able and not admits:
+            state, since = "circuit_open", breaker.opened_at
+        states[instance.name] = {
+            "state": state,
+            "for_s": round(now - since, 1),
+            "last_error": error or None,
+            "last_error_age_s": round(now - failed_at, 1) if error else None,
+            "in_flight": instance.in_flight,
+            "models": len(instance.models),
+        }
+    ready = ready and not draining
+    status = "ready" if ready else "draining" if draining else "unavailable"
+    return ready, json.dumps({"status": status, "instances": states}).encode()
