@@ -7,18 +7,12 @@ of connections, nor of who inherits a socket.
 import errno
 import os
 import socket
-import ssl
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from tempfile import TemporaryFile
 from typing import Any
 
-from ..config.load import Config, ConfigError
 from ..config.registry import ANY_HOST, LOOPBACK_HOST
-from ..config.settings import Certificate
-from .plain_http import TellPlainHttp
+from ..config.settings import Config
 
 # asyncio's 100 and aiohttp's 128 make a burst of new clients wait a second for a SYN retry.
 BACKLOG = 4096
@@ -114,48 +108,6 @@ def beside(reserved: Listener) -> Listener:
         twin.close()
         raise ListenError(f"Cannot listen on {name[0]} port {name[1]}: {_reason(error)}") from None
     return Listener(twin, tls=reserved.tls)
-
-
-def tls_context(config: Config) -> ssl.SSLContext | None:
-    """What serves TLS by the certificate of `config`, None without one. Opens no file. Raises ConfigError."""
-    if config.certificate is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    load_certificate(context, config.certificate)
-    context.set_alpn_protocols(["http/1.1"])
-    context.sslobject_class = TellPlainHttp
-    return context
-
-
-def load_certificate(context: ssl.SSLContext, certificate: Certificate) -> None:
-    """Load the certificate and its key; handshakes from then on show it. Raises ConfigError."""
-    try:
-        with _as_file(certificate.chain) as chain, _as_file(certificate.key) as key:
-            context.load_cert_chain(chain, key, password=_no_passphrase)
-    except _PassphraseAsked:
-        raise ConfigError(["TLS_KEY_FILE: the key is encrypted; store it without a passphrase"]) from None
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise ConfigError(["TLS_KEY_FILE: the key does not belong to the certificate in TLS_CERT_FILE"]) from None
-        raise ConfigError(["TLS_CERT_FILE, TLS_KEY_FILE: one of the files holds no valid PEM"]) from None
-
-
-@contextmanager
-def _as_file(content: bytes) -> Iterator[str]:
-    """The path of a file in memory: OpenSSL takes certificates from files only (python/cpython issue 60691)."""
-    with open(os.memfd_create("pem"), "wb") if hasattr(os, "memfd_create") else TemporaryFile() as file:
-        file.write(content)
-        file.flush()
-        file.seek(0)
-        yield f"/dev/fd/{file.fileno()}"
-
-
-class _PassphraseAsked(Exception):
-    pass
-
-
-def _no_passphrase() -> str:
-    raise _PassphraseAsked
 
 
 def _bind_unix(path: str) -> Listener:

@@ -16,7 +16,7 @@ from ..balancing.model_lists import fetch_list
 from ..config.load import Config
 from ..config.settings import variable_of
 from ..errors import GatewayError, UntrustedCertificate
-from ..host.listeners import tls_context
+from ..host.tls import tls_context
 from ..upstream.instance import Instance
 from ..upstream.model_list import ListError
 from .serving import run_loop

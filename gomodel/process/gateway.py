@@ -21,7 +21,8 @@ from ..downstream.request import Reply, Request
 from ..downstream.server import Downstream, Server
 from ..errors import SHUTDOWN
 from ..host import descriptors
-from ..host.listeners import BACKLOG, Listener, adopt, bind, load_certificate, tls_context
+from ..host.listeners import BACKLOG, Listener, adopt, bind
+from ..host.tls import load_certificate, tls_context
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
 from ..upstream.instance import Instance

@@ -13,7 +13,7 @@ from time import sleep
 
 from ..config.files import Files
 from ..config.load import Config, ConfigError
-from ..host.listeners import tls_context
+from ..host.tls import tls_context
 from ..upstream.root_certificates import provide
 from . import start_log
 

@@ -14,9 +14,10 @@ from collections import deque
 from contextlib import AbstractAsyncContextManager
 
 from ..config.load import Config
-from ..host.listeners import Listener, ListenError, adopt, bind, tls_context
+from ..host.listeners import Listener, ListenError, adopt, bind
 from ..host.signals import Signals, StopSignals
 from ..host.systemd import Notifier, inherited_sockets
+from ..host.tls import tls_context
 from ..telemetry.logs import configure_logging
 from ..upstream.root_certificates import provide
 from . import start_log
