@@ -9,7 +9,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from gomodel.operations.metrics import FAMILIES
+from gomodel.operations.families import FAMILIES
 from gomodel.telemetry.record import PHASE_WORDS
 
 from ..harness.scripted import SSE_HEAD, Fin, chunked, request, response, sse

@@ -1,0 +1,130 @@
+"""The metrics of contract section 8: names, labels, help, and how the numbers of several processes add up.
+
+Decides nothing of how they are counted or shown.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+def _histograms(one: list[Any], other: list[Any]) -> list[Any]:
+    return [[a + b for a, b in zip(one[0], other[0], strict=True)], one[1] + other[1]]
+
+
+def _total(one: float, other: float) -> float:
+    return one + other
+
+
+def _all_up(one: int | None, other: int | None) -> int | None:
+    return min((each for each in (one, other) if each is not None), default=None)
+
+
+class Family(NamedTuple):
+    """One metric; `merge` makes one number of two workers' numbers."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+    merge: Callable[[Any, Any], Any] = _total
+
+
+FAMILIES = (
+    Family(
+        "gomodel_requests_total",
+        "counter",
+        ("upstream", "route", "model", "code"),
+        "Requests that ended; code 499: the client left before an answer.",
+    ),
+    Family(
+        "gomodel_requests_in_flight",
+        "gauge",
+        ("upstream",),
+        "Requests that run now; without an instance: none is chosen yet, or gomodel answers itself.",
+    ),
+    Family(
+        "gomodel_request_duration_seconds",
+        "histogram",
+        ("upstream", "route"),
+        "From the request's head to the end of its answer.",
+        _histograms,
+    ),
+    Family(
+        "gomodel_time_to_first_byte_seconds",
+        "histogram",
+        ("upstream", "route", "stream"),
+        "From the request's head to the first byte of the instance's response body. stream: whether that is a stream "
+        "of events; the first byte of another answer comes when all of it is made.",
+        _histograms,
+    ),
+    Family(
+        "gomodel_chunk_gap_seconds",
+        "histogram",
+        ("upstream",),
+        "Between two pieces of a response body, as they came from the instance.",
+        _histograms,
+    ),
+    Family("gomodel_request_bytes_total", "counter", ("upstream",), "Request body bytes received from clients."),
+    Family("gomodel_response_bytes_total", "counter", ("upstream",), "Response body bytes sent to clients."),
+    Family(
+        "gomodel_aborted_total",
+        "counter",
+        ("by", "phase"),
+        "Requests that did not end by themselves: who ended them (client, upstream, gomodel), and in which phase.",
+    ),
+    Family(
+        "gomodel_upstream_connects_total",
+        "counter",
+        ("upstream", "result"),
+        "Connections opened to an instance for requests; result is ok or an RFC 9209 error type.",
+    ),
+    Family(
+        "gomodel_upstream_retries_total", "counter", ("upstream",), "Attempts that failed and were followed by another."
+    ),
+    Family(
+        "gomodel_breaker_open",
+        "gauge",
+        ("upstream",),
+        "1 while the circuit breaker keeps requests away, in any worker.",
+        max,
+    ),
+    Family(
+        "gomodel_instance_up",
+        "gauge",
+        ("upstream",),
+        "1 when the instance answers, in every worker that knows; 0 also before anything is known.",
+        _all_up,
+    ),
+    Family(
+        "gomodel_instance_key_refused",
+        "gauge",
+        ("upstream",),
+        "1 while the instance refuses the key of the gateway, in any worker; requests that others can take go there.",
+        max,
+    ),
+    Family(
+        "gomodel_model_list_age_seconds",
+        "gauge",
+        ("upstream",),
+        "Since the instance's model list was last read, or since the start if it never was. The oldest of all workers.",
+        max,
+    ),
+    Family(
+        "gomodel_event_loop_lag_seconds",
+        "histogram",
+        (),
+        "How late the event loop ran a timer, looked at about once a second.",
+        _histograms,
+    ),
+    Family("gomodel_build_info", "gauge", ("version",), "Always 1.", max),
+    # Under the names that every dashboard for processes knows. The supervisor of several workers is not among them: it
+    # waits.
+    Family("process_cpu_seconds_total", "counter", (), "User and system CPU time; the sum of all workers there were."),
+    Family(
+        "process_resident_memory_bytes", "gauge", (), "Resident memory; the sum of all workers, shared pages each time."
+    ),
+    Family("process_virtual_memory_bytes", "gauge", (), "Virtual memory; the sum of all workers."),
+    Family("process_open_fds", "gauge", (), "Open descriptors of the worker that has most.", max),
+    Family("process_max_fds", "gauge", (), "The limit of open descriptors of one worker.", min),
+    Family("process_start_time_seconds", "gauge", (), "When the oldest worker started, in seconds since 1970.", min),
+)
