@@ -15,66 +15,28 @@ from ..errors import BadTarget, Forbidden, GatewayError, NotFound
 from . import passthrough
 from .respelling import ends, respellings
 from .targets import check_target, split_target
+from .vllm_routes import (
+    INFERENCE_PREFIXES,
+    KNOWN_INFERENCE,
+    POST,
+    READ,
+    RESPONSE_OPERATIONS,
+    ROOT_FAMILIES,
+    ROOT_INFERENCE,
+    SERVER_ROUTES,
+)
 
 # A service sends a handful of targets over and over; a scanner sends thousands. With the length limit the cache stays
 # under about 5 MB per process whatever arrives, and it arrives before anybody has shown a key.
 CACHED_TARGETS = 1024
 CACHED_LENGTH = 2048
 
-_READ = frozenset({"GET", "HEAD"})
-_POST = frozenset({"POST"})
 _USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
-# vLLM's inference routes, for labels only: a path that is missing here is served all the same.
-_KNOWN_INFERENCE = frozenset(
-    {
-        "/v1/audio/transcriptions",
-        "/v1/audio/translations",
-        "/v1/chat/completions",
-        "/v1/chat/completions/batch",
-        "/v1/chat/completions/derender",
-        "/v1/chat/completions/render",
-        "/v1/completions",
-        "/v1/completions/derender",
-        "/v1/completions/render",
-        "/v1/decisions",
-        "/v1/embeddings",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/messages/render",
-        "/v1/rerank",
-        "/v1/responses",
-        "/v1/responses/render",
-        "/v1/score",
-        "/v1/systemone",
-        "/v2/embed",
-        "/v2/rerank",
-        "/inference/v1/generate",
-        "/cohere/v2/chat",
-        "/cohere/v2/chat/render",
-    }
-)
-_ROOT_INFERENCE = frozenset(
-    {
-        "/classify",
-        "/detokenize",
-        "/generative_scoring",
-        "/invocations",
-        "/pooling",
-        "/rerank",
-        "/score",
-        "/tokenize",
-    }
-)
-_INFERENCE_PREFIXES = ("/v1/", "/v2/", "/inference/", "/cohere/")
 # Those that clients with the base URL .../v1 ask for below it, as they do below /p/.
-_ROOT_BELOW_V1 = _ROOT_INFERENCE & {f"/{family}" for family in passthrough.ROOT_FAMILIES}
-# What one vLLM says of itself, at its root; below /v1 too.
-_SERVER_ROUTES = {"/load": _READ, "/ping": _READ | _POST, "/tokenizer_info": _READ, "/version": _READ}
+_ROOT_BELOW_V1 = ROOT_INFERENCE & {f"/{family}" for family in ROOT_FAMILIES}
 _MODEL = "/v1/models/"
 
-# What stands after /v1/responses/ where vLLM and OpenAI's API put an operation on a body, not a stored response.
-_RESPONSE_OPERATIONS = frozenset({"compact", "derender", "input_tokens", "render"})
 _RESPONSE_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -153,14 +115,14 @@ class Router:
         self._v1_alias = passthrough_v1_alias
         self._admin = passthrough_admin
         self._local = {
-            "/": Route(Kind.STATUS_PAGE, "/", _READ, open=True, polled=True),
-            "/health": Route(Kind.HEALTH, "/health", _READ, open=True, polled=True),
-            "/health/ready": Route(Kind.READY, "/health/ready", _READ, open=True, polled=True),
-            "/v1/models": Route(Kind.MODELS, "/v1/models", _READ),
+            "/": Route(Kind.STATUS_PAGE, "/", READ, open=True, polled=True),
+            "/health": Route(Kind.HEALTH, "/health", READ, open=True, polled=True),
+            "/health/ready": Route(Kind.READY, "/health/ready", READ, open=True, polled=True),
+            "/v1/models": Route(Kind.MODELS, "/v1/models", READ),
             "/admin/requests": Route(Kind.ADMIN_REQUESTS, "/admin/requests", frozenset({"GET"}), polled=True),
         }
         if metrics_path is not None:
-            route = Route(Kind.METRICS, metrics_path, _READ, open=metrics_public, polled=True)
+            route = Route(Kind.METRICS, metrics_path, READ, open=metrics_public, polled=True)
             self._local.setdefault(metrics_path, route)
         self._cached = lru_cache(maxsize=CACHED_TARGETS)(self._classify)
 
@@ -184,7 +146,7 @@ class Router:
         anthropic = _ANTHROPIC.match(local) is not None
         if local.startswith(_MODEL) and local != _MODEL:
             # Looked up in a list, and handed on to nobody: ids may hold whatever a path may not.
-            return Route(Kind.MODEL, "/v1/models/{id}", _READ, id=unquote(local.removeprefix(_MODEL)))
+            return Route(Kind.MODEL, "/v1/models/{id}", READ, id=unquote(local.removeprefix(_MODEL)))
         try:
             check_target(path, query)
         except BadTarget as error:
@@ -205,8 +167,8 @@ class Router:
         below_v1 = local.startswith("/v1/")
         root = local.removeprefix("/v1") if below_v1 else local
         found: Route | None
-        if root in _SERVER_ROUTES:
-            found = Route(Kind.SERVER, root, _SERVER_ROUTES[root], tail=root + query)
+        if root in SERVER_ROUTES:
+            found = Route(Kind.SERVER, root, SERVER_ROUTES[root], tail=root + query)
         elif below_v1 and root in _ROOT_BELOW_V1:
             found = _inference(root, query, anthropic)
         elif below_v1:
@@ -227,10 +189,10 @@ class Router:
             if other.startswith("/p/") and other.count("/") > 2:
                 return other
         for other in respellings(path):
-            if other in self._local or other in _SERVER_ROUTES or other in _KNOWN_INFERENCE or other in _ROOT_INFERENCE:
+            if other in self._local or other in SERVER_ROUTES or other in KNOWN_INFERENCE or other in ROOT_INFERENCE:
                 return other
         for other in near:
-            known = other.startswith(_INFERENCE_PREFIXES) and not other.startswith("/v1/v1/")
+            known = other.startswith(INFERENCE_PREFIXES) and not other.startswith("/v1/v1/")
             if known and not passthrough.administers(other):
                 return other
         return None
@@ -271,11 +233,11 @@ def _v1(local: str, query: str, anthropic: bool) -> Route | None:
     """/v1/...: what gomodel answers or places by other means than a selector; the rest is inference."""
     tail = local.removeprefix("/v1") + query
     _, _, family, *below = local.split("/")
-    if family == "v1" or (family in passthrough.ROOT_FAMILIES and not below):
+    if family == "v1" or (family in ROOT_FAMILIES and not below):
         return None
     if family == "realtime" and not below:
         return Route(Kind.REALTIME, "/v1/realtime", frozenset({"GET"}), below_base=True, tail=tail)
-    if family == "responses" and below and below[0] not in _RESPONSE_OPERATIONS:
+    if family == "responses" and below and below[0] not in RESPONSE_OPERATIONS:
         if _RESPONSE_ID.fullmatch(below[0]) is None:
             return None
         return Route(
@@ -291,18 +253,18 @@ def _v1(local: str, query: str, anthropic: bool) -> Route | None:
 
 
 def _inference(local: str, query: str, anthropic: bool) -> Route | None:
-    prefix = next((known for known in _INFERENCE_PREFIXES if local.startswith(known)), None)
-    if prefix is None and local not in _ROOT_INFERENCE:
+    prefix = next((known for known in INFERENCE_PREFIXES if local.startswith(known)), None)
+    if prefix is None and local not in ROOT_INFERENCE:
         return None
     # All of the list, not just what lies below /v1: a base URL may lack it, and POST /v1/sleep would reach /sleep.
     if passthrough.administers(local):
         return _refused(_ADMIN_NOT_SERVED, anthropic)
     below_base = prefix == "/v1/"
-    known = prefix is None or local in _KNOWN_INFERENCE
+    known = prefix is None or local in KNOWN_INFERENCE
     return Route(
         Kind.INFERENCE if known else Kind.UNKNOWN,
         local if known else f"{prefix}*",
-        _POST if known else _USUAL,
+        POST if known else _USUAL,
         below_base=below_base,
         tail=(local.removeprefix("/v1") if below_base else local) + query,
         anthropic=anthropic,

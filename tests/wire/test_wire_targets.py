@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from gomodel.routes.passthrough import ADMIN_ROUTES
+from gomodel.routes.vllm_routes import ADMIN_ROUTES
 
 from ..harness.scripted import head, request, response
 from ..harness.verdicts import OK

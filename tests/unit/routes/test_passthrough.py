@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gomodel.routes.passthrough import ADMIN_ROUTES, BASE_FAMILIES, METHODS, ROOT_FAMILIES, administers, place
+from gomodel.routes.passthrough import METHODS, administers, place
+from gomodel.routes.vllm_routes import ADMIN_ROUTES, BASE_FAMILIES, ROOT_FAMILIES
 
 
 @pytest.mark.parametrize(
