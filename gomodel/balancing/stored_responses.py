@@ -82,6 +82,6 @@ async def _holds(instance: Instance, response_id: str) -> tuple[Instance, bool |
             url, headers=headers, timeout=ClientTimeout(total=_ASK_TIMEOUT_S), allow_redirects=False
         ) as response:
             status = response.status
-    except (ClientError, OSError):
+    except (ClientError, OSError, ValueError):  # ValueError: a host that is no name
         return instance, None
     return instance, True if status == 200 else False if status in _HOLDS_NONE else None
