@@ -108,8 +108,7 @@ class Tunnel(Relay):
         if transport is not None and data:
             transport.write(data)
         if complete:
-            self._end(None)  # first, for a lost client would be said to have left
-            self._protocol.truncate(close_delimited=False)
+            self._end(None)  # and with the request the connection, which can carry no other
 
     def feed_data(self, data: bytes) -> None:
         """The client's bytes. They are no sign of life from one that does not read."""

@@ -25,7 +25,7 @@ from ..harness.scripted import (
     request,
     response,
 )
-from ..harness.verdicts import CHAT, OK, aborted, own_error, turned
+from ..harness.verdicts import CHAT, KEPT, OK, aborted, ask, own_error, served, turned
 from ..harness.wire import FLOOD_BYTES
 
 FIRST = b'{"model":"vllm/m","input":"'
@@ -183,6 +183,24 @@ async def test_an_answer_before_the_end_of_the_upload_is_readable_and_the_last(
     assert answer.get("Connection") == "close"
     await upstream.connections[0].over
     assert not upstream.requests[0].complete
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_connection_whose_upload_was_answered_early_serves_no_other_request(
+    gateway, upstream, connect, framing
+):
+    upstream.on_request(ReadHead(), ReadBody(1000), OK)
+    upstream.on_request(OK)
+    upstream.lenient = True
+    handle = await gateway(KEPT, vllm=upstream)
+    client = await connect(handle)
+    await client.send(upload(BIG, framing, "/p/vllm/x") + piece(b"x" * 1000, framing))
+    assert (await client.read_response()).status == 200
+    # What it reads next would be taken for the rest of the upload.
+    assert (await ask(await connect(handle))).status == 200
+    assert served(upstream) == [1, 1]
+    assert not upstream.requests[0].complete
+    assert upstream.requests[1].complete
 
 
 async def test_an_answer_that_streams_while_the_upload_goes_on_gets_all_of_it(gateway, upstream, connect):

@@ -13,7 +13,19 @@ from gomodel.telemetry.counters import SECONDS, Histogram, Telemetry
 from gomodel.telemetry.record import Phase, Record
 
 from ...harness.leaks import nothing_left
-from ...harness.scripted import SSE_HEAD, Fin, ReadHead, Stall, chunked, head, request, response, sse
+from ...harness.scripted import (
+    LAST_CHUNK,
+    SSE_HEAD,
+    Fin,
+    ReadHead,
+    SendPieces,
+    Stall,
+    chunked,
+    head,
+    request,
+    response,
+    sse,
+)
 from ...harness.verdicts import CANARY, OK, access_lines, ask, post
 
 
@@ -221,6 +233,19 @@ class TestTheLineOf:
         assert (line["bytes_in"], line["bytes_out"]) == (len(post().partition(b"\r\n\r\n")[2]), 23)
         assert 0 < line["first_byte_ms"] <= line["duration_ms"]
         assert CANARY not in handle.logs.text
+
+    @pytest.mark.parametrize("size", [1, 15, 16, 300, 5000])
+    async def test_a_stream_counts_its_payload_however_its_chunks_arrive(self, gateway, upstream, connect, size):
+        piece = b"x" * size
+        alone, together = chunked(piece), chunked(piece, piece)
+        upstream.on_request(
+            SendPieces((SSE_HEAD, alone, alone, together, alone[:-1], alone[-1:] + alone, alone + LAST_CHUNK))
+        )
+        handle = await gateway(vllm=upstream)
+        answer = await ask(await connect(handle))
+        assert answer.body == piece * 7
+        assert (await line_of(handle))["bytes_out"] == 7 * size
+        assert [each.response_bytes for each in handle.gateway.telemetry.traffic.values()] == [7 * size]
 
     @pytest.mark.parametrize("path", ["/health", "/v1/models", "/nothing"])
     async def test_a_head_request_counts_no_byte_of_the_body_it_does_not_get(self, gateway, upstream, connect, path):
