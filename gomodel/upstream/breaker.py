@@ -54,7 +54,6 @@ class Trial(Admission):
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         if self._open:
-            self._open = False
             self._breaker._abandoned()
 
     def succeeded(self, now: float) -> None:
@@ -103,7 +102,7 @@ class Breaker:
         self.failed_at = 0.0
         self._trial_at = 0.0  # when the next trial may begin
         self._vouched = False  # a probe closed it, and no request has confirmed that yet
-        self._doubtful = False  # a probe closed it in vain: the next one is not believed
+        self._doubtful = False  # open again after a probe closed it in vain: the next one is not believed
 
     def configure(self, config: BreakerConfig) -> None:
         """Count by `config` from now on; what was counted stays."""
@@ -136,7 +135,7 @@ class Breaker:
         """Once open, what began before says nothing of what comes now."""
         if self.closed:
             self._failures = 0
-            self._vouched = self._doubtful = False
+            self._vouched = False
 
     def _failed(self, now: float, cause: str) -> None:
         if not self.closed:
@@ -182,6 +181,5 @@ class Breaker:
         self._vouched = vouched
         # A probe's word lasts until the first request that refutes it.
         self._failures = self._config.failure_threshold - 1 if vouched else 0
-        self._doubtful = False
         seconds = now - self.opened_at
         _logger.info("The circuit breaker of instance %s closed after %.1f s", self._name, seconds)

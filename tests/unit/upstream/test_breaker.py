@@ -136,6 +136,61 @@ def test_a_trial_that_succeeded_with_its_head_may_fail_later_as_any_other_reques
     assert not it.closed
 
 
+def test_only_the_first_verdict_of_a_trial_is_one_of_a_trial():
+    it = opened(0.0, successes=2)
+    trial = it.admit(10.0)
+    with trial:
+        trial.succeeded(10.0)
+        trial.failed(10.0, "connection_terminated")
+    assert it.candidate(10.0)
+    end(it.admit(10.0), "success", 10.0)
+    assert it.closed
+
+
+@pytest.fixture
+def overtaken() -> tuple[Breaker, Admission]:
+    """A breaker of two failures that another trial closed, one failure since, and a trial that is not over."""
+    it = opened(0.0, failures=2)
+    slow = it.admit(10.0)
+    assert slow is not None
+    end(it.admit(20.0), "success", 20.0)
+    fail(it, 21.0)
+    return it, slow
+
+
+def test_a_trial_that_fails_when_another_closed_it_is_one_more_failure(overtaken, caplog):
+    it, slow = overtaken
+    end(slow, "failure", 22.0)
+    assert not it.closed
+    assert it.retry_after_s(22.0) == pytest.approx(10.0)
+    assert caplog.messages[-1].endswith("opened: connection_refused")
+
+
+@pytest.mark.parametrize("times", [1, 2])  # with its head, and when all of it was there
+def test_a_trial_that_succeeds_when_another_closed_it_ends_the_row_of_failures(overtaken, times):
+    it, slow = overtaken
+    with slow:
+        for _ in range(times):
+            slow.succeeded(22.0)
+    fail(it, 23.0)
+    assert it.closed
+    fail(it, 24.0)
+    assert not it.closed
+
+
+def test_other_settings_count_from_now_on_and_what_was_counted_stays():
+    it = breaker(failures=3)
+    fail(it, 0.0)
+    it.configure(BreakerConfig(failure_threshold=2, success_threshold=2, timeout_s=5.0))
+    fail(it, 1.0)
+    assert not it.closed
+    assert it.candidate(6.0)
+    for now in (6.0, 7.0):
+        assert not it.closed
+        end(it.admit(now), "success", now)
+    assert it.closed
+
+
 def test_several_trials_in_a_row_must_succeed_when_so_configured():
     it = opened(0.0, successes=3)
     for _ in range(2):
@@ -167,6 +222,7 @@ class TestProbes:
         it = opened(5.0)
         it.probed(6.5, began=6.0)
         assert it.closed
+        assert it.retry_after_s(6.5) == 0
 
     @pytest.mark.parametrize("began", [4.0, 5.0])
     def test_one_that_began_before_says_nothing(self, began):
