@@ -159,7 +159,7 @@ class Chunked:
 
     def _may_go_on(self, begun: bytes) -> bool:
         """Whether what has arrived of a line can become one; a fault should show before the limit of silence does."""
-        if len(begun) > LINE_LIMIT_BYTES or b"\r" in begun[:-1]:
+        if len(begun) - begun.endswith(b"\r") > LINE_LIMIT_BYTES or b"\r" in begun[:-1]:
             return False
         if self._expected is _Expected.SIZE:
             return _HEX.issuperset(begun.partition(b";")[0].rstrip(b" \t\r"))

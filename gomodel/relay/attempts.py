@@ -40,9 +40,7 @@ class Step(enum.Enum):
     LATER = enum.auto()  # after a pause: another candidate first, this one when it is the only one
 
 
-def next_step(
-    outcome: Outcome, *, left: int, others: bool, held: bool, moved: bool = False, earlier: bool = False
-) -> Step:
+def next_step(outcome: Outcome, *, left: int, others: bool, held: bool, moved: bool, earlier: bool) -> Step:
     """What follows any `outcome` but ANSWERED, after which there is nothing to decide.
 
     `left`: attempts left, at most RETRY_MAX_RETRIES; `others`: there are other candidates; `held`: all of the body is

@@ -125,11 +125,10 @@ def _payload_start(frame: bytes) -> int:
 
 
 def _masked_length(length: int) -> bytes:
+    """The length of a frame that was held, which was of LIMIT_BYTES at the most and has not grown."""
     if length < 126:
         return bytes([_MASKED | length])
-    if length < 1 << 16:
-        return bytes([_MASKED | 126]) + length.to_bytes(2, "big")
-    return bytes([_MASKED | 127]) + length.to_bytes(8, "big")
+    return bytes([_MASKED | 126]) + length.to_bytes(2, "big")
 
 
 def _mask(data: bytes, key: bytes) -> bytes:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gomodel.dialects import at_event_boundary, interruption_event
-from gomodel.errors import SHUTDOWN, TOTAL
+from gomodel.errors import SHUTDOWN, TOTAL, why_aborted
 
 
 def ends_with_a_blank_line(stream: bytes) -> bool:
@@ -101,3 +101,16 @@ def test_the_event_blames_no_instance_for_what_the_gateway_ended(aborted, kind, 
         assert message.startswith(start)
         assert message.endswith(" The answer is not complete.")
         assert "vllm" not in message
+
+
+@pytest.mark.parametrize(
+    ("aborted", "status", "code", "retry_after"),
+    [
+        ("aborted_by_operator", 503, "aborted_by_operator", None),
+        (SHUTDOWN, 503, "draining", "5"),
+        (TOTAL, 504, "total_timeout", None),
+    ],
+)
+def test_without_a_stream_it_is_an_error_of_the_gateway(aborted, status, code, retry_after):
+    error = why_aborted(aborted)
+    assert (error.status, error.code, error.headers.get("Retry-After")) == (status, code, retry_after)

@@ -89,6 +89,8 @@ def test_a_chunked_body_cut_short_anywhere_is_not_complete(sent, payload):
         pytest.param(b"-2\r\nok\r\n", b"", id="minus"),
         pytest.param(b"1_0\r\n0123456789abcdef\r\n", b"", id="underscore"),
         pytest.param(b" 2\r\nok\r\n", b"", id="space before the size"),
+        pytest.param(b"2\x0b\r\nok\r\n", b"", id="vertical tab behind the size"),
+        pytest.param(b"2\x0c;a\r\nok\r\n", b"", id="form feed behind the size"),
         pytest.param(b"2\nok\r\n", b"", id="size ends in LF"),
         pytest.param(b"2\rok\r\n", b"", id="size ends in CR"),
         pytest.param(b"2;a\nb\r\nok\r\n", b"", id="LF in an extension"),
@@ -108,7 +110,13 @@ def test_a_chunked_body_that_breaks_the_rules_is_broken_from_there_on(sent, payl
         assert (body.complete, body.broken) == (False, True)
 
 
-@pytest.mark.parametrize("begun", [b"g", b"2 x", b"2\rx", b"2\r\nokx", b"2\r\nok\rx", b"a" * (LINE_LIMIT_BYTES + 1)])
+@pytest.mark.parametrize(
+    "begun",
+    [
+        *(b"g", b"2 x", b"2\x0b", b"2\x0c;", b"2\rx", b"2;a\rx", b"2\r\nokx", b"2\r\nok\rx", b"0\r\nX: 1\rx"),
+        *(b"a" * (LINE_LIMIT_BYTES + 1), b"0\r\n" + b"X" * (LINE_LIMIT_BYTES + 1)),
+    ],
+)
 def test_a_fault_shows_before_its_line_is_over(begun):
     body = Chunked()
     body.feed(begun)
@@ -151,6 +159,32 @@ def test_a_clients_tiny_chunks_are_read_some_at_a_time():
         payload += body.feed(body.rest)
         turns += 1
     assert (payload, body.rest, turns) == (b"a" * (2 * LINES_PER_TURN), b"NEXT", 5)
+
+
+def test_an_instances_are_read_at_once():
+    body = Chunked()
+    assert len(body.feed(chunk(b"a") * (2 * LINES_PER_TURN) + b"0\r\n\r\n")) == 2 * LINES_PER_TURN
+    assert body.complete
+
+
+LINES = [
+    pytest.param(b"2;%b\r\nok\r\n0\r\n\r\n" % (b"a" * (LINE_LIMIT_BYTES - 2)), id="an extension"),
+    pytest.param(b"2\r\nok\r\n0\r\nX:%b\r\n\r\n" % (b"a" * (LINE_LIMIT_BYTES - 2)), id="a trailer"),
+    pytest.param(
+        b"2\r\nok\r\n0\r\n"
+        + (b"X" * LINE_LIMIT_BYTES + b"\r\n") * (TRAILERS_LIMIT_BYTES // LINE_LIMIT_BYTES)
+        + b"\r\n",
+        id="all trailers",
+    ),
+]
+
+
+@pytest.mark.parametrize("sent", LINES)
+def test_what_is_as_long_as_it_may_be_passes_however_it_is_cut(sent):
+    for pieces in [[sent], [sent[at : at + 1] for at in range(len(sent))]]:
+        body = Chunked()
+        assert fed(body, pieces) == b"ok"
+        assert (body.complete, body.broken) == (True, False)
 
 
 def test_endless_trailers_are_broken():

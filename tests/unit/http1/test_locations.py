@@ -109,6 +109,12 @@ def test_an_address_elsewhere_stays_as_it_is(value):
         (f"{THERE}/v1/files/1", site("/v1/files", own=""), "/v1/files/1"),
         ("/v1/files/1", site("/v1/files", own=""), "/v1/files/1"),
         (f"{THERE}/v2/x", site("/v2/x/", below_base=False, own="/gw"), "/gw/v2/x"),
+        # Relative to the path of what was asked for, whatever its query holds.
+        ("next", site("/v1/models?at=/v1/files/"), "/p/vllm/v1/next"),
+        # Its own address, by the port that its scheme has when none is said.
+        ("http://gpu-1.internal/v1/models/", site(port=""), "/p/vllm/v1/models/"),
+        ("http://gpu-1.internal:80/v1/models/", site(port=""), "/p/vllm/v1/models/"),
+        ("http://gpu-1.internal/v1/models/", site(port="80"), "/p/vllm/v1/models/"),
         # What would be the host of another site.
         (f"{THERE}//evil.test/x", site("/v1/x", own=""), "/evil.test/x"),
         (f"{THERE}/\\evil.test/x", site("/v1/x", own=""), "/evil.test/x"),
@@ -119,6 +125,12 @@ def test_an_address_elsewhere_stays_as_it_is(value):
 )
 def test_the_mapping_is_the_way_of_the_request_reversed(value, at, expected):
     assert mapped(value, at) == expected
+
+
+@pytest.mark.parametrize("status", [200, 201, 299, 300, 301, 308, 399, 400, 404])
+def test_it_is_the_status_that_makes_a_redirect(status):
+    back = mapped("https://gpu-1.internal/v1/models/", site(), status=status)
+    assert back == (None if 300 <= status < 400 else "/p/vllm/v1/models/")
 
 
 @pytest.mark.parametrize(

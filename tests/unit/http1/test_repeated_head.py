@@ -93,6 +93,22 @@ def test_one_byte_makes_another_head(at, byte):
 
 
 @pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 17\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 17\r\nHost: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 17\r\n\r\n",
+        HEAD.replace(b"*/*", b"x" * (LIMIT_BYTES - len(HEAD) + 3)),
+    ],
+    ids=["last", "first", "alone", "as long as may be"],
+)
+def test_the_field_may_stand_anywhere_in_any_head_that_is_short_enough(sent):
+    head = known(sent, b"Content-Length: 17\r\n")
+    assert head.match(sent) == len(sent)
+    assert head.length == 17
+
+
+@pytest.mark.parametrize(
     "head",
     [
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",

@@ -181,6 +181,14 @@ class TestMetrics:
 
     def test_that_a_worker_reports_at_its_end_count(self, three: tuple[Hub, Member, Member, Member]) -> None:
         hub, _, two, _ = three
+        assert counter(self.scrape(three, [1, 2])) == 321
         hub.report(two, {"c": 25, "g": 2})
         hub.leave(two)
         assert counter(self.scrape(three, [2])) == 326
+
+    def test_are_not_what_a_worker_answers_to_another_question(self, three: tuple[Hub, Member, Member, Member]) -> None:
+        hub, one, two, _ = three
+        hub.ask(one, 1, "requests", None, 0.0)
+        hub.answer(two, 1, "requests", [{"c": 7000, "g": 7}])
+        hub.expire(PATIENCE_S)
+        assert counter(self.scrape(three, [2])) == 301

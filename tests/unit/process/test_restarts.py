@@ -69,6 +69,8 @@ def test_one_that_was_told_to_end_is_followed_at_once_by_another() -> None:
     ("ready", "others", "given_up"),
     [
         (2, "serves", False),
+        (2, "serves again", False),
+        (2, "starts", False),
         (2, "fails", True),
         (0, "serves", True),
         (0, "fails", True),
@@ -79,8 +81,12 @@ def test_the_gateway_is_given_up_when_one_never_stays_and_no_other_serves(
 ) -> None:
     restarts = running(2, ready)
     one, two = restarts.places
-    if others == "fails":
+    if others == "starts":
+        restarts.ended(two, 0.0)
+    elif others != "serves":
         restarts.failed(two, 0.0)
+    if others == "serves again":
+        restarts.ready(two)
     delays = [restarts.failed(one, 0.0) for _ in range(LIMITS.attempts)]
     assert (delays[-1] is None) == given_up
     assert None not in delays[:-1]

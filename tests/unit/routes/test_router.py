@@ -119,6 +119,17 @@ def test_gomodels_own_routes(target: str, kind: Kind, methods: frozenset[str], t
     assert route.tail == ""
 
 
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("/load", READ), ("/version", READ), ("/tokenizer_info", READ), ("/ping", READ | {"POST"})],
+)
+def test_what_asks_about_one_server_goes_to_one_at_its_root(prefix: str, path: str, methods: frozenset[str]) -> None:
+    route = served(f"{prefix}{path}?x=1")
+    assert (route.kind, route.methods, route.template) == (Kind.SERVER, methods, path)
+    assert (route.tail, route.below_base) == (f"{path}?x=1", False)
+
+
 def test_only_health_and_the_data_free_page_are_open() -> None:
     targets = ["/", "/health", "/health/ready", "/metrics", "/v1/models", "/admin/requests", "/v1/chat/completions"]
     targets += [

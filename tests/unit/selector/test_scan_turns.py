@@ -128,10 +128,23 @@ def test_a_long_string_is_passed_over_in_one_turn() -> None:
     assert not scan.paused
 
 
+def test_but_not_one_of_many_escaped_quotes_far_from_each_other() -> None:
+    scan, turns = JsonScan(), 1
+    long = filled(b"x" * 2100 + rb"\"", 4 * READ_BYTES)
+    found = scan.feed(b'{"a":"' + long + b'","model":"m"}')
+    while scan.paused:
+        found = scan.feed(b"")
+        turns += 1
+    assert found is not None
+    assert (found.value, found.start) == ("m", len(long) + 17)
+    assert turns > 2
+
+
 FORMS = {
     "empty parts": b"\r\n--b\r\n\r\n",
     "tiny parts": b"\r\n--b\r\nA: b\r\n\r\nx",
     "parts of long headers": b"\r\n--b\r\n" + b"a\r\n" * 2000 + b"\r\n",
+    "parts of headers that end a turn": b"\r\n--b\r\nA: " + b"b" * 80 + b"\r\n\r\n",
     "parts of many parameters": b"\r\n--b\r\nContent-Disposition: x" + b";a=" * 2000 + b"\r\n\r\n",
     "what looks like a delimiter": b"\r\n--bX",
     "what is almost one": b"\r\n--b\r",
