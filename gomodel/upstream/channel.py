@@ -250,7 +250,6 @@ class Channel(ResponseHandler):
         else:
             body = Sized(length) if length > 0 else Chunked() if message.chunked else UntilClose()
             payload, surplus = body.feed(rest), bool(body.rest)
-            self._keep = self._keep and not isinstance(body, UntilClose)
         if body is None or body.complete:
             self._keep = self._keep and not surplus
             self._complete()

@@ -225,6 +225,25 @@ async def test_a_boundary_is_seen_when_it_arrives_byte_by_byte(gateway, upstream
     assert await aborted(handle) == {("upstream", "data"): 1}
 
 
+@pytest.mark.parametrize(
+    ("pieces", "event"),
+    [
+        # A chunk that comes alone goes out as it came, one in pieces anew: the last of either says where it stands.
+        ((chunked(EVENT), chunked(EVENT), chunked(b"data: x")[:-1], b"\n"), False),
+        ((chunked(EVENT), chunked(EVENT[:-1]), chunked(b"\n")[:-1], b"\n"), True),
+        ((chunked(b"da"), chunked(b"ta: a long beginning")), False),
+        ((chunked(b"da"), chunked(b"ta: and its end\n\n")), True),
+        ((chunked(b"data: " + b"x" * 20), chunked(b"\n\n")), True),
+        ((chunked(EVENT + b"data: " + b"x" * 20), chunked(b"\n")), False),
+    ],
+)
+async def test_a_boundary_is_seen_however_the_chunks_before_it_arrived(gateway, upstream, connect, pieces, event):
+    upstream.on_request(SendPieces((SSE_HEAD, *pieces)), Fin())
+    answer = await ask(await connect(await gateway(vllm=upstream)))
+    assert (answer.status, answer.complete) == (200, False)
+    assert (b"stream_interrupted" in answer.body) is event
+
+
 async def test_a_request_that_waits_behind_a_broken_answer_is_not_answered_into_it(gateway, upstream, connect):
     go_on = asyncio.Event()
     upstream.on_request(SSE_HEAD + chunked(EVENT), WaitFor(go_on), Fin())

@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from ..harness.scripted import LAST_CHUNK, Stall, chunked, head, request, response
+from ..harness.scripted import LAST_CHUNK, SendPieces, Stall, chunked, head, request, response
 from ..harness.verdicts import OK, ask, own_error, post, tells_nothing
 
 OWN = ["date", "x-request-id", "x-gomodel-provider"]
@@ -226,3 +226,15 @@ async def test_the_request_id_is_the_clients_or_a_new_one_on_both_sides(gateway,
     first, second, third = (each.get("X-Request-Id") for each in upstream.requests)
     assert first == "abc-1._Z"
     assert second != third
+
+
+async def test_a_head_may_be_cut_anywhere_with_its_body_behind_it(gateway, upstream, connect):
+    client = await connect(await gateway(vllm=upstream))
+    for sent in (
+        response(b"body", 200, [("X-A", "b")]),
+        head(200, [("Transfer-Encoding", "chunked")]) + chunked(b"body") + LAST_CHUNK,
+    ):
+        for at in range(1, len(sent)):
+            upstream.on_request(SendPieces((sent[:at], sent[at:])))
+            answer = await ask(client)
+            assert (answer.status, answer.body, answer.complete, answer.end) == (200, b"body", True, "keepalive")

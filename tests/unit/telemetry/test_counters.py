@@ -247,6 +247,18 @@ class TestTheLineOf:
         assert (await line_of(handle))["bytes_out"] == 7 * size
         assert [each.response_bytes for each in handle.gateway.telemetry.traffic.values()] == [7 * size]
 
+    @pytest.mark.parametrize("alone", [True, False])
+    async def test_the_gaps_of_a_stream_are_those_between_its_pieces(self, gateway, upstream, connect, alone):
+        piece = chunked(b"data: some text\n\n")
+        pieces = [piece, *([piece] * 40 if alone else [piece * 2] * 40), LAST_CHUNK]
+        upstream.on_request(SendPieces((SSE_HEAD, *pieces)))
+        handle = await gateway(vllm=upstream)
+        await ask(await connect(handle))
+        line, gaps = await line_of(handle), handle.gateway.providers.instances["vllm"].gaps
+        assert sum(gaps.counts) == 40
+        # They are parts of one whole: none is measured from anything but the piece before it, and none is left out.
+        assert 0 < gaps.sum * 1000 <= line["duration_ms"] - line["first_byte_ms"] + 0.2
+
     @pytest.mark.parametrize("path", ["/health", "/v1/models", "/nothing"])
     async def test_a_head_request_counts_no_byte_of_the_body_it_does_not_get(self, gateway, upstream, connect, path):
         handle = await gateway(vllm=upstream)
