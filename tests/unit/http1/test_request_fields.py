@@ -236,3 +236,33 @@ def test_a_key_among_the_subprotocols_ends_here_and_the_others_go_on(offers, for
 def test_a_traceparent_of_another_shape_crosses_but_is_no_fact(given):
     made = fields((b"Traceparent", given))
     assert (made.trace, made.forwarded) == (b"", [(b"Traceparent", given)])
+
+
+@pytest.mark.parametrize("name", [b"Origin", b"Content-Encoding", b"Traceparent", b"Content-Type", b"X-Other"])
+def test_a_field_that_gomodel_reads_itself_can_be_stripped_as_any_other(name):
+    pairs = ((name, b"1"), (b"X-Kept", b"2"))
+    assert crossing(*pairs) == [name + b": 1", b"X-Kept: 2"]
+    assert crossing(*pairs, strip=frozenset({name.lower()})) == [b"X-Kept: 2"]
+
+
+def test_a_subprotocol_can_be_stripped_and_the_key_in_it_is_known_all_the_same():
+    pair = (b"Sec-WebSocket-Protocol", b"realtime, openai-insecure-api-key.k")
+    assert crossing(pair) == [b"Sec-WebSocket-Protocol: realtime"]
+    made = fields(pair, strip=frozenset({b"sec-websocket-protocol"}))
+    assert upstream_lines(made)[2:-1] == []
+    assert [key for _, key in made.keys] == [b"k"]
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ((b"Content-Length", b"1" * 21),),
+        ((b"Content-Length", b"0" * 5000),),
+        ((b"Content-Length", b"2"), (b"Transfer-Encoding", b"chunked")),
+        ((b"Transfer-Encoding", b"chunked"), (b"Content-Length", b"0")),
+    ],
+)
+@pytest.mark.parametrize("http_10", [False, True])
+def test_a_length_that_nobody_needs_or_that_stands_beside_chunks_is_refused(pairs, http_10):
+    with pytest.raises(BadRequest):
+        fields(*pairs).check(http_10)

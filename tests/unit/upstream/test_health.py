@@ -141,3 +141,26 @@ def test_the_time_of_a_state_is_that_of_the_change(up):
     up.failed("connection_refused")
     assert up.since == since
     assert up.failed_at >= since
+
+
+class TestKey:
+    def test_that_is_refused_and_accepted_again_is_told_once_each(self, up, caplog):
+        caplog.set_level(logging.INFO, logger="gomodel")
+        falls = []
+        up.on_fall = lambda: falls.append(up.key_refused)
+        for _ in range(2):
+            up.refuse_key()
+        assert (up.state, up.settled, up.key_refused, falls) == (State.UP, False, True, [True])
+        up.alive(up.failures)
+        assert not up.settled  # it lives, and is to be asked soon again
+        for _ in range(2):
+            up.accept_key()
+        up.alive(up.failures)
+        assert (up.state, up.settled, up.key_refused) == (State.UP, True, False)
+        refused, accepted = caplog.messages
+        assert refused.startswith("Instance vllm-test refuses the key of the gateway")
+        assert accepted == "Instance vllm-test accepts the key of the gateway again"
+
+    def test_can_be_refused_where_nobody_waits_for_a_fall(self, up):
+        up.refuse_key()
+        assert up.key_refused
