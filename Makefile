@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := gomodel tests bench
 
 .PHONY: help demo run test test-unit check static format docs-config build bench bench-vllm test-vllm test-clients \
-	test-browser fuzz lint-deploy soak chaos clean
+	test-browser coverage mutants fuzz lint-deploy soak chaos clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -89,8 +89,34 @@ lint-deploy:  ## docker/ against its tools' linters and schemas, in .venv-deploy
 chaos: $(VENV)/.installed  ## random clients against random instances; SEED=7 REQUESTS=2000
 	SEED=$(or $(SEED),1) REQUESTS=$(or $(REQUESTS),2000) $(BIN)/python -m pytest tests/wire/test_chaos.py
 
+# Rules without I/O: the tests reach every line and every branch of these. Of all the rest FLOOR per cent.
+PURE := $(wildcard gomodel/http1/*.py gomodel/routes/*.py gomodel/selector/*.py) gomodel/dialects.py \
+	$(addprefix gomodel/balancing/,host_counts.py near_models.py) \
+	$(addprefix gomodel/config/,addresses.py dotenv_file.py load.py reader.py registry.py typos.py values.py variable.py) \
+	$(addprefix gomodel/process/,hub.py orders.py restarts.py) $(addprefix gomodel/relay/,attempts.py refusals.py) \
+	$(addprefix gomodel/telemetry/,counters.py tally.py) \
+	$(addprefix gomodel/upstream/,breaker.py demotion.py health.py model_list.py)
+FLOOR := 95
+
+# Measuring makes the gateway too slow for a test now and then; what passes is for `make test` to say.
+coverage: $(VENV)/.installed  ## which lines and branches the tests reach, workers and other processes included
+	-$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov --cov-report=
+	$(BIN)/coverage report --skip-covered --show-missing --fail-under=$(FLOOR)
+	$(BIN)/coverage report --skip-covered --show-missing --fail-under=100 $(PURE)
+
+MODULE ?= upstream/breaker
+TESTS ?= tests/unit/$(dir $(MODULE))test_$(notdir $(MODULE)).py
+mutants: $(VENV)/.installed  ## changes MODULE (upstream/breaker) in each small way and shows what TESTS do not notice, in .mutants
+	$(BIN)/pip install --quiet --disable-pip-version-check mutmut
+	rm -rf .mutants && mkdir .mutants && cp -r gomodel tests setup.cfg README.md .mutants
+	printf '%s\n' '' '[mutmut]' 'source_paths = gomodel' 'only_mutate = gomodel/$(MODULE).py' \
+		'pytest_add_cli_args_test_selection =' $(foreach each,$(TESTS),'    $(each)') >> .mutants/setup.cfg
+	cd .mutants && ../$(BIN)/python -m mutmut run --max-children 1 > run.log 2>&1 || { tail -20 run.log; exit 1; }
+	@cd .mutants && ../$(BIN)/python -m mutmut results | sed -n 's/^ *\(.*\): .*/\1/p' \
+		| while read -r each; do ../$(BIN)/python -m mutmut show "$$each"; done
+
 soak: $(VENV)/.installed  ## the keep-alive race and the damage tests at full length
 	GOMODEL_SOAK=10000 $(BIN)/python -m pytest tests/wire/test_keepalive_race.py tests/wire/test_response_damage.py
 
 clean:  ## remove all that any of these made in this folder
-	rm -rf $(VENV) .venv-* bin build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench-results
+	rm -rf $(VENV) .venv-* bin build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench-results .coverage .mutants

@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 30.0
 _LISTENING = re.compile(r"Listening on https?://\S+?:(\d+)")
 
+# What `make coverage` sets, so that it sees what runs there.
+_MEASURED = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 # Blocks uvloop in a process, whose place plain asyncio then takes.
 WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None; "
 RUN = "from gomodel.__main__ import main; main()"
@@ -61,7 +63,8 @@ class Process:
             *python,
             *what,
             *arguments,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOST": "127.0.0.1", "PORT": "0", **environ},
+            env={**_MEASURED, "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOST": "127.0.0.1", "PORT": "0"}
+            | dict(environ),
             cwd=cwd,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
