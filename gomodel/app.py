@@ -127,7 +127,9 @@ class App:
         held = body.held()
         rest = None if body.exhausted else body
         replayable = request.route.replayable or request.method in ("GET", "HEAD", "OPTIONS")
-        await self._forwarder.forward(Outgoing(request, choice, held, rest, replayable=replayable))
+        outgoing = Outgoing(request, choice, held, rest, replayable=replayable)
+        del held  # `outgoing` lets go of it when it is sent
+        await self._forwarder.forward(outgoing)
 
     async def realtime(self, request: Request) -> None:
         """The WebSocket /v1/realtime, by the `model` of its query (contract section 5).

@@ -149,7 +149,7 @@ class Forwarder:
                     return Attempt(instance, outcome, relay, exc)
                 if admission.trial:
                     relay.trial = admission
-                error = await relay.run(channel, (self._head(outgoing, instance), *outgoing.parts), outgoing.body)
+                error = await relay.run(channel, self._head(outgoing, instance), outgoing.parts, outgoing.body)
                 if isinstance(error, ConnectError):
                     self._unreachable(instance, admission, error, failed)
                     return Attempt(instance, Outcome.NOT_CONNECTED, relay, error)

@@ -81,6 +81,7 @@ class Inference:
             return
         rest = None if body.exhausted else body
         outgoing = Outgoing(request, choice, held, rest, removed_bytes=removed, replayable=request.route.replayable)
+        del held  # `outgoing` lets go of it when it is sent
         if stored:
             outgoing.relay = self._learning
         await self._forwarder.forward(outgoing)
@@ -141,7 +142,9 @@ class Inference:
         held = body.held()
         rest = None if body.exhausted else body
         choice = Choice(instances, "", bound=True)
-        await self._forwarder.forward(Outgoing(request, choice, held, rest, replayable=replayable))
+        outgoing = Outgoing(request, choice, held, rest, replayable=replayable)
+        del held  # see `handle`
+        await self._forwarder.forward(outgoing)
 
     def _of_several(self, route: Route) -> GatewayError:
         names = ", ".join(self._providers.instances)

@@ -55,7 +55,7 @@ class Outgoing:
         self.relay = relay
         self.upgrade = upgrade
         self.tail: str = request.route.tail
-        self.parts: tuple[bytes | bytearray, ...] = (held,)
+        self.parts: list[bytes | bytearray] = [held]  # emptied when they are sent and more of the body follows
         if request.fields.chunked:
             end = b"\r\n" if held else b""
-            self.parts = (b"%x\r\n" % len(held) if held else b"", held, end if body else end + b"0\r\n\r\n")
+            self.parts = [b"%x\r\n" % len(held) if held else b"", held, end if body else end + b"0\r\n\r\n"]

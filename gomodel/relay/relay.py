@@ -8,7 +8,6 @@ callbacks, in the loop turn in which the bytes arrived; the request's task sleep
 import asyncio
 import logging
 from bisect import bisect_left
-from collections.abc import Sequence
 from time import monotonic
 
 from aiohttp.http import RawResponseMessage
@@ -93,10 +92,11 @@ class Relay:
         self.trial: Admission | None = None  # the breaker let this one through to see whether the instance is back
 
     async def run(
-        self, channel: Channel, parts: Sequence[bytes | bytearray], body: Source | None
+        self, channel: Channel, head: bytes, parts: list[bytes | bytearray], body: Source | None
     ) -> GatewayError | None:
-        """Send `parts`, then what `body` still brings; move the response. Returns the failure if no head went out.
+        """Send `head` and `parts`, then what `body` still brings; move the response. The failure if no head went out.
 
+        Of a body that still comes `parts` is emptied: it cannot be sent again, and what was sent is not to be kept.
         Returns None as well when the answer is a `refusal`, of which the client has seen nothing yet. A cancelled run,
         which is how a client's leaving arrives, closes the upstream connection at once.
         """
@@ -104,8 +104,9 @@ class Relay:
         self._done = self._loop.create_future()
         self._record.enter(Phase.HEAD, monotonic(), self)
         self._protocol.feeder = self
-        channel.begin(self, parts, sent=body is None, head_only=self._request.method == "HEAD")
+        channel.begin(self, (head, *parts), sent=body is None, head_only=self._request.method == "HEAD")
         if body is not None and not self._done.done():
+            parts.clear()
             self._upload = self._loop.create_task(self._send(body))
             self._upload.add_done_callback(self._sent)
         try:
@@ -134,6 +135,7 @@ class Relay:
                     return
                 channel.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
                 if channel.writing_paused:
+                    piece = b""  # over TLS another copy waits to be sent
                     self._wait()
                     await channel._drain_helper()
         except ClientError as exc:

@@ -5,7 +5,6 @@ between client and vLLM. Knows nothing of which instance was chosen; what a real
 in `realtime_event`.
 """
 
-from collections.abc import Sequence
 from time import monotonic
 
 from aiohttp.http import RawResponseMessage
@@ -59,10 +58,12 @@ class Tunnel(Relay):
         self._open = False
         self._update = update
 
-    async def run(self, channel: Channel, parts: Sequence[bytes | bytearray], body: object) -> GatewayError | None:
+    async def run(
+        self, channel: Channel, head: bytes, parts: list[bytes | bytearray], body: object
+    ) -> GatewayError | None:
         """See Relay.run; returns when the WebSocket is over."""
         channel.upgradable = True
-        return await super().run(channel, parts, None)
+        return await super().run(channel, head, parts, None)
 
     def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
         if message.code != 101:

@@ -10,6 +10,8 @@ import json
 
 import pytest
 
+from gomodel.relay import inference
+
 from ..harness.scripted import (
     LAST_CHUNK,
     SSE_HEAD,
@@ -262,3 +264,19 @@ async def test_the_limit_itself_passes_and_passthrough_has_none(gateway, upstrea
         await client.send(request("POST", target, [], [data] if framing == "chunked" else data))
         assert (await client.read_response()).status == 200
     assert [len(each.body) for each in upstream.requests] == [1019, 100_000]
+
+
+async def test_what_was_sent_of_an_upload_is_not_kept_while_the_rest_arrives(gateway, upstream, connect, monkeypatch):
+    made = []
+
+    class Seen(inference.Outgoing):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(inference, "Outgoing", Seen)
+    upstream.on_request(ReadHead(), Stall())
+    client = await connect(await gateway(vllm=upstream))
+    await client.send(request("POST", CHAT, [("Content-Length", "100000")]) + b'{"model":"vllm/m","x":"' + bytes(500))
+    await upstream.wait_for_connection()
+    await turned(lambda: made and not made[0].parts)
