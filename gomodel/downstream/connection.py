@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp.web_protocol import RequestHandler
 
-from ..host.kernel import bound, fail_when_silent, peer_closed, reset_on_close, unsent
+from ..host.kernel import fail_when_silent, peer_closed, reset_on_close, unsent
 from .request import Pausing
 
 # How often a client that is not read from is looked at; within what rule 3 of the contract allows.
@@ -39,7 +39,6 @@ class ClientConnection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         fail_when_silent(transport, max(SILENT_CLIENT_S, self.write_idle_s))
-        bound(transport)
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else "unix"
 
@@ -50,13 +49,11 @@ class ClientConnection(RequestHandler):
 
     def eof_received(self) -> None:
         """A FIN: the client has left (README). asyncio would first send what waits, to one that reads no more."""
-        transport = self.transport
-        # Over TLS asyncio says so also of an end that is our own.
-        if self.feeder is not None and transport is not None and not transport.is_closing():
+        if self.feeder is not None:
             self.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._lost = True  # before aiohttp closes once more what asyncio's TLS transport cannot answer for any longer
+        self._lost = True  # before aiohttp closes once more
         if self._look is not None:
             self._look.cancel()
             self._look = None
@@ -71,8 +68,7 @@ class ClientConnection(RequestHandler):
             self._look = self._loop.call_later(LOOK_S, self._look_for_the_end)
 
     def _resume_transport_reading(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():  # asyncio's TLS would go on where it ended
-            super()._resume_transport_reading()
+        super()._resume_transport_reading()
         if self._look is not None:
             self._look.cancel()
             self._look = None
@@ -179,8 +175,7 @@ class ClientConnection(RequestHandler):
         if left and left == before:
             transport.abort()
             return
-        if not transport.is_closing():  # closed twice, asyncio's TLS transport cannot be aborted any more
-            transport.close()
+        transport.close()
         if left:
             self._ending = self._loop.call_later(self.write_idle_s, self._end, transport, left)
 

@@ -20,6 +20,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11, RawRequestMessage
 
 from ..errors import BadRequest
+from ..host.bounded_reads import READ_BYTES, bound_reads
 from ..http1.framing import Body, Chunked, Sized
 from ..http1.head import RequestFields
 from ..http1.repeated_head import RepeatedHead, repeatable
@@ -109,6 +110,7 @@ class Downstream(ClientConnection):
                 return
         self._known = None
         if self._switched is not None:
+            self._bound(data)
             self._switched.feed_data(data)
         elif self._backlog:
             self._backlog += data
@@ -192,6 +194,7 @@ class Downstream(ClientConnection):
         """The next of the body that is arriving; what was not looked at."""
         upload = self._upload
         assert upload is not None
+        self._bound(data)
         upload.feed(body.feed(data))
         if body.complete:
             self._body = self._upload = None
@@ -202,6 +205,10 @@ class Downstream(ClientConnection):
             upload.set_exception(BadRequest("The framing of the request body is invalid."))
             return b""
         return body.rest
+
+    def _bound(self, data: bytes) -> None:
+        if len(data) > READ_BYTES and self.transport is not None:
+            bound_reads(self.transport, self)
 
     def _remember(self, message: RawRequestMessage, data: bytes, head_bytes: int) -> None:
         """`data` was one whole request and its head may be known again."""

@@ -11,23 +11,12 @@ import struct
 import sys
 import termios
 
-_TLS_BUFFER = 32 << 10  # more than one record has, or a reader would wait for its end with reading paused
 # macOS has another name for the first and lacks the last.
 _KEEPIDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 _KEEPINTVL: int | None = getattr(socket, "TCP_KEEPINTVL", None)
 _KEEPCNT: int | None = getattr(socket, "TCP_KEEPCNT", None)
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 _RESET = struct.pack("ii", 1, 0)
-
-
-def bound(transport: asyncio.BaseTransport) -> None:
-    """Let a TLS connection hold no more for one that does not read than a plain one does.
-
-    Its own limits are 512 KiB to be written and 256 KiB read, beside those of the connection below it.
-    """
-    if transport.get_extra_info("sslcontext") is not None:
-        transport.set_write_buffer_limits(_TLS_BUFFER)  # type: ignore[attr-defined]
-        transport.set_read_buffer_limits(_TLS_BUFFER)  # type: ignore[attr-defined]
 
 
 def peer_closed(transport: asyncio.Transport) -> bool:
@@ -41,14 +30,11 @@ def peer_closed(transport: asyncio.Transport) -> bool:
 
 
 def unsent(transport: asyncio.Transport | None) -> int:
-    """Bytes the peer has not confirmed, the transport's and the kernel's; 0 when the transport has none.
-
-    Below a TLS transport is another, which nobody can ask; it has none when the kernel has none.
-    """
+    """Bytes the peer has not confirmed, the transport's and the kernel's; 0 when the transport has none."""
     if transport is None:
         return 0
     left = transport.get_write_buffer_size()
-    if left or transport.get_extra_info("sslcontext") is not None:
+    if left:
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
             left += int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)

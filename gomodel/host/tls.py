@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 
 from ..config.settings import Certificate, Config, ConfigError
-from .plain_http import TellPlainHttp
 
 
 def tls_context(config: Config) -> ssl.SSLContext | None:
@@ -20,7 +19,7 @@ def tls_context(config: Config) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     load_certificate(context, config.certificate)
     context.set_alpn_protocols(["http/1.1"])
-    context.sslobject_class = TellPlainHttp
+    context.options |= ssl.OP_NO_RENEGOTIATION  # during which nothing could be written
     return context
 
 

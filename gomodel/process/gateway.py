@@ -23,6 +23,7 @@ from ..errors import SHUTDOWN
 from ..host import descriptors
 from ..host.listeners import BACKLOG, Listener, adopt, bind
 from ..host.tls import load_certificate, tls_context
+from ..host.tls_transport import TlsTransport
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
 from ..upstream.instance import Instance
@@ -38,9 +39,6 @@ _HANDSHAKE_LIMIT_S = 10.0
 _ACCEPTED_PER_TURN = 128
 # For the TLS handshakes of clients that the kernel had accepted when a drain began: hundreds, on a busy CPU.
 _HANDSHAKE_S = 2.0
-# asyncio's 30 s for what is unsent when a TLS connection closes would cut off a client that reads slowly. Longer than
-# any that reads at all takes; those who do not are for `ClientConnection` to end.
-_TLS_SHUTDOWN_S = 3600.0
 _POLL_S = 0.02
 _RETIRE_POLL_S = 0.1
 _CLOSE_LIMIT_S = 1.0
@@ -103,18 +101,14 @@ class Gateway:
         )
         self._started = True
         for each in self.listeners:
-            options: dict[str, Any] = {"sock": each.sock, "ssl": self._tls if each.tls else None}
+            options: dict[str, Any] = {"sock": each.sock}
             # A turn accepts as many connections as the backlog that asyncio is told; the kernel's is set after it.
             options["backlog"] = min(_ACCEPTED_PER_TURN, self._server.limit.refusals)
-            if each.tls:
-                options["ssl_handshake_timeout"] = _HANDSHAKE_LIMIT_S
             create: Any = loop.create_server
             if each.sock.family == socket.AF_UNIX:
                 create = loop.create_unix_server
                 if sys.version_info >= (3, 13):
                     options["cleanup_socket"] = False  # the file may be another process's to remove
-            if each.tls:
-                options["ssl_shutdown_timeout"] = _TLS_SHUTDOWN_S
             self._serving.append(await create(self._shake_hands if each.tls else self._server, **options))
             each.sock.listen(BACKLOG)
             self.port = self.port or each.port or 0
@@ -208,15 +202,19 @@ class Gateway:
             except OSError:  # none is left, or no descriptor for it
                 return count
             sock.setblocking(False)
-            task = asyncio.create_task(self._open(sock, self._tls if listener.tls else None))
+            task = asyncio.create_task(self._open(sock, tls=listener.tls))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
         return _ACCEPTED_PER_TURN
 
-    async def _open(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+    async def _open(self, sock: socket.socket, *, tls: bool) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            protocol = self._server if tls is None else self._shake_hands
-            await asyncio.get_running_loop().connect_accepted_socket(protocol, sock, ssl=tls)
+            if tls:
+                _, transport = await loop.connect_accepted_socket(self._shake_hands, sock)
+                await transport.opened
+            else:
+                await loop.connect_accepted_socket(self._server, sock)
         except OSError:
             pass  # the client left, or did not speak TLS
 
@@ -229,14 +227,15 @@ class Gateway:
         while any(client.opening for since, client in self._handshakes if loop.time() - since < GRACE_S):  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
 
-    def _shake_hands(self) -> Downstream:
+    def _shake_hands(self) -> TlsTransport:
         """A client of a TLS listener, which says nothing of it before the handshake is over."""
         now, handshakes = asyncio.get_running_loop().time(), self._handshakes
         while handshakes and now - handshakes[0][0] >= GRACE_S:
             handshakes.popleft()
         client = self._server()
         handshakes.append((now, client))
-        return client
+        assert self._tls is not None
+        return TlsTransport(client, self._tls, server_side=True, handshake_limit_s=_HANDSHAKE_LIMIT_S)
 
     def _stop_listening(self) -> None:
         for server in self._serving:

@@ -51,12 +51,12 @@ class JsonFormatter(logging.Formatter):
 
 
 # What event loops say of a peer that is gone and was written to nevertheless: nothing that anybody could mend.
-_LOST = frozenset({"SSL connection is closed", "socket.send() raised exception."})
+_LOST = "socket.send() raised exception."
 
 
 def _of_lost_connections(record: logging.LogRecord) -> bool:
     """A filter that puts such lines at DEBUG."""
-    if record.msg in _LOST:
+    if record.msg == _LOST:
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         return logging.getLogger("gomodel").isEnabledFor(logging.DEBUG)
     return True

@@ -22,7 +22,8 @@ from aiohttp.connector import Connection
 from aiohttp.http import HttpResponseParser, RawResponseMessage
 
 from ..errors import ConnectError, GatewayError, StaleConnection, UpstreamError
-from ..host.kernel import bound, fail_when_silent, reset_on_close
+from ..host.bounded_reads import READ_BYTES, bound_reads
+from ..host.kernel import fail_when_silent, reset_on_close
 from ..http1.framing import Body, Chunked, Sized, UntilClose, whole_chunk
 from ..http1.head import ResponseFields
 from ..http1.repeated_head import RepeatedHead, repeatable
@@ -133,7 +134,6 @@ class Channel(ResponseHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        bound(transport)
         fail_when_silent(transport, SILENT_HOST_S)
 
     def hold(self) -> None:
@@ -142,8 +142,7 @@ class Channel(ResponseHandler):
 
     def release(self) -> None:
         """Read on."""
-        if self.transport is not None and not self.transport.is_closing():
-            self._resume_transport_reading()
+        self._resume_transport_reading()
 
     def data_received(self, data: bytes) -> None:
         sink, body = self.sink, self._body
@@ -155,6 +154,7 @@ class Channel(ResponseHandler):
             return
         if body is None:
             if self.tunnel:
+                self._bound(data)
                 sink.on_data(data, False)
             else:
                 self._read_head(sink, data)
@@ -162,6 +162,7 @@ class Channel(ResponseHandler):
         if body.between and (start := whole_chunk(data)):
             sink.on_chunk(data, start)
             return
+        self._bound(data)
         payload = body.feed(data)
         if body.complete:
             self._keep = self._keep and not body.rest  # there is more than one answer to this request
@@ -172,6 +173,10 @@ class Channel(ResponseHandler):
             sink.on_data(payload, False)
         if body.broken:
             self._fail(self._error("http_protocol_error", "broke the framing of its response"))
+
+    def _bound(self, data: bytes) -> None:
+        if len(data) > READ_BYTES and self.transport is not None:
+            bound_reads(self.transport, self)
 
     def _read_head(self, sink: Sink, data: bytes) -> None:
         """Give the parser heads and nothing else: interim ones, which end here, and the one that counts."""

@@ -1,7 +1,8 @@
 """The connections of one instance: opened by its ClientSession's connector, kept here, the freshest taken first.
 
 Decides which idle connection serves next, when one is too old, and what a failed connect means. Knows nothing of
-what goes over them. `connector._factory`, `_create_connection` and `connect` are aiohttp's internals; see `channel`.
+what goes over them. `connector._factory`, `_create_connection`, `_wrap_create_connection` and `connect` are aiohttp's
+internals; see `channel`.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from yarl import URL
 from ..config.load import InstanceConfig, Timeouts
 from ..errors import ConnectError, GatewayError, LoopDetected, Overloaded, UntrustedCertificate, UpstreamTimeout
 from ..host import descriptors
+from ..host.tls_transport import TlsTransport
 from .channel import MAX_FIELD_BYTES, Channel
 from .network import Network
 
@@ -61,6 +63,35 @@ class _Connector(TCPConnector):
                 transport.abort()
                 raise _LeadsBack
         return channel
+
+    async def _wrap_create_connection(
+        self,
+        *args: Any,
+        req: ClientRequest,
+        client_error: type[Exception] = ClientConnectorError,
+        **kwargs: Any,
+    ) -> tuple[asyncio.Transport, ResponseHandler]:
+        """With TLS of our own in place of the event loop's; `connect_s` is for both."""
+        context, name = kwargs.pop("ssl"), kwargs.pop("server_hostname")
+        connect = partial(super()._wrap_create_connection, req=req, client_error=client_error, **kwargs)
+        if context is None:
+            return await connect(*args)
+        make, *rest = args
+        context.options |= ssl.OP_NO_RENEGOTIATION  # during which nothing could be written
+        _, made = await connect(lambda: TlsTransport(make(), context, server_hostname=name), *rest)
+        transport: Any = made
+        try:
+            await transport.opened
+        except ssl.CertificateError as exc:
+            raise ClientConnectorCertificateError(req.connection_key, exc) from exc
+        except ssl.SSLError as exc:
+            raise ClientConnectorSSLError(req.connection_key, exc) from exc
+        except OSError as exc:
+            raise client_error(req.connection_key, exc) from exc
+        except asyncio.CancelledError:
+            transport.abort()
+            raise
+        return transport, transport.protocol
 
 
 class Pool:

@@ -12,7 +12,6 @@ import pytest
 
 from gomodel.process import gateway as gateway_module
 
-from ..conftest import LOOP
 from ..harness.processes import RUN, WITHOUT_UVLOOP, Run
 from ..harness.scripted import (
     LAST_CHUNK,
@@ -167,18 +166,6 @@ async def test_a_stream_that_broke_off_delivers_what_was_written_to_a_client_tha
     assert events in received
     assert b"stream_interrupted" in received
     assert not received.endswith(LAST_CHUNK)
-
-
-@pytest.mark.skipif(LOOP == "uvloop", reason="its limit cannot be made shorter")
-async def test_a_connection_that_closes_has_no_limit_but_the_one_for_clients_that_do_not_read(
-    closing: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(asyncio.constants, "SSL_SHUTDOWN_TIMEOUT", 0.01)
-    handle, client = await closing()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.1):
-            await turned(lambda: handle.gateway.connections == 0)
-    assert (await client.rest()).endswith(LARGE)
 
 
 @pytest.mark.parametrize("seen", [False, True], ids=["in the kernel's queue", "accepted"])

@@ -137,6 +137,14 @@ async def test_a_request_parser_without_bodies_reads_head_after_head():
         parser.set_upgraded(False)
 
 
+def test_the_connector_opens_connections_and_calls_for_tls_by_name():
+    """`pool` puts its own TLS on what comes back."""
+    source = inspect.getsource(TCPConnector._create_direct_connection)
+    for each in ("self._wrap_create_connection(", "self._factory,", "ssl=sslcontext", "server_hostname=", "req=req"):
+        assert each in source
+    assert source.count("_wrap_create_connection(") == 1
+
+
 async def test_the_connector_makes_our_protocol_and_connect_hands_it_over():
     loop = asyncio.get_running_loop()
     server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)

@@ -310,7 +310,7 @@ class TestConfigureLogging:
             configure_logging(level, "json")
         loop = logging.getLogger("asyncio")
         loop.debug("Using selector: %s", "EpollSelector")
-        loop.warning("SSL connection is closed")
+        loop.warning("socket.send() raised exception.")
         loop.warning("Executing %s took %.3f seconds", "something", 2.0)
         loop.error("Task exception was never retrieved")
         assert [json.loads(line)["level"] for line in capfd.readouterr().err.splitlines()] == shown

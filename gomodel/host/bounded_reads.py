@@ -1,0 +1,60 @@
+"""Reads from a socket in small pieces: a connection whose reader stalls holds one of them, not 256 KiB.
+
+asyncio and uvloop read 256 KiB at once, which cannot be set. A protocol that brings its own buffer is read into that;
+all connections of an event loop share one, since each empties it before another reads. It costs two calls more per
+read, so a plain connection gets it when a first read shows that it moves more than events.
+"""
+
+import asyncio
+import threading
+
+# Four system calls in place of one are not noticed beside what is done with the bytes.
+READ_BYTES = 64 << 10
+
+
+class _Shared(threading.local):
+    """The buffer of a thread, so of its event loop."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(READ_BYTES))
+
+
+_shared = _Shared()
+
+
+def shared_buffer(size: int = READ_BYTES) -> memoryview:
+    """What this thread's connections read into; what is in it is to be copied in the same call of the loop's."""
+    return _shared.view[:size]
+
+
+def bound_reads(transport: asyncio.BaseTransport, protocol: asyncio.Protocol) -> None:
+    """Give `protocol` from now on no more than READ_BYTES at once."""
+    transport.set_protocol(_BoundedReads(protocol))
+
+
+class _BoundedReads(asyncio.BufferedProtocol):
+    """Between a plain transport and the protocol it is for."""
+
+    __slots__ = ("_protocol", "_view")
+
+    def __init__(self, protocol: asyncio.Protocol) -> None:
+        self._protocol = protocol
+        self._view = shared_buffer()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._protocol.data_received(bytes(self._view[:nbytes]))
+
+    def eof_received(self) -> bool | None:
+        return self._protocol.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
