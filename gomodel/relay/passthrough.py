@@ -1,0 +1,50 @@
+"""Passthrough, /p/<instance>/...: any request to one instance as it is, a WebSocket too.
+
+Decides whether the instance may be reached so, and whether the request may be sent again. Where its path goes on a vLLM
+server is decided in `routes.passthrough`. A body of any size passes, since it is not read for a selector.
+"""
+
+from collections.abc import Collection
+
+from ..balancing.choice import Choice
+from ..balancing.instances import Providers
+from ..downstream.body import RequestBody
+from ..downstream.request import Request
+from ..errors import NotFound
+from ..upstream.instance import Instance
+from .forward import Forwarder
+from .outgoing import Outgoing
+from .tunnel import UPGRADE, Tunnel, wants_websocket
+
+_UNLIMITED = 1 << 62
+
+
+class Passthrough:
+    """Handles what names an instance in its path."""
+
+    def __init__(self, providers: Providers, forwarder: Forwarder, types: Collection[str]) -> None:
+        """`types`: the kinds of servers that may be reached so."""
+        self._providers = providers
+        self._forwarder = forwarder
+        self._types = types
+
+    async def handle(self, request: Request) -> None:
+        """To the instance in the path, whatever it is (contract section 6)."""
+        provider = request.route.provider
+        if "vllm" not in self._types:
+            raise NotFound("Passthrough to vLLM is disabled: ENABLED_PASSTHROUGH_PROVIDERS does not name vllm.")
+        instance: Instance | None = self._providers.by_type(provider, self._types)
+        if instance is None:
+            names = ", ".join(self._providers.instances)
+            raise NotFound(f"No instance is named {provider!r}; there are: {names}.")
+        choice = Choice([instance], "", bound=True)
+        if wants_websocket(request):
+            await self._forwarder.forward(Outgoing(request, choice, b"", relay=Tunnel, upgrade=UPGRADE))
+            return
+        body = RequestBody(request, _UNLIMITED)
+        held = body.held()
+        rest = None if body.exhausted else body
+        replayable = request.route.replayable or request.method in ("GET", "HEAD", "OPTIONS")
+        outgoing = Outgoing(request, choice, held, rest, replayable=replayable)
+        del held  # `outgoing` lets go of it when it is sent
+        await self._forwarder.forward(outgoing)
