@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable
 
-    from .config.load import ConfigError
+    from .config.settings import ConfigError
 
 OK = 0
 FAILED = 1
@@ -95,7 +95,8 @@ def command(arguments: list[str]) -> int:
     signals.install()
     # What a start-up makes exists for good; looking for garbage among it takes time. `Serving` turns it on again.
     gc.disable()
-    from .config.load import ConfigError, load  # noqa: PLC0415 - the signals come first
+    from .config.load import load  # noqa: PLC0415 - the signals come first
+    from .config.settings import ConfigError  # noqa: PLC0415 - the signals come first
 
     try:
         if options is not None and options.demo:
@@ -114,7 +115,8 @@ def command(arguments: list[str]) -> int:
 
 
 def _check() -> int:
-    from .config.load import ConfigError, load  # noqa: PLC0415
+    from .config.load import load  # noqa: PLC0415
+    from .config.settings import ConfigError  # noqa: PLC0415
 
     try:
         config = load(os.environ)

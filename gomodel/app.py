@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Collection
 from .balancing.instances import Providers
 from .balancing.model_lists import ModelLists
 from .balancing.stored_responses import Affinity
-from .config.load import Config
+from .config.settings import Config
 from .cross_origin import own_pages, preflights, sharing
 from .downstream.request import Handler, Reply, Request
 from .errors import NotFound, Overloaded

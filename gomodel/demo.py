@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import web
 
 from .config.files import Files
-from .config.load import Config, from_environ
+from .config.load import from_environ
+from .config.settings import Config
 from .host.listeners import Listener
 from .host.signals import Signals
 from .process.start import Company, start

@@ -14,7 +14,7 @@ from functools import partial
 from time import monotonic
 
 from .balancing.instances import Providers
-from .config.load import Secret
+from .config.settings import Secret
 from .dialects import anthropic_body, openai_body
 from .downstream.request import Handler, Reply, Request
 from .errors import (

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from aiohttp import ClientConnectionError, ClientError, ClientTimeout
 from yarl import URL
 
-from ..config.load import Config
+from ..config.settings import Config
 from ..errors import Overloaded
 from ..upstream.instance import Instance
 from ..upstream.model_list import MODELS_LIMIT, ListError, listed

@@ -14,20 +14,8 @@ from .files import Files
 from .instances import Listener, instances
 from .reader import Reader
 from .registry import ANY_HOST, LOOPBACK_HOST, OF_GOMODEL, VARIABLES
-from .settings import BreakerConfig, Certificate, Config, ConfigError, InstanceConfig, Retry, Secret, Timeouts
+from .settings import BreakerConfig, Certificate, Config, ConfigError, Retry, Timeouts
 from .typos import warn_of_unknown_names
-
-__all__ = [
-    "BreakerConfig",
-    "Config",
-    "ConfigError",
-    "InstanceConfig",
-    "Retry",
-    "Secret",
-    "Timeouts",
-    "from_environ",
-    "load",
-]
 
 # A chain of certificates takes some kilobytes.
 _PEM_BYTES = 1 << 20

@@ -13,8 +13,7 @@ from yarl import URL
 
 from ..balancing.instances import Providers
 from ..balancing.model_lists import fetch_list
-from ..config.load import Config
-from ..config.settings import variable_of
+from ..config.settings import Config, variable_of
 from ..errors import GatewayError, UntrustedCertificate
 from ..host.tls import tls_context
 from ..upstream.instance import Instance

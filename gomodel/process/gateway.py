@@ -15,7 +15,7 @@ from typing import Any
 
 from ..app import App
 from ..balancing.instances import Providers
-from ..config.load import Config
+from ..config.settings import Config
 from ..downstream.client_limit import ClientLimit
 from ..downstream.request import Reply, Request
 from ..downstream.server import Downstream, Server

@@ -12,7 +12,7 @@ from threading import Thread
 from time import sleep
 
 from ..config.files import Files
-from ..config.load import Config, ConfigError
+from ..config.settings import Config, ConfigError
 from ..host.tls import tls_context
 from ..upstream.root_certificates import provide
 from . import start_log

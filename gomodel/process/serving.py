@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any
 
-from ..config.load import Config
+from ..config.settings import Config
 from ..host.listeners import Listener
 from ..telemetry.logs import configure_logging
 from ..upstream.root_certificates import provide

@@ -13,7 +13,7 @@ import signal
 from collections import deque
 from contextlib import AbstractAsyncContextManager
 
-from ..config.load import Config
+from ..config.settings import Config
 from ..host.listeners import Listener, ListenError, adopt, bind
 from ..host.signals import Signals, StopSignals
 from ..host.systemd import Notifier, inherited_sockets

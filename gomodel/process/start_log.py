@@ -11,7 +11,7 @@ import sys
 import aiohttp
 from aiohttp import http_parser
 
-from ..config.load import Config
+from ..config.settings import Config
 from ..host.listeners import Listener
 from ..version import VERSION
 

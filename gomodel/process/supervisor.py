@@ -17,7 +17,7 @@ import socket
 from collections.abc import Iterable
 from time import monotonic
 
-from ..config.load import Config
+from ..config.settings import Config
 from ..host.listeners import Listener, beside, bind
 from ..host.signals import Signals, StopSignals
 from ..host.systemd import Notifier

@@ -10,7 +10,7 @@ import pickle
 import socket
 from typing import Any
 
-from ..config.load import Config
+from ..config.settings import Config
 from ..host.listeners import Listener
 from ..host.signals import STOPPING, Signals
 from ..operations import siblings

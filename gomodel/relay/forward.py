@@ -15,7 +15,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from ..balancing.instances import Providers
-from ..config.load import Retry
+from ..config.settings import Retry
 from ..downstream.request import Request
 from ..errors import (
     CircuitOpen,

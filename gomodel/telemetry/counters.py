@@ -7,7 +7,7 @@ Decides what is counted and under which labels, all of them bounded. Knows nothi
 from bisect import bisect_left
 from collections import defaultdict
 
-from ..config.load import Config
+from ..config.settings import Config
 from . import access_line
 from .record import Phase, Record
 from .running import Running

@@ -25,7 +25,7 @@ from aiohttp.connector import BaseConnector
 from aiohttp.tracing import Trace
 from yarl import URL
 
-from ..config.load import InstanceConfig, Timeouts
+from ..config.settings import InstanceConfig, Timeouts
 from ..errors import ConnectError, GatewayError, LoopDetected, Overloaded, UntrustedCertificate, UpstreamTimeout
 from ..host import descriptors
 from ..host.tls_transport import TlsTransport

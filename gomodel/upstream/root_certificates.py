@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..config.load import Config
+from ..config.settings import Config
 
 _postponed = False
 

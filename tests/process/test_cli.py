@@ -12,8 +12,9 @@ import pytest
 
 from gomodel import __main__ as cli
 from gomodel.balancing import model_lists
-from gomodel.config.load import Config, from_environ
+from gomodel.config.load import from_environ
 from gomodel.config.registry import VARIABLES
+from gomodel.config.settings import Config
 from gomodel.version import VERSION
 
 from ..harness.processes import ROOT, RUN, Run

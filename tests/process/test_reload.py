@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from gomodel.config.files import Files
-from gomodel.config.load import Config, ConfigError, load
+from gomodel.config.load import load
+from gomodel.config.settings import Config, ConfigError
 from gomodel.process import reload
 from gomodel.process.reload import Rereading, read_again
 

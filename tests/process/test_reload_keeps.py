@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from gomodel.config.load import Config, from_environ
+from gomodel.config.load import from_environ
+from gomodel.config.settings import Config
 from gomodel.telemetry import running as running_module
 from gomodel.telemetry.record import Phase, Record
 from gomodel.telemetry.running import Running

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gomodel.config.load import Config, from_environ
+from gomodel.config.load import from_environ
+from gomodel.config.settings import Config
 from gomodel.host.listeners import ListenError
 from gomodel.process import gateway as gateway_module
 

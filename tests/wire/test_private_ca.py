@@ -5,7 +5,8 @@ import ssl
 
 import pytest
 
-from gomodel.config.load import ConfigError, from_environ
+from gomodel.config.load import from_environ
+from gomodel.config.settings import ConfigError
 from gomodel.process.check import print_table
 
 from ..harness.gateway import DEFAULTS

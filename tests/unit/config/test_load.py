@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from gomodel.config import load as config_module
-from gomodel.config.load import Certificate, Config, ConfigError, InstanceConfig, Secret, from_environ, load
+from gomodel.config.load import from_environ, load
 from gomodel.config.registry import OF_GOMODEL, VARIABLES
+from gomodel.config.settings import Certificate, Config, ConfigError, InstanceConfig, Secret
 
 EXAMPLE = Path(__file__).parents[3] / ".env.example"
 PLAIN = {each.name for each in OF_GOMODEL if not each.secret}

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gomodel.config.load import Config, from_environ
+from gomodel.config.load import from_environ
+from gomodel.config.settings import Config
 from gomodel.host.listeners import Listener, ListenError, adopt, beside, bind
 
 

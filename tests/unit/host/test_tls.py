@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gomodel.config.load import Config, ConfigError, from_environ
+from gomodel.config.load import from_environ
+from gomodel.config.settings import Config, ConfigError
 from gomodel.host.listeners import bind
 from gomodel.host.tls import tls_context
 

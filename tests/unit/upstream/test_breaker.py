@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gomodel.config.load import BreakerConfig
+from gomodel.config.settings import BreakerConfig
 from gomodel.upstream.breaker import Admission, Breaker
 
 
