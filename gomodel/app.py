@@ -14,7 +14,7 @@ from .downstream.request import Handler, Reply, Request
 from .errors import NotFound, Overloaded
 from .http1.forwarded import TrustedProxies
 from .http1.origins import Origins, is_loopback
-from .middleware import allowed, compose, errors, master_key, recording, sanity
+from .middleware import Checks, Middleware, Recording, allowed, compose, errors, master_key, sanity
 from .operations.handlers import Operations
 from .operations.status_page import status_page
 from .relay.forward import Forwarder
@@ -77,17 +77,40 @@ class App:
             door = master_key(config.master_key)
         else:
             door = own_pages(origins, loopback=config.port is not None and is_loopback(config.host))
-        layers = [
-            recording(telemetry, router, self.providers, strip, proxies),
-            *([sharing(origins)] if origins is not None else []),
-            errors,
-            sanity,
-            *([preflights(origins)] if origins is not None else []),
-            door,
-            allowed,
-        ]
+        self._recording = Recording(telemetry, router, self.providers, strip, proxies)
+        self._checks = Checks([sanity, *([preflights(origins)] if origins is not None else []), door, allowed])
+        self._shared = origins is not None
+        shared = [sharing(origins)] if origins is not None else []
+        layers: list[Middleware] = [self._recording, *shared, errors, self._checks]
         self.serve = compose(self._dispatch, layers)
         self.refuse = compose(self._refuse, layers)  # for clients there is no room for
+
+    def begin(self, request: Request) -> bool:
+        """Do at once what the chain does with a request whose body is here: all that needs no waiting, in its order.
+
+        True when it was sent to an instance; `end` is for its answer then. Otherwise, and where `end` says so, `serve`
+        goes on with what was begun, and there a refusal becomes an answer.
+        """
+        request.app = self
+        self._recording.begin(request)
+        if self.refusing or self._shared or request.route.kind is not Kind.INFERENCE:
+            return False
+        try:
+            if self._checks.answer(request) is not None:
+                return False
+            request.outgoing = outgoing = self._inference.at_hand(request)
+            return outgoing is not None and self._forwarder.begin(outgoing)
+        except Exception as exc:  # a bug as well
+            request.refusal = exc
+            return False
+
+    def end(self, request: Request) -> bool:
+        """The answer to a request that was sent by `begin` is over; False when more has to follow."""
+        if not self._forwarder.end(request.outgoing):
+            return False
+        self._recording.end(request)
+        request.outgoing = None  # each knows the other
+        return True
 
     def _refuse(self, request: Request) -> Awaitable[Reply | None]:
         if request.route.kind not in _OPERATORS:
@@ -95,6 +118,9 @@ class App:
         return self._dispatch(request)
 
     def _dispatch(self, request: Request) -> Awaitable[Reply | None]:
+        outgoing, request.outgoing = request.outgoing, None
+        if outgoing is not None:
+            return self._forwarder.forward(outgoing)
         if self.refusing and request.route.kind not in _OPERATORS:
             raise Overloaded("The gateway is shutting down.", code="draining", retry_after_s=5)
         handler = self._handlers.get(request.route.kind)

@@ -1,14 +1,12 @@
-"""The layers of the chain that deal with web pages of other origins: let them in, or keep them out.
+"""The layer and the checks of the chain that deal with web pages of other origins: let them in, or keep them out.
 
 Composed only where they have something to decide, so that they cost nothing elsewhere. The rules are in `origins`.
 """
 
-from collections.abc import Awaitable
-
 from .downstream.request import Handler, Reply, Request
 from .errors import ForeignOrigin
 from .http1.origins import Origins, is_private_name, same_site
-from .middleware import Middleware
+from .middleware import Check, Middleware
 from .routes.router import Kind
 
 
@@ -27,20 +25,20 @@ def sharing(origins: Origins) -> Middleware:
     return share
 
 
-def preflights(origins: Origins) -> Middleware:
+def preflights(origins: Origins) -> Check:
     """Answer a browser that asks what a page may send; it never shows a key (Fetch standard, CORS-preflight fetch)."""
 
-    def preflight(request: Request, handler: Handler) -> Awaitable[Reply | None]:
+    def preflight(request: Request) -> Reply | None:
         if request.method == "OPTIONS" and request.fields.origin is not None:
             headers = request.message.headers
             if "Access-Control-Request-Method" in headers:
                 return _answer(request, origins)
-        return handler(request)
+        return None
 
     return preflight
 
 
-async def _answer(request: Request, origins: Origins) -> Reply:
+def _answer(request: Request, origins: Origins) -> Reply:
     if not origins.allow(request.fields.origin or b""):
         raise ForeignOrigin("CORS_ALLOW_ORIGINS does not name the origin of this page.")
     headers = request.message.headers
@@ -49,7 +47,7 @@ async def _answer(request: Request, origins: Origins) -> Reply:
     return Reply(204, headers=origins.preflight(wanted, private_network=private))
 
 
-def own_pages(origins: Origins | None, *, loopback: bool) -> Middleware:
+def own_pages(origins: Origins | None, *, loopback: bool) -> Check:
     """Refuse pages of other sites where no key does; `loopback`: only this machine reaches the listener.
 
     Contract section 2.7. Such a page runs in the browser of somebody who can reach the gateway. It shows by its Origin,
@@ -57,7 +55,7 @@ def own_pages(origins: Origins | None, *, loopback: bool) -> Middleware:
     secret.
     """
 
-    def refuse(request: Request, handler: Handler) -> Awaitable[Reply | None]:
+    def refuse(request: Request) -> None:
         fields = request.fields
         origin, host = fields.origin, fields.host
         if origin is not None and not same_site(origin, host) and not (origins is not None and origins.allow(origin)):
@@ -70,7 +68,6 @@ def own_pages(origins: Origins | None, *, loopback: bool) -> Middleware:
                 "This gateway has no key and listens on this machine only, which has another name: "
                 "name the origin it is served under in CORS_ALLOW_ORIGINS, or set GOMODEL_MASTER_KEY."
             )
-        return handler(request)
 
     return refuse
 

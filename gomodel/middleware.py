@@ -1,9 +1,9 @@
-"""The chain every request passes, outermost first: record -> errors -> sanity -> master key -> handler.
+"""The chain every request passes, outermost first: record -> errors -> checks (sanity, master key) -> handler.
 
-Each layer is called as `await layer(request, handler)`, aiohttp's own signature, and is composed once at start; one
-that only refuses is a plain function that returns the inner awaitable, which saves a coroutine. A layer stands outside
-those whose outcome it must see: the record sees every status, errors turn what the inner ones raise into the one error
-shape, and nobody without the key learns whether a route exists.
+Each layer is called as `await layer(request, handler)`, aiohttp's own signature, and is composed once at start. A layer
+stands outside those whose outcome it must see: the record sees every status, errors turn what the inner ones raise into
+the one error shape, and nobody without the key learns whether a route exists. What needs no waiting in them is plain
+methods, which `App.begin` calls for a request whose body is here, in the same order.
 """
 
 import asyncio
@@ -38,6 +38,7 @@ from .telemetry.record import Record
 _logger = logging.getLogger("gomodel")
 
 Middleware = Callable[[Request, Handler], Awaitable[Reply | None]]
+Check = Callable[[Request], Reply | None]
 
 # nginx's word for a client that left before its answer; nobody reads it but logs and metrics.
 CLIENT_LEFT = 499
@@ -52,28 +53,52 @@ def compose(handler: Handler, layers: list[Middleware]) -> Handler:
     return handler
 
 
-def recording(
-    telemetry: Telemetry,
-    router: Router,
-    providers: Providers,
-    strip: frozenset[bytes],
-    proxies: TrustedProxies | None = None,
-) -> Middleware:
+class Recording:
     """Know the request: its fields, route, client and id; count it and log it when it ends, however it ends."""
-    new_id, running = telemetry.running.new_id, telemetry.running.records
 
-    async def record(request: Request, handler: Handler) -> Reply | None:
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        router: Router,
+        providers: Providers,
+        strip: frozenset[bytes],
+        proxies: TrustedProxies | None = None,
+    ) -> None:
+        self._telemetry = telemetry
+        self._running = telemetry.running.records
+        self._resolve = router.resolve
+        self._label = providers.label
+        self._strip = strip
+        self._proxies = proxies
+        self._new_id = telemetry.running.new_id
+
+    def begin(self, request: Request) -> None:
+        """The request runs from now on."""
         protocol = request.protocol
-        request.fields = fields = request.known or RequestFields(request.message.raw_headers, strip)
-        request.route = route = router.resolve(request.target)
-        client = protocol.client if proxies is None else _client(proxies, request)
+        request.fields = fields = request.known or RequestFields(request.message.raw_headers, self._strip)
+        request.route = route = self._resolve(request.target)
+        client = protocol.client if self._proxies is None else _client(self._proxies, request)
         request.record = entry = Record(request.method, client, monotonic())
-        entry.id = fields.request_id.decode() if fields.request_id is not None else new_id()
+        given = fields.request_id
+        entry.id = given.decode() if given is not None else self._new_id()
         entry.route = route.template
         entry.target = request.target
         entry.trace = fields.trace.decode("latin-1")
         entry.task = protocol._task_handler
-        running.add(entry)
+        self._running.add(entry)
+        request.recorded = True
+
+    def end(self, request: Request) -> None:
+        """It is over, and its record says how it ended."""
+        entry = request.record
+        self._running.discard(entry)
+        label = self._label(entry.instance, entry.model)
+        self._telemetry.finish(entry, label, monotonic(), polled=request.route.polled)
+
+    async def __call__(self, request: Request, handler: Handler) -> Reply | None:
+        if not request.recorded:
+            self.begin(request)
+        entry = request.record
         try:
             reply = await handler(request)
             if reply is not None:
@@ -82,15 +107,11 @@ def recording(
                 reply.headers["X-Request-Id"] = entry.id
             return reply
         except asyncio.CancelledError:
-            entry.blame("client" if protocol.transport is None else "gomodel", "disconnected")
+            entry.blame("client" if request.protocol.transport is None else "gomodel", "disconnected")
             entry.status = entry.status or CLIENT_LEFT
             raise
         finally:
-            running.discard(entry)
-            label = providers.label(entry.instance, entry.model)
-            telemetry.finish(entry, label, monotonic(), polled=route.polled)
-
-    return record
+            self.end(request)
 
 
 def _client(proxies: TrustedProxies, request: Request) -> str:
@@ -135,27 +156,56 @@ async def errors(request: Request, handler: Handler) -> Reply | None:
     return Reply(error.status, body, headers, close=isinstance(error, BadRequest))
 
 
-def sanity(request: Request, handler: Handler) -> Awaitable[Reply | None]:
+class Checks:
+    """Whether a request is served, by its head alone: each check lets it pass, raises, or answers it.
+
+    A head that came before on its connection and passed has passed; the configuration changing forgets it.
+    """
+
+    def __init__(self, checks: list[Check]) -> None:
+        self._checks = checks
+
+    def answer(self, request: Request) -> Reply | None:
+        """None for a request that passes. Raises GatewayError."""
+        fields = request.fields
+        if fields.allowed:
+            return None
+        for check in self._checks:
+            reply = check(request)
+            if reply is not None:
+                return reply
+        fields.allowed = True
+        return None
+
+    def __call__(self, request: Request, handler: Handler) -> Awaitable[Reply | None]:
+        refusal, request.refusal = request.refusal, None
+        if refusal is not None:
+            raise refusal
+        reply = self.answer(request)
+        return handler(request) if reply is None else _given(reply)
+
+
+async def _given(reply: Reply) -> Reply:
+    return reply
+
+
+def sanity(request: Request) -> None:
     """Refuse messages that aiohttp accepts and another server may read differently (RFC 9112)."""
-    if request.known is not None:
-        return handler(request)
     if request.error is not None:
         raise request.error
     version = request.message.version
     if version not in ((1, 1), (1, 0)):
         raise BadRequest("Send HTTP/1.1.", status=505, code="http_version_not_supported")
     request.fields.check(request.http_10)
-    return handler(request)
 
 
-def master_key(key: Secret) -> Middleware:
+def master_key(key: Secret) -> Check:
     """Let in who presents the key; missing, wrong and doubled keys read the same (contract section 2)."""
     expected = key.reveal().encode()
 
-    def authenticate(request: Request, handler: Handler) -> Awaitable[Reply | None]:
+    def authenticate(request: Request) -> None:
         if not request.route.open and not presents(request.fields, expected):
             raise Unauthorized
-        return handler(request)
 
     return authenticate
 
@@ -175,7 +225,7 @@ def presents(fields: RequestFields, expected: bytes) -> bool:
     return any(hmac.compare_digest(key, expected) for _, key in keys)
 
 
-def allowed(request: Request, handler: Handler) -> Awaitable[Reply | None]:
+def allowed(request: Request) -> Reply | None:
     """Refuse, now that the caller has shown the key, what the route refuses: method, target, closed route."""
     route, method = request.route, request.method
     if method not in route.methods and (route.kind is not Kind.PASSTHROUGH or method in _NEVER_SERVED):
@@ -196,9 +246,9 @@ def allowed(request: Request, handler: Handler) -> Awaitable[Reply | None]:
     expect = request.fields.expect
     if expect and expect.lower() != b"100-continue" and not request.http_10:
         raise ClientError("The only expectation served is 100-continue.", status=417, code="expectation_failed")
-    return handler(request)
+    return None
 
 
-async def _options(allow: str) -> Reply:
+def _options(allow: str) -> Reply:
     """What a route, or the server as a whole, can do (RFC 9110 9.3.7). A balancer may ask so whether it lives."""
     return Reply(204, headers={"Allow": allow})

@@ -48,6 +48,7 @@ class Connection(Protocol):
     def resume_reading(self) -> None: ...
     def progressed(self) -> bool: ...
     def switch(self, to: Switched) -> None: ...
+    def answered(self, request: "Request") -> None: ...
     def truncate(self, *, close_delimited: bool) -> None: ...
     def abort(self) -> None: ...
 
@@ -92,21 +93,21 @@ class Reply:
 class Arrived:
     """A body that came whole with its head; what `RequestBody` asks of aiohttp's reader."""
 
-    __slots__ = ("_data", "fields")
+    __slots__ = ("data", "fields")
 
     def __init__(self, data: bytes, fields: RequestFields | None) -> None:
         """`fields` are those of the head it came with, when that is known."""
-        self._data = data
+        self.data = data
         self.fields = fields
 
     def is_eof(self) -> bool:
         return True
 
     def at_eof(self) -> bool:
-        return not self._data
+        return not self.data
 
     def read_nowait(self) -> bytes:
-        data, self._data = self._data, b""
+        data, self.data = self.data, b""
         return data
 
     async def readany(self) -> bytes:
@@ -120,6 +121,7 @@ class Request:
     """One request on its way through the chain."""
 
     __slots__ = (
+        "app",
         "cors",
         "error",
         "fields",
@@ -128,9 +130,12 @@ class Request:
         "known",
         "message",
         "method",
+        "outgoing",
         "payload",
         "protocol",
         "record",
+        "recorded",
+        "refusal",
         "route",
         "started",
         "target",
@@ -150,6 +155,10 @@ class Request:
         self.cors = b""  # lines for the answer; an instance's own are dropped where there are some
         self.started = False  # a response head has been written
         # Filled in by the chain.
+        self.app: Any = None  # that began it
+        self.outgoing: Any = None  # what was sent of it before any task served it
+        self.recorded = False
+        self.refusal: Exception | None = None  # what `App.begin` came upon
         self.record: Record
         self.fields: RequestFields
         self.route: Any = None

@@ -47,12 +47,12 @@ class BadHead(Exception):
 class HeadReader:
     """The heads of one connection, one after the other."""
 
-    __slots__ = ("_begun", "_limit", "_parser", "ended")
+    __slots__ = ("_limit", "_parser", "begun", "ended")
 
     def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop, limit_bytes: int) -> None:
         """`limit_bytes` is for a whole head, the request line included."""
         self._limit = limit_bytes
-        self._begun = bytearray()  # of a head whose end has not arrived
+        self.begun = bytearray()  # of a head whose end has not arrived
         self._parser = HttpRequestParser(
             protocol,
             loop,
@@ -65,17 +65,12 @@ class HeadReader:
         )
         self.ended = 0  # where the last head ended in the bytes that were fed
 
-    @property
-    def begun(self) -> bool:
-        """Whether a head has begun and not ended."""
-        return bool(self._begun)
-
     def feed(self, data: bytes) -> RawRequestMessage | None:
         """The message whose head ends in `data`, at `ended`; None when more of it has to come.
 
         Raises BadHead: no HTTP/1.1 (RFC 9112), a request line or a head over the limit (RFC 9110 15.5.15, RFC 6585 5).
         """
-        begun, start = self._begun, 0
+        begun, start = self.begun, 0
         if not begun:
             start = len(data) - len(data.lstrip(b"\r\n"))  # RFC 9112 2.2
             if start == len(data):
@@ -101,7 +96,8 @@ class HeadReader:
             if not before:
                 begun += data[start:]
             return None
-        self._begun = bytearray()
+        if before:
+            self.begun = bytearray()
         if upgraded:
             self._parser.set_upgraded(False)  # whether the protocol changes is not its business
         message: RawRequestMessage | None = messages[0][0] if messages else None

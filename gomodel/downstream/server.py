@@ -1,5 +1,8 @@
 """The requests of a client connection: heads by aiohttp's parser, bodies by our framing, one task that serves them.
 
+What came whole and need not wait is served in the turn of the loop in which it came, and ends in the one in which its
+answer does; the task serves the rest, and goes on with what turns out to wait.
+
 Decides which requests are known again without parsing, how far ahead of the one being served is read, when a
 connection lives on and when it lingers. Knows nothing of routes, keys or instances: a request goes to one composed
 handler, which returns a `Reply` to be written here or `None` when it wrote the answer itself.
@@ -14,6 +17,7 @@ clean end after a fault; this one does not.
 
 import asyncio
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -62,6 +66,8 @@ class Downstream(ClientConnection):
     __slots__ = (
         "_active_at",
         "_backlog",
+        "_begin",
+        "_begun",
         "_body",
         "_ended",
         "_heads",
@@ -70,6 +76,7 @@ class Downstream(ClientConnection):
         "_lingering",
         "_misses",
         "_offered",
+        "_parked",
         "_serve",
         "_switched",
         "_upload",
@@ -81,7 +88,10 @@ class Downstream(ClientConnection):
         super().__init__(manager, write_idle_s=manager.write_idle_s, keepalive_timeout=manager.keepalive_s, **kwargs)
         self._parser = None  # reads bodies, too
         self._heads = HeadReader(self, self._loop, manager.head_limit_bytes)
+        self._begin = manager.begin
         self._serve = manager.serve
+        self._begun: Request | None = None  # being served since the turn in which it came
+        self._parked: asyncio.Future[None] | None = None  # what the task waits for meanwhile
         self.busy = False
         self.last = False  # draining: the request being served is the last one
         self._known: _Known | None = None
@@ -103,10 +113,8 @@ class Downstream(ClientConnection):
             start = head.match(data)
             if start and len(data) - start == head.length:
                 known.fields.content_length = head.length
-                body = Arrived(data[start:], known.fields)
-                self._messages.append((known.message, body))  # type: ignore[arg-type]
                 self._misses = 0
-                waiter.set_result(None)
+                self._serve_now(Request(self, known.message, Arrived(data[start:], known.fields)), waiter)
                 return
         self._known = None
         if self._switched is not None:
@@ -155,7 +163,7 @@ class Downstream(ClientConnection):
     def _read_head(self, data: bytes) -> bytes:
         """The next request, as far as it is there; what stands behind it."""
         heads = self._heads
-        begun = heads.begun
+        begun = bool(heads.begun)
         try:
             message = heads.feed(data)
         except BadHead as bad:
@@ -185,9 +193,44 @@ class Downstream(ClientConnection):
         return rest
 
     def _take(self, message: RawRequestMessage | BadHead, body: Upload | Arrived) -> None:
-        self._messages.append((message, body))  # type: ignore[arg-type]
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
+        if waiter is None or waiter.done():
+            self._messages.append((message, body))  # type: ignore[arg-type]
+        elif isinstance(body, Arrived) and not (self._offered or isinstance(message, BadHead)):
+            self._serve_now(Request(self, message, body), waiter)
+        else:
+            self._messages.append((message, body))  # type: ignore[arg-type]
+            waiter.set_result(None)
+
+    def _serve_now(self, request: Request, waiter: asyncio.Future[None]) -> None:
+        """Serve it in this turn of the loop as far as nothing has to be waited for; the task goes on where it has.
+
+        Nobody waits for the next request then, so that aiohttp's keep-alive timer and what is read meanwhile see a
+        connection at work.
+        """
+        self.busy = True
+        self._begun = request
+        self._waiter = None
+        self._parked = waiter
+        if not self._begin(request):
+            self._parked = None
+            waiter.set_result(None)
+
+    def answered(self, request: Request) -> None:
+        """The answer to a request that no task waits for is over."""
+        waiter, self._parked = self._parked, None
+        if waiter is None or waiter.done():  # the task was woken by something else and sees for itself
+            return
+        if not (request.keep_alive and not self._paused and self.transport is not None and request.app.end(request)):
+            waiter.set_result(None)
+            return
+        self._begun = None
+        known = self._known
+        if known is not None and known.message is request.message and known.fields is None:
+            self._know(known, request)
+        self._rest()
+        self._waiter = waiter
+        if self._messages:
             waiter.set_result(None)
 
     def _read_body(self, body: Body, data: bytes) -> bytes:
@@ -248,6 +291,7 @@ class Downstream(ClientConnection):
 
     def turn_away(self, serve: Handler, within_s: float) -> None:
         """There is no room for this client: `serve` its next request, if that comes in time, and close."""
+        self._begin = _in_its_turn
         self._serve = serve
         self.last = True
         self._loop.call_later(within_s, self.close_when_idle)
@@ -267,41 +311,58 @@ class Downstream(ClientConnection):
                     self._waiter = loop.create_future()
                     try:
                         await self._waiter
+                    except asyncio.CancelledError:
+                        task = asyncio.current_task()
+                        if self._begun is None or task is None:
+                            raise
+                        task.uncancel()
+                        task.cancel()  # the request, where it waits
                     finally:
-                        self._waiter = None
+                        self._waiter = self._parked = None
                 self.busy = True
-                message, body = self._messages.popleft()
-                if self._backlog and self._body is None and not self._offered and len(self._messages) == _AHEAD_AGAIN:
-                    loop.call_soon(self._read_on)  # in a turn of its own, or thousands of requests would have one
-                if not await self._serve_one(message, body):  # type: ignore[arg-type]
+                request, self._begun = self._begun or self._next(), None
+                if not await self._serve_one(request):
                     break
                 if self._paused and not await self._drained():
                     break
-                self.busy = False
                 if self._offered and not self._messages:  # nobody took it up, and HTTP goes on (RFC 9110 7.8)
                     self._offered = False
                     self._read_on()
-                self._active_at = now = loop.time()
-                self._next_keepalive_close_time = now + self._keepalive_timeout
-                if self._keepalive_handle is None:
-                    self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
-                if self._heads.begun:
-                    self._limit_head()
+                self._rest()
         finally:
             self.busy = False
             if self.transport is not None:
                 self._end(self.transport)
 
-    async def _serve_one(self, message: Any, body: Upload | Arrived) -> bool:
+    def _next(self) -> Request:
+        """The next of the requests that were read ahead."""
+        message: Any
+        body: Any
+        message, body = self._messages.popleft()
+        if self._backlog and self._body is None and not self._offered and len(self._messages) == _AHEAD_AGAIN:
+            self._loop.call_soon(self._read_on)  # in a turn of its own, or thousands of requests would have one
+        if not isinstance(message, BadHead):
+            return Request(self, message, body)
+        request = Request(self, message.message, body)
+        request.error = message.error
+        return request
+
+    def _rest(self) -> None:
+        """No request is being served; the time of an idle connection begins."""
+        self.busy = False
+        self._active_at = now = self._loop.time()
+        self._next_keepalive_close_time = now + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        if self._heads.begun:
+            self._limit_head()
+
+    async def _serve_one(self, request: Request) -> bool:
         """Serve one request; whether the connection can take another."""
-        if isinstance(message, BadHead):
-            request = Request(self, message.message, body)
-            request.error = message.error
-        else:
-            request = Request(self, message, body)
+        body = request.payload
         reply = await self._serve(request)
         known = self._known
-        if known is not None and known.message is message and known.fields is None:
+        if known is not None and known.message is request.message and known.fields is None:
             self._know(known, request)
         transport = self.transport
         if transport is None or transport.is_closing():
@@ -360,6 +421,11 @@ class Downstream(ClientConnection):
             lingering.set_result(None)
 
 
+def _in_its_turn(request: Request) -> bool:
+    """Begin nothing before the task serves it."""
+    return False
+
+
 class Server(web.Server):
     """aiohttp's low-level server with `Downstream` for its protocol."""
 
@@ -368,14 +434,20 @@ class Server(web.Server):
         serve: Handler,
         refuse: Handler,
         limit: ClientLimit,
+        begin: Callable[[Request], bool] = _in_its_turn,
         *,
         write_idle_s: float,
         keepalive_s: float,
         head_limit_bytes: int,
         **kwargs: Any,
     ) -> None:
-        """`refuse` serves the one request of a client for whom `limit` has no room; the rest is for `allow`."""
+        """`begin` does what needs no waiting of a request whose body is here, and says whether an answer is under way.
+
+        `serve` does the rest, or all of it. `refuse` serves the one request of a client for whom `limit` has no room;
+        the rest is for `allow`.
+        """
         super().__init__(serve, handler_cancellation=True, **kwargs)  # type: ignore[arg-type]
+        self.begin = begin
         self.serve = serve
         self.limit = limit
         self._refuse = refuse

@@ -60,6 +60,7 @@ class RequestFields:
     """The facts of one request's fields, and those that go upstream; one pass over the raw pairs."""
 
     __slots__ = (
+        "allowed",
         "around_length",
         "authorization",
         "chunked",
@@ -82,6 +83,7 @@ class RequestFields:
     def __init__(self, raw_headers: RawHeaders, strip: frozenset[bytes]) -> None:
         """`strip` is lower case: the operator's STRIP_REQUEST_HEADERS."""
         self.around_length: tuple[bytes, bytes] | None = None
+        self.allowed = False  # a head with these fields has passed every check of the chain
         self.client = ""  # behind the proxies that are believed; only where there are any
         self.content_length: int | None = None
         self.content_type = b""

@@ -92,6 +92,7 @@ class Gateway:
             self._serve,
             self._refuse,
             ClientLimit(self._most_clients()),
+            self._begin,
             write_idle_s=config.timeouts.write_idle_s,
             keepalive_s=config.timeouts.client_keepalive_s,
             head_limit_bytes=config.header_limit_bytes,
@@ -115,8 +116,12 @@ class Gateway:
         self.telemetry.running.start(loop)
         self.app.start()
 
+    def _begin(self, request: Request) -> bool:
+        return self.app.begin(request)
+
     def _serve(self, request: Request) -> Coroutine[Any, Any, Reply | None]:
-        return self.app.serve(request)  # type: ignore[return-value]
+        app: App = request.app or self.app
+        return app.serve(request)  # type: ignore[return-value]
 
     def _refuse(self, request: Request) -> Coroutine[Any, Any, Reply | None]:
         return self.app.refuse(request)  # type: ignore[return-value]

@@ -72,8 +72,7 @@ class Forwarder:
         Raises GatewayError when no response head went out.
         """
         request, choice = outgoing.request, outgoing.choice
-        if request.fields.request_id is not None and self._telemetry.running.came_back(request.record):
-            raise RequestCameBack
+        self._refuse_own(request)
         left = self._retry.max_retries
         fresh = not outgoing.replayable
         held = outgoing.body is None or outgoing.spool is not None
@@ -82,8 +81,9 @@ class Forwarder:
         failed: list[Instance] = []  # a request counts once for an instance's breaker, however often it is tried there
         moved = False
         while True:
+            begun, outgoing.begun = outgoing.begun, None
             try:
-                instance, admission = choice.admitted()
+                instance, admission = choice.admitted() if begun is None else (begun.instance, begun.admission)
             except CircuitOpen:
                 if last is None:
                     request.record.instance = choice.instances[0].name
@@ -94,7 +94,8 @@ class Forwarder:
             if last is not None:
                 request.record.retries += 1
                 self._telemetry.retries[last.instance.name] += 1
-            last = await self._attempt(outgoing, instance, admission, failed, fresh=fresh)
+            relay = begun or self._relay(outgoing, instance, admission)
+            last = await self._attempt(outgoing, relay, failed, fresh=fresh, begun=begun is not None)
             outcome = last.outcome
             if outcome is Outcome.ANSWERED:
                 return
@@ -129,40 +130,83 @@ class Forwarder:
             request.record.blame("upstream", error.code)
         raise error
 
+    def begin(self, outgoing: Outgoing) -> bool:
+        """Make the first attempt where that needs no waiting: the breaker is closed and a connection idle.
+
+        False where it does, with nothing done; raises as `forward`. When the answer is over `end` takes account of it,
+        or `forward` goes on.
+        """
+        instance = outgoing.choice.instances[0]
+        self._refuse_own(outgoing.request)
+        if not (outgoing.replayable and instance.breaker.closed):
+            return False
+        head = self._head(outgoing, instance)
+        channel = instance.pool.take()
+        if channel is None:
+            return False
+        outgoing.begun = relay = self._relay(outgoing, instance, instance.breaker.ordinary)
+        relay.begin(channel, (head, *outgoing.parts))
+        return True
+
+    def end(self, outgoing: Outgoing) -> bool:
+        """Take account of the attempt that `begin` made and that is over; False where it was not simply answered."""
+        relay = outgoing.begun
+        if relay is None or relay.error is not None or relay.refusal is not None or relay.failed:
+            return False
+        relay.finish()
+        self._judge_answer(outgoing, relay)
+        relay.instance.requests.leave()
+        return True
+
+    def _refuse_own(self, request: Request) -> None:
+        """Raises RequestCameBack for one that runs here already, and was sent to an instance that leads back here."""
+        if request.fields.request_id is not None and self._telemetry.running.came_back(request.record):
+            raise RequestCameBack
+
+    @staticmethod
+    def _relay(outgoing: Outgoing, instance: Instance, admission: Admission) -> Relay:
+        """For an attempt, which begins to count here."""
+        relay = outgoing.relay(outgoing.request, instance)
+        relay.admission = admission
+        relay.failures = instance.health.failures
+        outgoing.request.record.instance = instance.name
+        instance.requests.enter()
+        return relay
+
     async def _attempt(
-        self, outgoing: Outgoing, instance: Instance, admission: Admission, failed: list[Instance], *, fresh: bool
+        self, outgoing: Outgoing, relay: Relay, failed: list[Instance], *, fresh: bool, begun: bool
     ) -> Attempt:
         """Try one instance; whatever happens the breaker has its verdict and the count is given back."""
-        relay = outgoing.relay(outgoing.request, instance)
-        outgoing.request.record.instance = instance.name
-        failures = instance.health.failures
-        instance.requests.enter()
+        instance, admission = relay.instance, relay.admission
         try:
             with admission:
-                try:
-                    channel = None if fresh else instance.pool.take()
-                    if channel is None:
-                        channel = await self._connect(outgoing.request, instance)
-                except (ConnectError, UpstreamTimeout) as exc:
-                    outcome = Outcome.NOT_CONNECTED if isinstance(exc, ConnectError) else Outcome.FAILED
-                    self._unreachable(instance, admission, exc, failed)
-                    return Attempt(instance, outcome, relay, exc)
-                if admission.trial:
-                    relay.trial = admission
-                error = await relay.run(channel, self._head(outgoing, instance), outgoing.parts, outgoing.body)
+                if begun:
+                    error = await relay.ended()
+                else:
+                    try:
+                        channel = None if fresh else instance.pool.take()
+                        if channel is None:
+                            channel = await self._connect(outgoing.request, instance)
+                    except (ConnectError, UpstreamTimeout) as exc:
+                        outcome = Outcome.NOT_CONNECTED if isinstance(exc, ConnectError) else Outcome.FAILED
+                        self._unreachable(instance, admission, exc, failed)
+                        return Attempt(instance, outcome, relay, exc)
+                    if admission.trial:
+                        relay.trial = admission
+                    error = await relay.run(channel, self._head(outgoing, instance), outgoing.parts, outgoing.body)
                 if isinstance(error, ConnectError):
                     self._unreachable(instance, admission, error, failed)
                     return Attempt(instance, Outcome.NOT_CONNECTED, relay, error)
                 if error is None and relay.refusal is None:
-                    self._judge_answer(outgoing, instance, admission, relay, failures)
+                    self._judge_answer(outgoing, relay)
                     return Attempt(instance, Outcome.ANSWERED, relay)
                 if error is None:
-                    return self._refused(outgoing, instance, admission, relay, failures)
+                    return self._refused(outgoing, relay)
                 if isinstance(error, StaleConnection):  # closing an idle connection is no failure
                     return Attempt(instance, Outcome.STALE, relay, error)
                 # One that closes on an upload that is still coming may refuse it so: over TLS its answer is lost with
                 # the reset. One client's uploads must not shut it for all.
-                if isinstance(error, UpstreamError) and (channel.sent or error.code != "connection_terminated"):
+                if isinstance(error, UpstreamError) and (relay.channel.sent or error.code != "connection_terminated"):
                     now = monotonic()
                     admission.failed(now, error.code)
                     instance.demotion.failed(now)
@@ -204,11 +248,9 @@ class Forwarder:
         instance.health.failed(error.code)
 
     @staticmethod
-    def _judge_answer(
-        outgoing: Outgoing, instance: Instance, admission: Admission, relay: Relay, failures: int
-    ) -> None:
+    def _judge_answer(outgoing: Outgoing, relay: Relay) -> None:
         """What an answer that went to the client says of the instance."""
-        status, now = relay.status, monotonic()
+        instance, admission, status, now = relay.instance, relay.admission, relay.status, monotonic()
         if relay.failed or status in INSTANCE_FAILURES:
             admission.failed(now, relay.failed or f"status {status}")
             instance.demotion.failed(now)
@@ -225,12 +267,11 @@ class Forwarder:
         if not health.settled:
             if health.key_refused and outgoing.request.route.below_base and status != _FORBIDDEN:
                 health.accept_key()
-            health.ok(failures)
+            health.ok(relay.failures)
 
-    def _refused(
-        self, outgoing: Outgoing, instance: Instance, admission: Admission, relay: Relay, failures: int
-    ) -> Attempt:
+    def _refused(self, outgoing: Outgoing, relay: Relay) -> Attempt:
         """The instance is there and took no work: no failure for the breaker, and no success but for a trial."""
+        instance, admission = relay.instance, relay.admission
         outcome, now = relay.refusal, monotonic()
         assert outcome is not None
         health, bound = instance.health, outgoing.choice.bound
@@ -249,7 +290,7 @@ class Forwarder:
             if admission.trial:
                 admission.succeeded(now)
             if not health.settled:
-                health.ok(failures)
+                health.ok(relay.failures)
         return Attempt(instance, outcome, relay, error)
 
     async def _back_off(self, request: Request, attempt: int) -> None:

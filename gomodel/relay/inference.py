@@ -14,7 +14,7 @@ from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..balancing.stored_responses import Affinity
 from ..downstream.body import RequestBody
-from ..downstream.request import Request
+from ..downstream.request import Arrived, Request
 from ..downstream.spool import Spool
 from ..errors import GatewayError, ModelRequired, NotFound, Overloaded, UnsupportedCoding
 from ..routes.router import Kind, Route
@@ -25,6 +25,9 @@ from ..upstream.instance import Instance
 from .forward import Forwarder
 from .learning import LearningRelay
 from .outgoing import Outgoing
+
+# Responses made here are stored, and later requests may name them.
+_STORING = "/v1/responses"
 
 _Found_co = TypeVar("_Found_co", covariant=True)
 _Result = TypeVar("_Result")
@@ -65,26 +68,49 @@ class Inference:
         selector = usual(held)
         if selector is None:
             selector, held = await self._scan(body, held)
-        removed = 0
         choice = await self._choose(selector, request.route)
-        if selector is not None and choice.bound:
-            start = selector.start
-            removed = prefix_length(bytes(held[start : selector.end]))
-            if isinstance(held, bytearray):
-                del held[start : start + removed]  # moves what stands behind it, and copies nothing else
-            else:
-                held = held[:start] + held[start + removed :]
+        held, removed = _without_prefix(held, selector, choice)
         request.record.model = choice.model
-        stored = request.route.template == "/v1/responses"
-        if stored and len(choice.instances) > 1:
+        if request.route.template == _STORING and len(choice.instances) > 1:
             await self._continuing(request, choice, held, body)
             return
-        rest = None if body.exhausted else body
-        outgoing = Outgoing(request, choice, held, rest, removed_bytes=removed, replayable=request.route.replayable)
+        outgoing = self._outgoing(request, choice, held, None if body.exhausted else body, removed)
         del held  # `outgoing` lets go of it when it is sent
-        if stored:
-            outgoing.relay = self._learning
         await self._forwarder.forward(outgoing)
+
+    def at_hand(self, request: Request) -> Outgoing | None:
+        """What `handle` would send of a body that came whole with its head; None where it has to wait, or to read more.
+
+        Raises what `handle` raises.
+        """
+        fields, payload = request.fields, request.payload
+        if fields.content_coding or fields.content_type[:19].lower() == b"multipart/form-data":
+            return None
+        assert isinstance(payload, Arrived)
+        held: bytes | bytearray = payload.data
+        size = len(held)
+        if size > self._limit:
+            return None
+        selector = usual(held)
+        if selector is None:
+            return None
+        choice = self._providers.resolve(selector.value)
+        if choice is None or (request.route.template == _STORING and len(choice.instances) > 1):
+            return None
+        payload.data = b""
+        held, removed = _without_prefix(held, selector, choice)
+        request.record.bytes_in = size
+        request.record.model = choice.model
+        return self._outgoing(request, choice, held, None, removed)
+
+    def _outgoing(
+        self, request: Request, choice: Choice, held: bytes | bytearray, rest: RequestBody | None, removed: int
+    ) -> Outgoing:
+        route = request.route
+        outgoing = Outgoing(request, choice, held, rest, removed_bytes=removed, replayable=route.replayable)
+        if route.template == _STORING:
+            outgoing.relay = self._learning
+        return outgoing
 
     async def _form(self, request: Request, body: RequestBody) -> None:
         """A form: file parts before the `model` field wait in a spool, those after it stream through."""
@@ -228,6 +254,20 @@ class Inference:
                 await asyncio.sleep(0)
                 found = scan.feed(b"")
         return found
+
+
+def _without_prefix(
+    held: bytes | bytearray, selector: Selector | None, choice: Choice
+) -> tuple[bytes | bytearray, int]:
+    """The body as the instance gets it, and how many bytes were cut out of it."""
+    if selector is None or not choice.bound:
+        return held, 0
+    start = selector.start
+    removed = prefix_length(bytes(held[start : selector.end]))
+    if isinstance(held, bytearray):
+        del held[start : start + removed]  # moves what stands behind it, and copies nothing else
+        return held, removed
+    return held[:start] + held[start + removed :], removed
 
 
 def _spooled(request: Request, choice: Choice, spool: Spool, body: RequestBody, removed: int = 0) -> Outgoing:

@@ -51,7 +51,7 @@ class LearningRelay(Relay):
         self._seen += data[:_LOOK_BYTES]
         found = _ID.search(self._seen)
         if found is not None:
-            affinity.learn(found[1].decode(), self._instance)
+            affinity.learn(found[1].decode(), self.instance)
         if found is not None or len(self._seen) >= _LOOK_BYTES:
             self._affinity = None
             self._seen = b""

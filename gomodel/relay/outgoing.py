@@ -17,6 +17,7 @@ class Outgoing:
     """What is to be sent, and how its answer is to be taken."""
 
     __slots__ = (
+        "begun",
         "body",
         "choice",
         "parts",
@@ -54,6 +55,7 @@ class Outgoing:
         self.spool: Spool | None = None  # where all of `body` waits, so that it can be read again
         self.relay = relay
         self.upgrade = upgrade
+        self.begun: Relay | None = None  # a first attempt that goes on
         self.tail: str = request.route.tail
         self.parts: list[bytes | bytearray] = [held]  # emptied when they are sent and more of the body follows
         if request.fields.chunked:

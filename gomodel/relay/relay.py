@@ -8,6 +8,7 @@ callbacks, in the loop turn in which the bytes arrived; the request's task sleep
 import asyncio
 import logging
 from bisect import bisect_left
+from collections.abc import Sequence
 from time import monotonic
 
 from aiohttp.http import RawResponseMessage
@@ -48,22 +49,26 @@ class Relay:
 
     __slots__ = (
         "_answered_early",
-        "_channel",
         "_chunked",
         "_close_delimited",
         "_done",
         "_event_stream",
         "_frame",
         "_held",
-        "_instance",
         "_last",
         "_loop",
+        "_over",
         "_protocol",
         "_record",
         "_request",
         "_upload",
         "_withheld",
+        "admission",
+        "channel",
+        "error",
         "failed",
+        "failures",
+        "instance",
         "refusal",
         "status",
         "trial",
@@ -73,10 +78,14 @@ class Relay:
         self._request = request
         self._protocol = request.protocol
         self._record = request.record
-        self._instance = instance
+        self.instance = instance
         self._loop = asyncio.get_running_loop()
-        self._done: asyncio.Future[GatewayError | None]
-        self._channel: Channel
+        self._done: asyncio.Future[None] | None = None  # of the task that waits for the end, if one does
+        self._over = False
+        self.error: GatewayError | None = None  # why it is over when no head went out
+        self.channel: Channel
+        self.admission: Admission
+        self.failures = 0  # of the instance's health when the attempt began
         self._upload: asyncio.Task[None] | None = None
         self._chunked = False
         self._close_delimited = False
@@ -94,40 +103,61 @@ class Relay:
     async def run(
         self, channel: Channel, head: bytes, parts: list[bytes | bytearray], body: Source | None
     ) -> GatewayError | None:
-        """Send `head` and `parts`, then what `body` still brings; move the response. The failure if no head went out.
+        """Send `head` and `parts`, then what `body` still brings; move the response and wait for its end like `ended`.
 
         Of a body that still comes `parts` is emptied: it cannot be sent again, and what was sent is not to be kept.
-        Returns None as well when the answer is a `refusal`, of which the client has seen nothing yet. A cancelled run,
-        which is how a client's leaving arrives, closes the upstream connection at once.
         """
-        self._channel = channel
         self._done = self._loop.create_future()
-        self._record.enter(Phase.HEAD, monotonic(), self)
-        self._protocol.feeder = self
-        channel.begin(self, (head, *parts), sent=body is None, head_only=self._request.method == "HEAD")
-        if body is not None and not self._done.done():
+        self.begin(channel, (head, *parts), sent=body is None)
+        if body is not None and not self._over:
             parts.clear()
             self._upload = self._loop.create_task(self._send(body))
             self._upload.add_done_callback(self._sent)
+        return await self.ended()
+
+    def begin(self, channel: Channel, parts: Sequence[bytes | bytearray], *, sent: bool = True) -> None:
+        """Send `parts`, which are all of the request where it is `sent`; the response moves by itself from here on.
+
+        Where no task waits for its end the client's connection is told of it.
+        """
+        self.channel = channel
+        self._record.enter(Phase.HEAD, monotonic(), self)
+        self._protocol.feeder = self
+        channel.begin(self, parts, sent=sent, head_only=self._request.method == "HEAD")
+
+    async def ended(self) -> GatewayError | None:
+        """Wait for the end of the response. Returns the failure if no head went out.
+
+        Returns None as well when the answer is a `refusal`, of which the client has seen nothing yet. A cancelled wait,
+        which is how a client's leaving arrives, closes the upstream connection at once.
+        """
         try:
-            return await self._done
+            if not self._over:
+                if self._done is None:
+                    self._done = self._loop.create_future()
+                await self._done
+            return self.error
         except asyncio.CancelledError:
-            if self._record.aborted and self.status and self._done.cancelled():
+            if self._record.aborted and self.status and self._done is not None and self._done.cancelled():
                 self._interrupt()
             raise
         finally:
-            self._protocol.feeder = None
-            self._record.owner = None
-            if channel.sink is self:
-                channel.discard()
+            self.finish()
             if self._upload is not None and not self._upload.done():
                 # A wait, even for what is done, is a turn in which the client's connection may be lost and cancel this.
                 self._upload.cancel()
                 await asyncio.wait((self._upload,))
 
+    def finish(self) -> None:
+        """Let go of both connections once it is over; one that still brings a response is closed."""
+        self._protocol.feeder = None
+        self._record.owner = None
+        if self.channel.sink is self:
+            self.channel.discard()
+
     async def _send(self, body: Source) -> None:
         """The rest of the upload, at the pace of whoever is slower."""
-        channel, record = self._channel, self._record
+        channel, record = self.channel, self._record
         chunked = self._request.fields.chunked
         try:
             while piece := await body.read():
@@ -172,10 +202,10 @@ class Relay:
         now = monotonic()
         bodiless = request.method == "HEAD" or status in (204, 304)
         if request.http_10 and not (bodiless or fields.lengths or complete or self._protocol.resettable):
-            self._channel.discard()
+            self.channel.discard()
             self._end(OldHttp())
             return
-        if self._upload is not None and not (self._channel.sent or self.refusal):
+        if self._upload is not None and not (self.channel.sent or self.refusal):
             self._answered_early = True
         if self._answered_early:
             request.keep_alive = False
@@ -210,7 +240,7 @@ class Relay:
         if not keep_alive:
             parts.append(b"Connection: close\r\n")
             request.keep_alive = False
-        parts.append(b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (record.id.encode(), self._instance.label))
+        parts.append(b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (record.id.encode(), self.instance.label))
         if data:
             if self._chunked:
                 parts.append(b"%x\r\n%b\r\n" % (len(data), data))
@@ -236,7 +266,7 @@ class Relay:
             self._end(None)
 
     def _site(self) -> Site:
-        instance, route, transport = self._instance, self._request.route, self._channel.transport
+        instance, route, transport = self.instance, self._request.route, self.channel.transport
         url, hosts = instance.url, {instance.url.hostname or ""}
         peer = transport.get_extra_info("peername") if transport is not None else None
         if isinstance(peer, tuple):
@@ -254,7 +284,7 @@ class Relay:
             return
         now = monotonic()
         gap = now - record.since
-        gaps = self._instance.gaps
+        gaps = self.instance.gaps
         gaps.counts[bisect_left(SECONDS, gap)] += 1
         gaps.sum += gap
         record.since = now
@@ -276,7 +306,7 @@ class Relay:
             now = monotonic()
             if record.first_byte:
                 gap = now - record.since
-                gaps = self._instance.gaps
+                gaps = self.instance.gaps
                 gaps.counts[bisect_left(SECONDS, gap)] += 1
                 gaps.sum += gap
             else:
@@ -314,10 +344,10 @@ class Relay:
         self.refusal = refusals.refusal(message.code, data)
         if self.refusal is None:
             return False
-        self._answered_early = self._upload is not None and not self._channel.sent
+        self._answered_early = self._upload is not None and not self.channel.sent
         self._withheld = message, fields, data
         if not complete:
-            self._channel.discard()  # nobody is given this answer
+            self.channel.discard()  # nobody is given this answer
         self._end(None)
         return True
 
@@ -325,12 +355,12 @@ class Relay:
         """Give the client the refusal as it came, after all; not a 401, whose body nobody waited for."""
         assert self._withheld is not None
         message, fields, data = self._withheld
-        self._record.instance = self._instance.name
+        self._record.instance = self.instance.name
         self.on_response(message, fields, data, True)
 
     def on_failure(self, error: GatewayError) -> None:
         """The instance failed, or was found out."""
-        if self._done.done():
+        if self._is_over():
             return
         if not isinstance(error, (StaleConnection, ConnectError)):  # which may yet be made good
             self._record.blame("upstream", error.code)
@@ -341,15 +371,23 @@ class Relay:
     def on_writable(self) -> None:
         """The upload may go on; its task has been woken."""
 
+    def _is_over(self) -> bool:
+        return self._over or (self._done is not None and self._done.done())
+
     def _end(self, error: GatewayError | None) -> None:
-        if self._done.done():
+        if self._is_over():
             return
-        if error is None or not self.status:
-            self._done.set_result(error)
-            return
+        self._over = True
+        broken_off = error is not None and self.status
+        if not broken_off:
+            self.error = error
         # Before the connection is closed, whose loss cancels the task: it has yet to say whose failure this was.
-        self._done.set_result(None)
-        self._interrupt()
+        if self._done is not None:
+            self._done.set_result(None)
+        else:
+            self._protocol.answered(self._request)
+        if broken_off:
+            self._interrupt()
 
     def _interrupt(self) -> None:
         """After the head there is one honest answer left: say so where an event may stand, then break off."""
@@ -361,7 +399,7 @@ class Relay:
         if self._event_stream and at_event_boundary(self._sent_last()):
             route = self._request.route
             path = route.tail if route.below_base else ""
-            event = interruption_event(path, self._instance.name, self._record.aborted)
+            event = interruption_event(path, self.instance.name, self._record.aborted)
             transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
         protocol.truncate(close_delimited=self._close_delimited)
 
@@ -375,8 +413,8 @@ class Relay:
             self._request.keep_alive = False
             self._protocol.abort()
             return
-        name = self._instance.name
-        self._channel.discard()
+        name = self.instance.name
+        self.channel.discard()
         if phase is Phase.HEAD:
             self.on_failure(UpstreamTimeout(f"Instance '{name}' did not answer in time."))
         else:
@@ -385,14 +423,14 @@ class Relay:
     def hold(self) -> None:
         """The client does not read: stop reading the instance's answer."""
         self._held = True
-        if self._channel.sink is self:  # with all of it received the connection may be another request's already
-            self._channel.hold()
+        if self.channel.sink is self:  # with all of it received the connection may be another request's already
+            self.channel.hold()
         self._record.enter(Phase.WRITE, monotonic(), self)
 
     def release(self) -> None:
         """The client reads again."""
         self._held = False
-        if self._channel.sink is self:
-            self._channel.release()
+        if self.channel.sink is self:
+            self.channel.release()
         if self._record.phase is Phase.WRITE:
             self._record.enter(Phase.DATA, monotonic(), self)

@@ -70,8 +70,8 @@ class Tunnel(Relay):
             super().on_response(message, fields, data, complete)
             return
         if message.headers.get("Upgrade", "").lower() != "websocket":
-            self._channel.discard()
-            text = f"Instance '{self._instance.name}' switched to a protocol that nobody asked for."
+            self.channel.discard()
+            text = f"Instance '{self.instance.name}' switched to a protocol that nobody asked for."
             self.on_failure(UpstreamError(text, code="http_upgrade_failed"))
             return
         lines = fields.lines
@@ -91,7 +91,7 @@ class Tunnel(Relay):
         if self.trial is not None:
             self.trial.succeeded(now)
             self.trial = None
-        own = b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (record.id.encode(), self._instance.label)
+        own = b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (record.id.encode(), self.instance.label)
         transport = self._protocol.transport
         if transport is not None:
             transport.write(b"".join([status_line(101, message.reason), *lines, UPGRADE, own, data]))
@@ -121,7 +121,7 @@ class Tunnel(Relay):
             data = self._update.feed(data)
             if self._update.done:
                 self._update = None
-        channel = self._channel
+        channel = self.channel
         if data and channel.transport is not None:
             channel.transport.write(data)
             if channel.writing_paused:

@@ -79,7 +79,6 @@ class Breaker:
         "_doubtful",
         "_failures",
         "_name",
-        "_ordinary",
         "_successes",
         "_trial_at",
         "_vouched",
@@ -87,13 +86,14 @@ class Breaker:
         "closed",
         "failed_at",
         "opened_at",
+        "ordinary",
     )
 
     def __init__(self, config: BreakerConfig, name: str = "") -> None:
         """`name` is what the log calls the server."""
         self._config = config
         self._name = name
-        self._ordinary = Admission(self)
+        self.ordinary = Admission(self)  # of all that pass while it is closed
         self.closed = True
         self._failures = 0
         self._successes = 0
@@ -120,7 +120,7 @@ class Breaker:
         """Let a request pass, or not: None. While open it is a `Trial`, and the next one begins `timeout_s` later, even
         if this one is still waiting: one slow answer must not keep everybody else away."""
         if self.closed:
-            return self._ordinary
+            return self.ordinary
         if now < self._trial_at:
             return None
         self._trial_at = now + self._config.timeout_s

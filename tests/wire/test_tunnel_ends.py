@@ -54,7 +54,7 @@ async def test_little_is_held_of_what_either_end_does_not_read(gateway, make_ups
     for each in ends:
         assert await each.wire.blocked() < len(flood) / 2
     (downstream,) = handle.gateway._server.clients
-    held = [each.get_write_buffer_size() for each in (downstream.transport, downstream.feeder._channel.transport)]
+    held = [each.get_write_buffer_size() for each in (downstream.transport, downstream.feeder.channel.transport)]
     assert min(held) > 0
     assert max(held) < 400 << 10
     for task in both:
@@ -121,7 +121,7 @@ async def test_silence_both_ways_ends_after_the_limit_and_a_ping_puts_it_off(gat
 async def buffered(handle, sender, receiver):
     """Send until some of it waits in the gateway for `receiver`, who does not read, and nobody is held back yet."""
     (downstream,) = handle.gateway._server.clients
-    transport = downstream.transport if receiver == "client" else downstream.feeder._channel.transport
+    transport = downstream.transport if receiver == "client" else downstream.feeder.channel.transport
     while not transport.get_write_buffer_size():
         await sender.send(b"x" * 16_000)
         await let_peers_run()

@@ -107,7 +107,7 @@ async def test_a_client_is_held_back_as_long_as_the_instance_does_not_read(gatew
     (record,) = handle.gateway.telemetry.running.records
     (connection,) = handle.gateway._server.clients
     # What gomodel itself holds: one reader's and one writer's worth, however large the upload is.
-    assert connection._upload.waiting_bytes + record.owner._channel.transport.get_write_buffer_size() < 1 << 20
+    assert connection._upload.waiting_bytes + record.owner.channel.transport.get_write_buffer_size() < 1 << 20
     go.set()
     await sending
     assert (await client.read_response()).status == 200
