@@ -47,11 +47,11 @@ class BadHead(Exception):
 class HeadReader:
     """The heads of one connection, one after the other."""
 
-    __slots__ = ("_limit", "_parser", "begun", "ended")
+    __slots__ = ("_parser", "begun", "ended", "limit")
 
     def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop, limit_bytes: int) -> None:
         """`limit_bytes` is for a whole head, the request line included."""
-        self._limit = limit_bytes
+        self.limit = limit_bytes
         self.begun = bytearray()  # of a head whose end has not arrived
         self._parser = HttpRequestParser(
             protocol,
@@ -82,9 +82,9 @@ class HeadReader:
             head: bytes | bytearray = begun
         else:
             blank = _blank_line(data, start)
-            head = data[start : start + self._limit + 1] if blank is None else data[start : blank.end()]
+            head = data[start : start + self.limit + 1] if blank is None else data[start : blank.end()]
         end = blank.end() if blank else before + len(data)
-        if (end if before else end - start) > self._limit:
+        if (end if before else end - start) > self.limit:
             raise BadHead(self._too_large(head), head)
         self.ended = end - before
         try:
@@ -106,8 +106,8 @@ class HeadReader:
         return message
 
     def _too_large(self, head: bytes | bytearray) -> BadRequest:
-        said = f"is over the limit of {self._limit} bytes (HTTP_HEADER_LIMIT)."
-        if head.find(b"\n", 0, self._limit) < 0:
+        said = f"is over the limit of {self.limit} bytes (HTTP_HEADER_LIMIT)."
+        if head.find(b"\n", 0, self.limit) < 0:
             return UriTooLong(f"The request line {said}")
         return HeaderTooLarge(f"The request's header {said}")
 

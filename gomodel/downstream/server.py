@@ -27,7 +27,8 @@ from ..errors import BadRequest
 from ..host.bounded_reads import READ_BYTES, bound_reads
 from ..http1.framing import Body, Chunked, Sized
 from ..http1.head import RequestFields
-from ..http1.repeated_head import RepeatedHead, repeatable
+from ..http1.repeated_head import LIMIT_BYTES, RepeatedHead, repeatable
+from ..http1.similar_head import SimilarHead, similar
 from .client_limit import REFUSED_S, ClientLimit
 from .connection import ClientConnection
 from .request import Arrived, Handler, Request, Switched
@@ -52,12 +53,25 @@ _LENGTH_DIGITS = 18
 class _Known:
     """The last request's head, and what was made of it; `fields` is None until it has been served."""
 
-    __slots__ = ("fields", "head", "message")
+    __slots__ = ("_similar", "fields", "head", "message")
 
     def __init__(self, head: RepeatedHead, message: RawRequestMessage) -> None:
         self.head = head
         self.message = message
         self.fields: RequestFields | None = None
+        self._similar: SimilarHead | None = None  # made when a head comes that is not this one
+
+    def like(self, data: bytes, limit_bytes: int) -> int:
+        """Where the body begins in `data` if the head is like this one, whose fields become its; else 0."""
+        fields, found, raw = self.fields, self._similar, self.message.raw_headers
+        assert fields is not None
+        if found is None and raw:
+            head = self.head.with_length(fields.content_length or 0)
+            self._similar = found = similar(head, fields.varying(raw), min(LIMIT_BYTES, limit_bytes))
+            self.message = self.message._replace(raw_headers=())
+            fields.forwarded = []
+        start = found.match(data) if found is not None else 0
+        return start if start and found is not None and fields.vary(found.changed) else 0
 
 
 class Downstream(ClientConnection):
@@ -109,12 +123,18 @@ class Downstream(ClientConnection):
     def data_received(self, data: bytes) -> None:
         known, waiter = self._known, self._waiter
         if known is not None and known.fields is not None and waiter is not None and not waiter.done():
-            head = known.head
+            fields, head = known.fields, known.head
             start = head.match(data)
-            if start and len(data) - start == head.length:
-                known.fields.content_length = head.length
+            if start:
+                if fields.varied:
+                    fields.vary(())
+                    fields.varied = False
+                fields.content_length = head.length
+            else:
+                start = known.like(data, self._heads.limit)
+            if start and len(data) - start == fields.content_length:
                 self._misses = 0
-                self._serve_now(Request(self, known.message, Arrived(data[start:], known.fields)), waiter)
+                self._serve_now(Request(self, known.message, Arrived(data[start:], fields)), waiter)
                 return
         self._known = None
         if self._switched is not None:
@@ -388,9 +408,8 @@ class Downstream(ClientConnection):
             self._known = None
             return
         fields.write_once()
-        fields.forwarded = []
         known.fields = fields
-        known.message = request.message._replace(headers=NO_HEADERS, raw_headers=(), url=NO_URL)
+        known.message = request.message._replace(headers=NO_HEADERS, url=NO_URL)
 
     async def _linger(self, transport: asyncio.Transport, left: int) -> None:
         """Send a FIN and read on for a moment: closing over unread bytes would reset what was just written."""

@@ -42,6 +42,8 @@ _REQUEST_ID = re.compile(rb"(?!\.*\Z)[A-Za-z0-9._-]{1,128}")
 # version-traceid-parentid-flags (W3C Trace Context 3.2.2); goes on as it came, but only this is worth a word in a log.
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _LENGTH_DIGITS = 20
+# Of another length a parser is asked, as in `repeated_head`.
+_PLAIN_LENGTH = re.compile(rb"[1-9][0-9]{0,14}")
 
 _PLAIN, _DROP, _LENGTH, _CONNECTION, _CODING, _HOST_FIELD, _BEARER, _KEY, _ID, _EXPECT, _TYPE, _ENCODING, _TRACE = (
     range(13)
@@ -60,6 +62,11 @@ class RequestFields:
     """The facts of one request's fields, and those that go upstream; one pass over the raw pairs."""
 
     __slots__ = (
+        "_base",
+        "_kinds",
+        "_length_at",
+        "_lines",
+        "_places",
         "allowed",
         "around_length",
         "authorization",
@@ -78,11 +85,13 @@ class RequestFields:
         "origin",
         "request_id",
         "trace",
+        "varied",
     )
 
     def __init__(self, raw_headers: RawHeaders, strip: frozenset[bytes]) -> None:
         """`strip` is lower case: the operator's STRIP_REQUEST_HEADERS."""
         self.around_length: tuple[bytes, bytes] | None = None
+        self.varied = False  # by `vary`
         self.allowed = False  # a head with these fields has passed every check of the chain
         self.client = ""  # behind the proxies that are believed; only where there are any
         self.content_length: int | None = None
@@ -182,12 +191,59 @@ class RequestFields:
 
     def write_once(self) -> None:
         """Write the lines that go upstream around the digits of Content-Length, for a head that may come again."""
-        lines = [b"%b: %b\r\n" % pair for pair in self.forwarded]
+        self._lines = [b"%b: %b\r\n" % pair for pair in self.forwarded]
         at = next(at for at, (name, _) in enumerate(self.forwarded) if name.lower() == b"content-length")
-        self.around_length = (
-            b"".join(lines[:at]) + self.forwarded[at][0] + b": ",
-            b"\r\n" + b"".join(lines[at + 1 :]),
-        )
+        self._length_at = at
+        self._lines[at] = self.forwarded[at][0] + b": "
+        self._around(self._lines)
+
+    def _around(self, lines: list[bytes]) -> None:
+        at = self._length_at
+        self.around_length = b"".join(lines[: at + 1]), b"\r\n" + b"".join(lines[at + 1 :])
+
+    def varying(self, raw_headers: RawHeaders) -> list[bytes]:
+        """The name of each field that may have another value in a head that `vary` can take for this one, else b"".
+
+        Those that nothing here reads; and the length, the trace and the request id where they are the only ones of
+        their name. Where `client` is set a list of proxies said so. To be called after `write_once`.
+        """
+        names = [name.lower() for name, _ in raw_headers]
+        kinds = [_REQUEST_FIELDS.get(name, _PLAIN) for name in names]
+        self._kinds = kinds
+        places = {id(pair): at for at, pair in enumerate(self.forwarded)}
+        self._places = [places.get(id(pair), -1) for pair in raw_headers]
+        self._base = self.content_length or 0, self.trace, self.request_id
+        proxied = b"x-forwarded-for" if self.client else b""
+        return [
+            pair[0]
+            if (kind == _PLAIN and name != proxied) or (kind in (_LENGTH, _TRACE, _ID) and names.count(name) == 1)
+            else b""
+            for kind, name, pair in zip(kinds, names, raw_headers, strict=True)
+        ]
+
+    def vary(self, changed: Iterable[tuple[int, bytes]]) -> bool:
+        """Become the fields of a head that has these values in these places, and is the same but for them.
+
+        False for a length that wants a closer look; the fields are nobody's then.
+        """
+        lines = self._lines.copy()
+        self.content_length, self.trace, self.request_id = self._base
+        for at, value in changed:
+            kind, to = self._kinds[at], self._places[at]
+            if kind == _LENGTH:
+                if not _PLAIN_LENGTH.fullmatch(value):
+                    return False
+                self.content_length = int(value)
+                continue
+            if kind == _TRACE:
+                self.trace = value if _TRACEPARENT.fullmatch(value) else b""
+            elif kind == _ID:
+                self.request_id = value if _REQUEST_ID.fullmatch(value) else None
+            if to >= 0:
+                lines[to] = lines[to][: lines[to].index(b":")] + b": %b\r\n" % value
+        self._around(lines)
+        self.varied = True
+        return True
 
 
 def connection_options(values: Iterable[bytes]) -> set[bytes]:

@@ -24,6 +24,10 @@ class RepeatedHead:
         self._after = after
         self.length = 0
 
+    def with_length(self, length: int) -> bytes:
+        """The head with this Content-Length."""
+        return b"%b%d%b" % (self._before, length, self._after)
+
     def match(self, data: bytes) -> int:
         """Where the body begins in `data` if this head stands at its beginning, else 0."""
         before, after = self._before, self._after

@@ -10,7 +10,7 @@ from ..harness.gateway import env_for, start_gateway
 from ..harness.leaks import Records
 from ..harness.scripted import Fin, RawClient, SendPieces, Stall, chunked, head, request, response
 from ..harness.upstream import ScriptedUpstream
-from ..harness.verdicts import CHAT, KEPT, OK, aborted, ask, own_error, served
+from ..harness.verdicts import CHAT, KEPT, OK, aborted, access_lines, ask, own_error, served
 from ..process.test_server import configured
 
 FIELDS = [
@@ -112,9 +112,40 @@ async def test_heads_that_are_never_the_same_are_not_remembered_for_long(gateway
     client = await connect(handle)
     seen = []
     for number in range(12):
-        assert (await ask(client, chat(fields=[*FIELDS, ("X-N", str(number))]))).status == 200
+        assert (await ask(client, chat(fields=[*FIELDS, (f"X-{number}", "1")]))).status == 200
         seen.append(known(handle))
     assert (seen[0], seen[-1]) == (True, False)
+
+
+async def test_heads_that_differ_in_values_alone_are_known_and_reach_the_instance_as_they_came(
+    gateway, upstream, connect
+):
+    upstream.repeat(OK)
+    handle = await gateway(vllm=upstream)
+    client = await connect(handle)
+    traces = [f"00-{number:032x}-{number:016x}-01" for number in range(1, 13)]
+    for number, trace in enumerate(traces):
+        fields = [*FIELDS, ("traceparent", trace), ("X-Request-Id", f"r-{number}"), ("X-N", str(number))]
+        answer = await ask(client, chat("x" * number, fields))
+        assert (answer.status, answer.get("X-Request-Id")) == (200, f"r-{number}")
+        assert known(handle)
+    for number, seen in enumerate(upstream.requests):
+        assert (seen.get("traceparent"), seen.get("X-Request-Id")) == (traces[number], f"r-{number}")
+        assert (seen.get("X-N"), seen.body) == (str(number), b'{"model":"m","x":"%b"}' % (b"x" * number))
+    (client,) = handle.gateway._server.clients
+    assert client._misses == 0
+    lines = access_lines(handle)
+    assert [(line["request_id"], line["traceparent"]) for line in lines] == [
+        (f"r-{number}", trace) for number, trace in enumerate(traces)
+    ]
+
+
+async def test_a_key_that_differs_is_compared(gateway, upstream, connect):
+    upstream.repeat(OK)
+    client = await connect(await gateway(vllm=upstream, GOMODEL_MASTER_KEY="k"))
+    for key, status in (("k", 200), ("l", 401), ("k", 200), ("m", 401), ("", 401), ("k", 200)):
+        fields = [("Content-Type", "application/json"), ("X-Key", key), ("Authorization", f"Bearer {key}")]
+        assert (await ask(client, chat(fields=fields))).status == status
 
 
 LENGTH = ("content-length", "2")
