@@ -29,7 +29,7 @@ from .errors import (
     why_aborted,
 )
 from .http1.forwarded import TrustedProxies
-from .http1.head import RequestFields
+from .http1.request_fields import RequestFields
 from .relay.tunnel import wants_websocket
 from .routes.router import Kind, Router
 from .telemetry.counters import Telemetry

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from aiohttp.http import RawRequestMessage
 
 from ..errors import BadRequest
-from ..http1.head import RequestFields, status_line
+from ..http1.head import status_line
+from ..http1.request_fields import RequestFields
 from ..telemetry.record import Record
 from .upload import Upload
 

@@ -26,8 +26,8 @@ from aiohttp.http import HttpVersion11, RawRequestMessage
 from ..errors import BadRequest
 from ..host.bounded_reads import READ_BYTES, bound_reads
 from ..http1.framing import Body, Chunked, Sized
-from ..http1.head import RequestFields
 from ..http1.repeated_head import LIMIT_BYTES, RepeatedHead, repeatable
+from ..http1.request_fields import RequestFields
 from ..http1.similar_head import SimilarHead, similar
 from .client_limit import REFUSED_S, ClientLimit
 from .connection import ClientConnection

@@ -9,7 +9,7 @@ from aiohttp.http import RawResponseMessage
 
 from ..balancing.stored_responses import Affinity
 from ..downstream.request import Request
-from ..http1.head import ResponseFields
+from ..http1.response_fields import ResponseFields
 from ..upstream.instance import Instance
 from .relay import Relay
 

@@ -27,8 +27,9 @@ from ..errors import (
     StaleConnection,
     UpstreamTimeout,
 )
-from ..http1.head import ResponseFields, status_line
+from ..http1.head import status_line
 from ..http1.locations import Site, localised
+from ..http1.response_fields import ResponseFields
 from ..telemetry.counters import SECONDS
 from ..telemetry.record import Phase
 from ..upstream.breaker import Admission

@@ -11,7 +11,9 @@ from aiohttp.http import RawResponseMessage
 
 from ..downstream.request import Request
 from ..errors import ClientError, GatewayError, UpstreamError
-from ..http1.head import ResponseFields, connection_options, status_line
+from ..http1.head import status_line
+from ..http1.hop_by_hop import connection_options
+from ..http1.response_fields import ResponseFields
 from ..selector.realtime_event import SessionUpdate
 from ..telemetry.record import Phase
 from ..upstream.channel import Channel

@@ -25,8 +25,8 @@ from ..errors import ConnectError, GatewayError, StaleConnection, UpstreamError
 from ..host.bounded_reads import READ_BYTES, bound_reads
 from ..host.kernel import fail_when_silent, reset_on_close
 from ..http1.framing import Body, Chunked, Sized, UntilClose, whole_chunk
-from ..http1.head import ResponseFields
 from ..http1.repeated_head import RepeatedHead, repeatable
+from ..http1.response_fields import ResponseFields
 from .response_checks import distrust, parse_error
 
 # vLLM's embeddings with `encoding_format: bytes` send a header of 114 KB at 1,000 inputs; it grows with the input.

@@ -13,7 +13,7 @@ from time import monotonic
 from aiohttp.http import RawResponseMessage
 
 from ..errors import GatewayError, LoopDetected, Overloaded
-from ..http1.head import ResponseFields
+from ..http1.response_fields import ResponseFields
 from .channel import Channel
 from .health import FORGIVEN, State
 from .instance import Instance

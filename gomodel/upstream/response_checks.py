@@ -7,7 +7,7 @@ from aiohttp.http import HttpVersion10, HttpVersion11, RawResponseMessage
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
 from ..errors import UpstreamError
-from ..http1.head import ResponseFields
+from ..http1.response_fields import ResponseFields
 
 _VERSIONS = (HttpVersion10, HttpVersion11)
 # No body is longer; the parser lets 2**64 - 1 pass, its own word for none.

@@ -14,8 +14,9 @@ import atheris
 with atheris.instrument_imports(include=["gomodel"]):
     from gomodel.errors import ClientError
     from gomodel.http1.framing import Chunked, whole_chunk
-    from gomodel.http1.head import RequestFields, ResponseFields
     from gomodel.http1.repeated_head import repeatable
+    from gomodel.http1.request_fields import RequestFields
+    from gomodel.http1.response_fields import ResponseFields
     from gomodel.routes.router import Router
     from gomodel.selector.form import MultipartScan, boundary
     from gomodel.selector.previous_response import PreviousResponse

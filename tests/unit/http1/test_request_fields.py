@@ -5,7 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gomodel.errors import BadRequest
-from gomodel.http1.head import RequestFields, ResponseFields, connection_options, request_head
+from gomodel.http1.head import request_head
+from gomodel.http1.hop_by_hop import connection_options
+from gomodel.http1.request_fields import RequestFields
+from gomodel.http1.response_fields import ResponseFields
 
 NO_STRIP: frozenset[bytes] = frozenset()
 OWN = b"Host: vllm:8000\r\nAuthorization: Bearer k\r\n"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gomodel.http1.head import ResponseFields, status_line
+from gomodel.http1.head import status_line
+from gomodel.http1.response_fields import ResponseFields
 
 NAMES = [
     *("Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "TE", "Trailer"),

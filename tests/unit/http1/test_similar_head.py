@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from gomodel.downstream.request_head import BadHead, HeadReader
 from gomodel.errors import GatewayError
-from gomodel.http1.head import RequestFields, request_head
+from gomodel.http1.head import request_head
+from gomodel.http1.request_fields import RequestFields
 from gomodel.http1.similar_head import similar
 
 LIMIT = 2048

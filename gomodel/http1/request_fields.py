@@ -1,0 +1,249 @@
+"""Header fields of a client's request: which go to the instance, as raw bytes, and what the gateway reads in them.
+
+Decides what is dropped (RFC 9110 7.6.1, contract section 7), where a key may stand, and which heads are refused. Fields
+that cross keep their order, case, duplicates and every byte of their value. Pure; knows nothing of bodies or routes.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from ..errors import BadRequest
+from .hop_by_hop import HOP_BY_HOP, PROTECTED_OPTIONS, connection_options
+
+# The client's credentials are for the gateway; Host, Expect and the request id are written anew.
+NEVER_UPSTREAM = frozenset({b"host", b"authorization", b"x-api-key", b"api-key", b"cookie", b"expect", b"x-request-id"})
+# OpenAI's own name for it; the key stands behind it.
+SUBPROTOCOL_KEY = b"openai-insecure-api-key."
+
+# A reg-name, IPv4 or bracketed IP literal and an optional port (RFC 3986 3.2.2); no userinfo, which Host cannot have.
+_valid_host = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?").fullmatch
+# Not of dots alone: as the last segment of DELETE /admin/requests/{id}, "." and ".." would be another path.
+_valid_request_id = re.compile(rb"(?!\.*\Z)[A-Za-z0-9._-]{1,128}").fullmatch
+# version-traceid-parentid-flags (W3C Trace Context 3.2.2); goes on as it came, but only this is worth a word in a log.
+_valid_traceparent = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_MAX_LENGTH_DIGITS = 20
+# Of another length a parser is asked, as in `repeated_head`.
+_plain_length = re.compile(rb"[1-9][0-9]{0,14}").fullmatch
+
+# What is done with a field, by its name.
+(
+    _PLAIN,
+    _DROP,
+    _CONTENT_LENGTH,
+    _CONTENT_TYPE,
+    _HOST,
+    _AUTHORIZATION,
+    _API_KEY,
+    _TRANSFER_ENCODING,
+    _CONNECTION,
+    _REQUEST_ID,
+    _EXPECT,
+    _TRACEPARENT,
+    _ORIGIN,
+    _SUBPROTOCOLS,
+    _CONTENT_ENCODING,
+) = range(15)
+_KINDS: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP | NEVER_UPSTREAM, _DROP) | {
+    b"content-length": _CONTENT_LENGTH,
+    b"content-type": _CONTENT_TYPE,
+    b"host": _HOST,
+    b"authorization": _AUTHORIZATION,
+    b"x-api-key": _API_KEY,
+    b"api-key": _API_KEY,
+    b"transfer-encoding": _TRANSFER_ENCODING,
+    b"connection": _CONNECTION,
+    b"x-request-id": _REQUEST_ID,
+    b"expect": _EXPECT,
+    b"traceparent": _TRACEPARENT,
+    b"origin": _ORIGIN,
+    b"sec-websocket-protocol": _SUBPROTOCOLS,
+    b"content-encoding": _CONTENT_ENCODING,
+}
+
+
+class RequestFields:
+    """The facts of one request's fields, and those that go upstream; one pass over the raw pairs."""
+
+    __slots__ = (
+        "_base",
+        "_kinds",
+        "_length_at",
+        "_lines",
+        "_places",
+        "allowed",
+        "around_length",
+        "authorization",
+        "chunked",
+        "client",
+        "codings",
+        "content_coding",
+        "content_length",
+        "content_type",
+        "expect",
+        "forwarded",
+        "host",
+        "keys",
+        "offered",
+        "options",
+        "origin",
+        "request_id",
+        "trace",
+        "varied",
+    )
+
+    def __init__(self, raw_headers: Sequence[tuple[bytes, bytes]], strip: frozenset[bytes]) -> None:
+        """`strip` is lower case: the operator's STRIP_REQUEST_HEADERS."""
+        self.around_length: tuple[bytes, bytes] | None = None
+        self.varied = False  # by `vary`
+        self.allowed = False  # a head with these fields has passed every check of the chain
+        self.client = ""  # behind the proxies that are believed; only where there are any
+        self.content_length: int | None = None
+        self.content_type = b""
+        self.content_coding = b""
+        self.chunked = False
+        self.codings: list[bytes] = []
+        self.expect = b""
+        self.authorization: list[bytes] = []
+        self.keys: list[tuple[bytes, bytes]] = []  # by lower-case name, from every other place a key may stand in
+        self.offered: list[bytes] | None = None  # the WebSocket subprotocols besides the one that was a key
+        self.origin: bytes | None = None
+        self.request_id: bytes | None = None
+        self.host: bytes | None = None
+        self.options: list[bytes] = []
+        self.trace = b""
+        forwarded: list[tuple[bytes, bytes]] = []
+        kinds = _KINDS
+        for pair in raw_headers:
+            name = pair[0].lower()
+            kind = kinds.get(name, _PLAIN)
+            if kind == _PLAIN:
+                if name not in strip:
+                    forwarded.append(pair)
+            elif kind == _CONTENT_LENGTH:
+                # int() refuses thousands of digits, zeros too; `check` refuses what 64 bits do not need.
+                self.content_length = int(pair[1]) if len(pair[1]) <= _MAX_LENGTH_DIGITS else -1
+                forwarded.append(pair)
+            elif kind == _CONTENT_TYPE:
+                self.content_type = pair[1]
+                if name not in strip:
+                    forwarded.append(pair)
+            elif kind == _HOST:
+                self.host = pair[1]
+            elif kind == _AUTHORIZATION:
+                self.authorization.append(pair[1])
+            elif kind == _API_KEY:
+                self.keys.append((name, pair[1]))
+            elif kind == _TRANSFER_ENCODING:
+                self.codings.append(pair[1])
+                self.chunked = True
+            elif kind == _CONNECTION:
+                self.options.append(pair[1])
+            elif kind == _REQUEST_ID:
+                self.request_id = pair[1] if _valid_request_id(pair[1]) else None
+            elif kind == _EXPECT:
+                self.expect = pair[1]
+            elif kind == _TRACEPARENT:
+                self.trace = pair[1] if _valid_traceparent(pair[1]) else b""
+                if name not in strip:
+                    forwarded.append(pair)
+            elif kind == _ORIGIN:
+                self.origin = pair[1]
+                if name not in strip:
+                    forwarded.append(pair)
+            elif kind == _SUBPROTOCOLS:
+                offer = self._without_key(pair[1])
+                if offer and name not in strip:
+                    forwarded.append((pair[0], offer))
+            elif kind == _CONTENT_ENCODING:
+                if pair[1].lower() not in (b"", b"identity"):
+                    self.content_coding += b", " * bool(self.content_coding) + pair[1]
+                if name not in strip:
+                    forwarded.append(pair)
+        self.forwarded = forwarded
+
+    def _without_key(self, offer: bytes) -> bytes:
+        """The WebSocket subprotocols offered, without the key that a browser can send in no other place."""
+        protocols = [each.strip(b" \t") for each in offer.split(b",")]
+        others = [each for each in protocols if not each.startswith(SUBPROTOCOL_KEY)]
+        if len(others) == len(protocols):
+            return offer
+        self.keys += [(SUBPROTOCOL_KEY, each[len(SUBPROTOCOL_KEY) :]) for each in protocols if each not in others]
+        self.offered = (self.offered or []) + others
+        return b", ".join(others)
+
+    def check(self, http_10: bool) -> None:
+        """Refuse what aiohttp accepts and another server may read differently.
+
+        Raises BadRequest: a transfer coding but `chunked` (RFC 9112 6.1), any in HTTP/1.0 or beside a Content-Length,
+        one of more than 20 digits, an invalid Host (RFC 9112 3.2), a Connection option that names a field which frames
+        or routes.
+        """
+        if self.content_length == -1:
+            raise BadRequest("Invalid Content-Length header.")
+        if self.codings and self.content_length is not None:
+            raise BadRequest("Send Content-Length or Transfer-Encoding, not both.")
+        if self.codings and (http_10 or len(self.codings) > 1 or self.codings[0].lower() != b"chunked"):
+            raise BadRequest("Unsupported Transfer-Encoding; send 'chunked' alone, with HTTP/1.1.")
+        if self.host is not None and not _valid_host(self.host):
+            raise BadRequest("Invalid Host header.")
+        if self.options:
+            named = connection_options(self.options)
+            if named & PROTECTED_OPTIONS:
+                raise BadRequest("The Connection header names a field that frames or routes the request.")
+            self.forwarded = [pair for pair in self.forwarded if pair[0].lower() not in named]
+
+    def write_once(self) -> None:
+        """Write the lines that go upstream around the digits of Content-Length, for a head that may come again."""
+        self._lines = [b"%b: %b\r\n" % pair for pair in self.forwarded]
+        at = next(at for at, (name, _) in enumerate(self.forwarded) if name.lower() == b"content-length")
+        self._length_at = at
+        self._lines[at] = self.forwarded[at][0] + b": "
+        self._around(self._lines)
+
+    def _around(self, lines: list[bytes]) -> None:
+        at = self._length_at
+        self.around_length = b"".join(lines[: at + 1]), b"\r\n" + b"".join(lines[at + 1 :])
+
+    def varying(self, raw_headers: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+        """The name of each field that may have another value in a head that `vary` can take for this one, else b"".
+
+        Those that nothing here reads; and the length, the trace and the request id where they are the only ones of
+        their name. Where `client` is set a list of proxies said so. To be called after `write_once`.
+        """
+        names = [name.lower() for name, _ in raw_headers]
+        kinds = [_KINDS.get(name, _PLAIN) for name in names]
+        self._kinds = kinds
+        places = {id(pair): at for at, pair in enumerate(self.forwarded)}
+        self._places = [places.get(id(pair), -1) for pair in raw_headers]
+        self._base = self.content_length or 0, self.trace, self.request_id
+        proxied = b"x-forwarded-for" if self.client else b""
+        return [
+            pair[0]
+            if (kind == _PLAIN and name != proxied) or (kind in (_CONTENT_LENGTH, _TRACEPARENT, _REQUEST_ID) and names.count(name) == 1)
+            else b""
+            for kind, name, pair in zip(kinds, names, raw_headers, strict=True)
+        ]
+
+    def vary(self, changed: Iterable[tuple[int, bytes]]) -> bool:
+        """Become the fields of a head that has these values in these places, and is the same but for them.
+
+        False for a length that wants a closer look; the fields are nobody's then.
+        """
+        lines = self._lines.copy()
+        self.content_length, self.trace, self.request_id = self._base
+        for at, value in changed:
+            kind, to = self._kinds[at], self._places[at]
+            if kind == _CONTENT_LENGTH:
+                if not _plain_length(value):
+                    return False
+                self.content_length = int(value)
+                continue
+            if kind == _TRACEPARENT:
+                self.trace = value if _valid_traceparent(value) else b""
+            elif kind == _REQUEST_ID:
+                self.request_id = value if _valid_request_id(value) else None
+            if to >= 0:
+                lines[to] = lines[to][: lines[to].index(b":")] + b": %b\r\n" % value
+        self._around(lines)
+        self.varied = True
+        return True

@@ -1,0 +1,115 @@
+"""Header fields of an instance's response: which go to the client, as raw bytes, and what the gateway reads of them.
+
+Decides what is dropped (RFC 9110 7.6.1, contract section 7). Fields that cross keep their order, case, duplicates and
+every byte of their value. Pure; knows nothing of bodies, and not of what the gateway adds.
+"""
+
+from collections.abc import Sequence
+
+from .hop_by_hop import HOP_BY_HOP, PROTECTED_OPTIONS, connection_options
+from .locations import LOCATING_FIELDS
+
+# The gateway writes its own.
+NEVER_DOWNSTREAM = frozenset({b"x-request-id", b"x-gomodel-provider"})
+
+# What is done with a field, by its name.
+(
+    _PLAIN,
+    _DROP,
+    _CONTENT_LENGTH,
+    _CONTENT_TYPE,
+    _DATE,
+    _CACHE_CONTROL,
+    _ACCEL_BUFFERING,
+    _CONTENT_ENCODING,
+    _LOCATING,
+    _CONNECTION,
+    _TRANSFER_ENCODING,
+) = range(11)
+_KINDS: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP | NEVER_DOWNSTREAM, _DROP) | {
+    b"content-length": _CONTENT_LENGTH,
+    b"content-type": _CONTENT_TYPE,
+    b"date": _DATE,
+    b"cache-control": _CACHE_CONTROL,
+    b"x-accel-buffering": _ACCEL_BUFFERING,
+    b"content-encoding": _CONTENT_ENCODING,
+    **dict.fromkeys(LOCATING_FIELDS, _LOCATING),
+    b"connection": _CONNECTION,
+    b"transfer-encoding": _TRANSFER_ENCODING,
+}
+
+
+class ResponseFields:
+    """The facts of one upstream response's fields, and those that go to the client; one pass over the raw pairs."""
+
+    __slots__ = (
+        "_length_at",
+        "accel",
+        "cache",
+        "codings",
+        "dated",
+        "encoded",
+        "event_stream",
+        "lengths",
+        "lines",
+        "locating",
+    )
+
+    def __init__(self, raw_headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self.lengths: list[bytes] = []
+        self.codings: list[bytes] = []
+        self._length_at = -1
+        self.event_stream = False
+        self.encoded = False
+        self.dated = False
+        self.cache = False
+        self.accel = False
+        self.locating = False  # a field holds an address, which may be the instance's own
+        options: list[bytes] = []
+        lines: list[bytes] = []
+        kinds = _KINDS
+        for name, value in raw_headers:
+            kind = kinds.get(name.lower(), _PLAIN)
+            if not kind and name[-1] == 0x20:
+                # The parser lets spaces stand after the names it knows and heeds them; they end here (RFC 9112 5.1).
+                name = name.rstrip(b" ")  # noqa: PLW2901
+                kind = kinds.get(name.lower(), _PLAIN)
+            if kind:
+                if kind == _CONTENT_LENGTH:
+                    self.lengths.append(value)
+                    self._length_at = len(lines)
+                elif kind == _CONTENT_TYPE:
+                    self.event_stream = value[:17].lower() == b"text/event-stream"
+                elif kind == _DATE:
+                    self.dated = True
+                elif kind == _CACHE_CONTROL:
+                    self.cache = True
+                elif kind == _ACCEL_BUFFERING:
+                    self.accel = True
+                elif kind == _CONTENT_ENCODING:
+                    self.encoded = True
+                elif kind == _LOCATING:
+                    self.locating = True
+                else:
+                    if kind == _CONNECTION:
+                        options.append(value)
+                    elif kind == _TRANSFER_ENCODING:
+                        self.codings.append(value)
+                    continue
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if options:
+            named = tuple(option + b":" for option in connection_options(options) - PROTECTED_OPTIONS)
+            lines = [line for line in lines if not line.lower().startswith(named)]
+            self._length_at = -1
+        self.lines = lines
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether `repeat` may be called: the one thing that differs in the same head another time is its length."""
+        return len(self.lengths) == 1 and self._length_at >= 0
+
+    def repeat(self, length: int) -> None:
+        """Make these the fields of the same head with another Content-Length."""
+        self.lengths[0] = digits = b"%d" % length
+        name = self.lines[self._length_at].partition(b":")[0]
+        self.lines[self._length_at] = b"%b: %b\r\n" % (name, digits)
