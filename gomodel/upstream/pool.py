@@ -29,7 +29,8 @@ from ..config.settings import InstanceConfig, Timeouts
 from ..errors import ConnectError, GatewayError, LoopDetected, Overloaded, UntrustedCertificate, UpstreamTimeout
 from ..host import descriptors
 from ..host.tls_transport import TlsTransport
-from .channel import MAX_FIELD_BYTES, Channel
+from .channel import Channel
+from .head_reader import MAX_FIELD_BYTES
 from .network import Network
 
 # Each request that may not be repeated leaves a fresh connection behind; a flood of them must not use up memory.

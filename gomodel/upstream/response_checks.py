@@ -42,4 +42,9 @@ def parse_error(instance: str, exc: Exception, data: bytes) -> UpstreamError:
         code, what = "http_response_header_section_size", "sent too many headers"
     else:
         code, what = "http_protocol_error", "sent something that is not a valid HTTP response"
+    return fault(instance, code, what)
+
+
+def fault(instance: str, code: str, what: str) -> UpstreamError:
+    """An instance did `what`, for which `code` is the word of RFC 9209 2.3."""
     return UpstreamError(f"Instance '{instance}' {what}.", code=code)

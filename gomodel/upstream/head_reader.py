@@ -1,0 +1,148 @@
+"""Reads the heads of an instance's responses: aiohttp's parser, size limits, interim responses, heads that come again.
+
+Decides where a head ends, which head is the response's and whether to believe it (`response_checks`). Knows nothing of
+bodies, of connections or of who asked.
+
+Leans on `HttpResponseParser` of aiohttp 3.14 (tests/wire/test_aiohttp_internals.py fails when it moves): `feed_data`
+returns (messages, upgraded, tail), and a parser that is told responses have no body reads head after head.
+"""
+
+import asyncio
+import re
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpResponseParser, RawResponseMessage
+
+from ..http1.repeated_head import RepeatedHead, repeatable
+from ..http1.response_fields import ResponseFields
+from .response_checks import distrust, fault, parse_error
+
+# vLLM's embeddings with `encoding_format: bytes` send a header of 114 KB at 1,000 inputs; it grows with the input.
+MAX_FIELD_BYTES = 1 << 20
+MAX_HEAD_BYTES = 2 << 20
+# An interim head, or an empty line, takes time whatever its length is, and counts as so many bytes more.
+_HEAD_COST_BYTES = 512
+MAX_FIELDS = 128
+# What ends a head, in all that the parser takes for it (RFC 9112 2.2).
+_blank_line = re.compile(rb"\n\r?\n").search
+# aiohttp's limit for a reader of bodies, which this parser never has.
+_NO_READER = 1
+_PROTOCOL = b"HTTP/"
+
+
+class Head:
+    """The head of one response: aiohttp's message, and its fields by our rules."""
+
+    __slots__ = ("fields", "message", "repeated")
+
+    def __init__(self, message: RawResponseMessage, fields: ResponseFields, repeated: RepeatedHead | None) -> None:
+        """`repeated` recognises the same head when it comes again; None where it cannot be kept."""
+        self.message = message
+        self.fields = fields
+        self.repeated = repeated
+
+
+class HeadReader:
+    """Reads the heads of one connection, one after the other."""
+
+    __slots__ = ("_begun_bytes", "_instance", "_known", "_line", "_loop", "_parser", "_protocol", "_tail", "rest")
+
+    def __init__(self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, instance: str) -> None:
+        self._protocol = protocol
+        self._loop = loop
+        self._instance = instance
+        self._parser: HttpResponseParser | None = None
+        self._known: Head | None = None  # the last one
+        self._begun_bytes = 0  # of the head being read, and of interim ones before it
+        self._line = b""  # its first bytes
+        self._tail = b""  # its last bytes so far, in which its end may have begun
+        self.rest = b""  # what stands behind the head that was returned
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part of a head has arrived."""
+        return self._begun_bytes > 0
+
+    def read(self, data: bytes, *, upgradable: bool) -> Head | None:
+        """The head that `data` completes, with what stands behind it in `rest`; None while more has to come.
+
+        A 101 is returned only where the request is `upgradable` and the parser agrees. Raises UpstreamError for what is
+        no head, or is not to be believed.
+        """
+        known = self._known
+        if known is not None and not self._begun_bytes:
+            repeated = known.repeated
+            if repeated is not None and (start := repeated.match(data)):
+                known.fields.repeat(repeated.length)
+                self.rest = data[start:]
+                return known
+        return self._parse(data, upgradable)
+
+    def _parse(self, data: bytes, upgradable: bool) -> Head | None:
+        """Give the parser heads and nothing else: interim ones, which end here, and the one that counts."""
+        self._known = None
+        if self._parser is None:
+            self._parser = self._new_parser()
+        first = not self._begun_bytes
+        fed = len(self._tail)
+        if fed:
+            data, self._tail = self._tail + data, b""
+        at = 0
+        while True:
+            blank = _blank_line(data, at)
+            end = blank.end() if blank else len(data)
+            self._begun_bytes += end - fed
+            if len(self._line) < len(_PROTOCOL):
+                self._line = (self._line + data[fed:end]).lstrip(b"\r\n")[: len(_PROTOCOL)]
+            try:
+                messages, upgraded, _ = self._parser.feed_data(data[fed:end])
+            except Exception as exc:
+                # The parser's tree is wide, and every branch of it is the instance's fault.
+                raise parse_error(self._instance, exc, data) from None
+            if messages:
+                message = messages[0][0]
+                if self._line != _PROTOCOL:  # the parser reads RTSP and ICE as well
+                    raise fault(
+                        self._instance, "http_protocol_error", "sent something that is not a valid HTTP response"
+                    )
+                self._line = b""
+                if message.code >= 200 or message.code == 101 or message.code < 100:
+                    alone = first and not at  # nothing of it or of another came before
+                    return self._whole(message, data, end, alone=alone, switching=upgraded and upgradable)
+                # aiohttp cannot pass an interim response on; the first-byte limit bounds a stream of them.
+            if self._begun_bytes > MAX_HEAD_BYTES:
+                raise fault(
+                    self._instance, "http_response_header_section_size", "sent a response head that is too large"
+                )
+            if end == len(data):
+                self._tail = b"" if blank else data[-2:]
+                return None
+            at = fed = end
+            self._begun_bytes += _HEAD_COST_BYTES
+
+    def _whole(self, message: RawResponseMessage, data: bytes, end: int, *, alone: bool, switching: bool) -> Head:
+        """A head that ends at `end` in `data`; the next one begins anew."""
+        fields = ResponseFields(message.raw_headers)
+        self._begun_bytes = 0
+        self.rest = data[end:]
+        if message.code == 101 and switching:
+            return Head(message, fields, None)
+        doubt = distrust(message, fields)
+        if doubt is not None:
+            raise fault(self._instance, *doubt)
+        head = Head(message, fields, repeatable(data, end) if alone and fields.may_repeat else None)
+        if head.repeated is not None:
+            self._known = head
+        return head
+
+    def _new_parser(self) -> HttpResponseParser:
+        return HttpResponseParser(
+            self._protocol,
+            self._loop,
+            _NO_READER,
+            response_with_body=False,
+            auto_decompress=False,
+            max_line_size=MAX_FIELD_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
+            max_headers=MAX_FIELDS,
+        )
