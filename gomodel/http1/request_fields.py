@@ -219,7 +219,8 @@ class RequestFields:
         proxied = b"x-forwarded-for" if self.client else b""
         return [
             pair[0]
-            if (kind == _PLAIN and name != proxied) or (kind in (_CONTENT_LENGTH, _TRACEPARENT, _REQUEST_ID) and names.count(name) == 1)
+            if (kind == _PLAIN and name != proxied)
+            or (kind in (_CONTENT_LENGTH, _TRACEPARENT, _REQUEST_ID) and names.count(name) == 1)
             else b""
             for kind, name, pair in zip(kinds, names, raw_headers, strict=True)
         ]

@@ -44,6 +44,7 @@ class ResponseFields:
 
     __slots__ = (
         "_length_at",
+        "_length_name",
         "accel",
         "cache",
         "codings",
@@ -59,6 +60,7 @@ class ResponseFields:
         self.lengths: list[bytes] = []
         self.codings: list[bytes] = []
         self._length_at = -1
+        self._length_name = b""
         self.event_stream = False
         self.encoded = False
         self.dated = False
@@ -78,6 +80,7 @@ class ResponseFields:
                 if kind == _CONTENT_LENGTH:
                     self.lengths.append(value)
                     self._length_at = len(lines)
+                    self._length_name = name
                 elif kind == _CONTENT_TYPE:
                     self.event_stream = value[:17].lower() == b"text/event-stream"
                 elif kind == _DATE:
@@ -111,5 +114,4 @@ class ResponseFields:
     def repeat(self, length: int) -> None:
         """Make these the fields of the same head with another Content-Length."""
         self.lengths[0] = digits = b"%d" % length
-        name = self.lines[self._length_at].partition(b":")[0]
-        self.lines[self._length_at] = b"%b: %b\r\n" % (name, digits)
+        self.lines[self._length_at] = b"%b: %b\r\n" % (self._length_name, digits)

@@ -1,8 +1,10 @@
-"""Moves one response to the client: head, every chunk as it comes, backpressure, and an honest end.
+"""Moves one response to the client: head, every chunk as it comes, backpressure, and the end.
 
-Decides how the response is framed for the client and what a failure looks like before and after the head went out.
-Knows nothing of keys, routes or which instance was chosen. Everything here runs inside the upstream connection's
-callbacks, in the loop turn in which the bytes arrived; the request's task sleeps until the response is over.
+Decides when the response is over, for whom what is late, and what is kept from the client because somebody else may do
+better. The head is made by `response_head`, framing by `http1.writers`, a broken end by `break_off`, the rest of an
+upload goes its own way in `upload`. Knows nothing of keys, routes or which instance was chosen. Everything here runs
+inside the upstream connection's callbacks, in the loop turn in which the bytes arrived; the request's task sleeps until
+the response is over.
 """
 
 import asyncio
@@ -13,34 +15,25 @@ from time import monotonic
 
 from aiohttp.http import RawResponseMessage
 
-from ..dialects import at_event_boundary, interruption_event
-from ..downstream.request import Request, date_line
+from ..downstream.request import Request
 from ..downstream.spool import Source
-from ..errors import (
-    BadRequest,
-    BodyTooLarge,
-    ClientError,
-    ConnectError,
-    GatewayError,
-    InternalError,
-    OldHttp,
-    StaleConnection,
-    UpstreamTimeout,
-)
-from ..http1.head import status_line
-from ..http1.locations import Site, localised
+from ..errors import ConnectError, GatewayError, InternalError, OldHttp, StaleConnection, UpstreamTimeout
 from ..http1.response_fields import ResponseFields
+from ..http1.writers import Chunked, UntilClose, Writer, WrongLength
 from ..telemetry.counters import SECONDS
 from ..telemetry.record import Phase
 from ..upstream.breaker import Admission
 from ..upstream.channel import Channel
 from ..upstream.instance import Instance
-from . import refusals
 from .attempts import Outcome
+from .break_off import break_off
+from .refusals import STATUSES
+from .response_head import begin_response
+from .upload import UploadTask
+from .withheld import Withheld, withheld
 
 # The statuses that count as failures of the instance; a plain 500 may be the request's own fault (contract section 7).
 INSTANCE_FAILURES = frozenset({502, 503, 504})
-_UNAUTHORIZED = 401
 
 _logger = logging.getLogger("gomodel")
 
@@ -50,8 +43,7 @@ class Relay:
 
     __slots__ = (
         "_answered_early",
-        "_chunked",
-        "_close_delimited",
+        "_as_framed",
         "_done",
         "_event_stream",
         "_frame",
@@ -64,6 +56,7 @@ class Relay:
         "_request",
         "_upload",
         "_withheld",
+        "_writer",
         "admission",
         "channel",
         "error",
@@ -87,14 +80,14 @@ class Relay:
         self.channel: Channel
         self.admission: Admission
         self.failures = 0  # of the instance's health when the attempt began
-        self._upload: asyncio.Task[None] | None = None
-        self._chunked = False
-        self._close_delimited = False
+        self._upload: UploadTask | None = None
+        self._writer: Writer | None = None  # from the head on
+        self._as_framed = False  # a chunk goes to the client as it came
         self._event_stream = False
         self._frame = b""  # the last chunk, when it went out as it came
         self._last = b""  # else the last bytes of payload
         self._held = False
-        self._withheld: tuple[RawResponseMessage, ResponseFields, bytes] | None = None
+        self._withheld: Withheld | None = None
         self._answered_early = False  # before the upload ended; the rest of it will not be read
         self.status = 0
         self.failed = ""  # how the instance broke off after the head
@@ -112,8 +105,7 @@ class Relay:
         self.begin(channel, (head, *parts), sent=body is None)
         if body is not None and not self._over:
             parts.clear()
-            self._upload = self._loop.create_task(self._send(body))
-            self._upload.add_done_callback(self._sent)
+            self._upload = UploadTask(self, channel, body, self._record, chunked=self._request.fields.chunked)
         return await self.ended()
 
     def begin(self, channel: Channel, parts: Sequence[bytes | bytearray], *, sent: bool = True) -> None:
@@ -144,10 +136,8 @@ class Relay:
             raise
         finally:
             self.finish()
-            if self._upload is not None and not self._upload.done():
-                # A wait, even for what is done, is a turn in which the client's connection may be lost and cancel this.
-                self._upload.cancel()
-                await asyncio.wait((self._upload,))
+            if self._upload is not None:
+                await self._upload.stop()
 
     def finish(self) -> None:
         """Let go of both connections once it is over; one that still brings a response is closed."""
@@ -156,102 +146,49 @@ class Relay:
         if self.channel.sink is self:
             self.channel.discard()
 
-    async def _send(self, body: Source) -> None:
-        """The rest of the upload, at the pace of whoever is slower."""
-        channel, record = self.channel, self._record
-        chunked = self._request.fields.chunked
-        try:
-            while piece := await body.read():
-                if channel.transport is None or channel.sink is not self:
-                    return
-                channel.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-                if channel.writing_paused:
-                    piece = b""  # over TLS another copy waits to be sent
-                    self._wait()
-                    await channel._drain_helper()
-        except ClientError as exc:
-            if isinstance(exc, (BadRequest, BodyTooLarge)):
-                record.blame("client", exc.code)
-            self._end(exc)
-            return
-        except ConnectionError:
-            return  # either side is lost: the channel tells what became of it, or the request is being cancelled
-        if chunked and channel.transport is not None:
-            channel.transport.write(b"0\r\n\r\n")
-        if channel.sink is self:
-            channel.sent = True
-            self._wait()
-
-    def _wait(self) -> None:
+    def on_instances_turn(self) -> None:
         """The request waits for the instance now; for a client that does not read it goes on waiting."""
         if not self._held:
             self._record.enter(Phase.DATA if self.status else Phase.HEAD, monotonic(), self)
 
-    def _sent(self, upload: "asyncio.Task[None]") -> None:
-        if not upload.cancelled() and upload.exception() is not None:
-            _logger.error(
-                "The upload of request %s failed in the gateway", self._record.id, exc_info=upload.exception()
-            )
-            self._end(InternalError())
+    def on_upload_failure(self, error: GatewayError) -> None:
+        """The upload cannot be finished, and so the request cannot."""
+        self._end(error)
 
     def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
         """The head, with whatever of the body came in the same read: one write."""
-        request, record = self._request, self._record
+        request, record, protocol = self._request, self._record, self._protocol
         status = message.code
-        if status in refusals.STATUSES and self.refusal is None and self._withhold(message, fields, data, complete):
-            return
+        if status in STATUSES and self.refusal is None:
+            answer = withheld(message, fields, data, complete)
+            if answer is not None:
+                self._withhold(answer, complete)
+                return
         now = monotonic()
-        bodiless = request.method == "HEAD" or status in (204, 304)
-        if request.http_10 and not (bodiless or fields.lengths or complete or self._protocol.resettable):
-            self.channel.discard()
-            self._end(OldHttp())
-            return
         if self._upload is not None and not (self.channel.sent or self.refusal):
             self._answered_early = True
-        if self._answered_early:
+        if self._answered_early or protocol.last:
             request.keep_alive = False
-        keep_alive = request.keep_alive and not self._protocol.last
-        lines = fields.lines
-        if bodiless:
-            if status == 204:
-                lines = [line for line in lines if line[:15].lower() != b"content-length:"]
-        elif not fields.lengths:
-            if request.http_10 and complete:
-                lines = [*lines, b"Content-Length: %d\r\n" % len(data)]
-            elif request.http_10:
-                self._close_delimited = True
-            else:
-                self._chunked = True
-        if fields.locating:
-            lines = localised(lines, self._site(), status)
-        if request.cors:
-            lines = [*(line for line in lines if line[:15].lower() != b"access-control-"), request.cors]
-        parts = [status_line(status, message.reason), *lines]
-        if self._chunked:
-            parts.append(b"Transfer-Encoding: chunked\r\n")
-        if not fields.dated:
-            parts.append(date_line())
+        try:
+            parts, writer = begin_response(
+                request, self.instance, self.channel.transport, message, fields, data, complete
+            )
+        except OldHttp as exc:
+            self.channel.discard()
+            self._end(exc)
+            return
+        except WrongLength:
+            self._miscounted()
+            return
+        self._writer = writer
+        if data:
+            record.bytes_out += len(data)
+            record.first_byte = now
+            self._last = data[-4:]
+            self._as_framed = isinstance(writer, Chunked)
         if fields.event_stream:
             record.streamed = True
-            self._event_stream = (self._chunked or self._close_delimited) and not fields.encoded
-            if not fields.cache:
-                parts.append(b"Cache-Control: no-cache\r\n")
-            if not fields.accel:
-                parts.append(b"X-Accel-Buffering: no\r\n")
-        if not keep_alive:
-            parts.append(b"Connection: close\r\n")
-            request.keep_alive = False
-        parts.append(b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (record.id.encode(), self.instance.label))
-        if data:
-            if self._chunked:
-                parts.append(b"%x\r\n%b\r\n" % (len(data), data))
-            else:
-                parts.append(data)
-            record.bytes_out += len(data)
-            self._last = data[-4:]
-            record.first_byte = now
-        if complete and self._chunked:
-            parts.append(b"0\r\n\r\n")
+            self._event_stream = isinstance(writer, Chunked | UntilClose) and not fields.encoded
         self.status = record.status = status
         if self.trial is not None and status not in INSTANCE_FAILURES:
             # It answers again, which is all there was to find out; the answer itself may take minutes.
@@ -260,29 +197,18 @@ class Relay:
         request.started = True
         record.phase = Phase.DATA  # its owner stays: an upload that stalls now is still the client's
         record.since = now
-        transport = self._protocol.transport
+        transport = protocol.transport
         if transport is not None:
             transport.write(b"".join(parts))
         if complete:
             self._end(None)
 
-    def _site(self) -> Site:
-        instance, route, transport = self.instance, self._request.route, self.channel.transport
-        url, hosts = instance.url, {instance.url.hostname or ""}
-        peer = transport.get_extra_info("peername") if transport is not None else None
-        if isinstance(peer, tuple):
-            hosts.add(peer[0])
-        base, root = instance.base_path, instance.root_path
-        target = (base if route.below_base else root) + route.tail
-        port = str(url.port or "")
-        return Site(url.scheme, hosts, port, base, root, route.below_base, target, route.own_base, route.own_root)
-
     def on_chunk(self, frame: bytes, start: int) -> None:
         """One chunk as the instance framed it, which is how the client is to have it: nothing is copied or called."""
-        record = self._record
-        if not (self._chunked and record.first_byte) or self._withheld is not None:
+        if not self._as_framed:
             self.on_data(frame[start:-2], False)
             return
+        record = self._record
         now = monotonic()
         gap = now - record.since
         gaps = self.instance.gaps
@@ -297,10 +223,14 @@ class Relay:
 
     def on_data(self, data: bytes, complete: bool) -> None:
         """One piece of the body, framed and flushed."""
-        if self._withheld is not None:
-            message, fields, before = self._withheld
-            self._withheld = None
-            self.on_response(message, fields, before + data, complete)
+        writer = self._writer
+        if writer is None:
+            self._read_on(data, complete)
+            return
+        try:
+            written = writer.write(data, complete)
+        except WrongLength:
+            self._miscounted()
             return
         if data:
             record = self._record
@@ -312,6 +242,7 @@ class Relay:
                 gaps.sum += gap
             else:
                 record.first_byte = now
+                self._as_framed = isinstance(writer, Chunked)
             record.since = now
             record.bytes_out += len(data)
             # Enough to see an event boundary at the end, even when it arrived byte by byte.
@@ -319,14 +250,7 @@ class Relay:
             self._frame = b""
         transport = self._protocol.transport
         if transport is not None:
-            if not self._chunked:
-                transport.write(data)
-            elif not complete:
-                transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-            elif data:
-                transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
-            else:
-                transport.write(b"0\r\n\r\n")
+            transport.write(written)
         if complete:
             self._end(None)
 
@@ -334,33 +258,34 @@ class Relay:
         """The last bytes of payload that went out."""
         return self._frame[-6:-2] if self._frame else self._last
 
-    def _withhold(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> bool:
-        """Whether an error answer is kept from the client: until all of it is there, or because it is a refusal."""
-        if not complete and message.code != _UNAUTHORIZED:
-            if not fields.lengths or int(fields.lengths[0]) > refusals.LIMIT_BYTES:
-                return False
-            self._withheld = message, fields, data
+    def _withhold(self, answer: Withheld, complete: bool) -> None:
+        """Keep an answer from the client: until all of it is there, or because it is a refusal."""
+        self._withheld = answer
+        self.refusal = answer.refusal
+        if answer.refusal is None:
             self._record.enter(Phase.DATA, monotonic(), self)
-            return True
-        self.refusal = refusals.refusal(message.code, data)
-        if self.refusal is None:
-            return False
+            return
         self._answered_early = self._upload is not None and not self.channel.sent
-        self._withheld = message, fields, data
         if not complete:
             self.channel.discard()  # nobody is given this answer
         self._end(None)
-        return True
+
+    def _read_on(self, data: bytes, complete: bool) -> None:
+        """More of the answer that is withheld."""
+        assert self._withheld is not None
+        message, fields, before, _ = self._withheld
+        self._withheld = None
+        self.on_response(message, fields, before + data, complete)
 
     def deliver(self) -> None:
         """Give the client the refusal as it came, after all; not a 401, whose body nobody waited for."""
         assert self._withheld is not None
-        message, fields, data = self._withheld
+        message, fields, data, _ = self._withheld
         self._record.instance = self.instance.name
         self.on_response(message, fields, data, True)
 
     def on_failure(self, error: GatewayError) -> None:
-        """The instance failed, or was found out."""
+        """The exchange failed: connection lost, or an answer that is not to be believed."""
         if self._is_over():
             return
         if not isinstance(error, (StaleConnection, ConnectError)):  # which may yet be made good
@@ -390,19 +315,16 @@ class Relay:
         if broken_off:
             self._interrupt()
 
+    def _miscounted(self) -> None:
+        """The body has another length than its head declared; what was too much has not been sent."""
+        _logger.error("The answer to request %s does not have the length of its head", self._record.id)
+        self.channel.discard()
+        self._end(InternalError())
+
     def _interrupt(self) -> None:
         """After the head there is one honest answer left: say so where an event may stand, then break off."""
-        protocol = self._protocol
-        self._request.keep_alive = False
-        transport = protocol.transport
-        if transport is None:
-            return
-        if self._event_stream and at_event_boundary(self._sent_last()):
-            route = self._request.route
-            path = route.tail if route.below_base else ""
-            event = interruption_event(path, self.instance.name, self._record.aborted)
-            transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
-        protocol.truncate(close_delimited=self._close_delimited)
+        tail = self._sent_last() if self._event_stream else None
+        break_off(self._request, self.instance.name, self._writer, tail)
 
     def overdue(self, phase: Phase) -> None:
         """A phase took too long."""

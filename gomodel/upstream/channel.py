@@ -142,13 +142,13 @@ class Channel(ResponseHandler):
         """The head, once it is whole, with whatever of the body came in the same read."""
         heads = self._heads
         try:
-            head = heads.read(data, upgradable=self.upgradable)
+            head = heads.read(data, self.upgradable)
         except UpstreamError as exc:
             self._fail(exc)
             return
         if head is None:
             return
-        message, fields, rest = head.message, head.fields, heads.rest
+        message, fields, rest = head.message, head.fields, data[heads.end :]
         code = message.code
         if code == _SWITCHING:
             self.tunnel = True

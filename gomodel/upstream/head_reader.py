@@ -33,59 +33,67 @@ _PROTOCOL = b"HTTP/"
 class Head:
     """The head of one response: aiohttp's message, and its fields by our rules."""
 
-    __slots__ = ("fields", "message", "repeated")
+    __slots__ = ("fields", "message")
 
-    def __init__(self, message: RawResponseMessage, fields: ResponseFields, repeated: RepeatedHead | None) -> None:
-        """`repeated` recognises the same head when it comes again; None where it cannot be kept."""
+    def __init__(self, message: RawResponseMessage, fields: ResponseFields) -> None:
         self.message = message
         self.fields = fields
-        self.repeated = repeated
 
 
 class HeadReader:
     """Reads the heads of one connection, one after the other."""
 
-    __slots__ = ("_begun_bytes", "_instance", "_known", "_line", "_loop", "_parser", "_protocol", "_tail", "rest")
+    __slots__ = (
+        "_begun_bytes",
+        "_instance",
+        "_known",
+        "_line",
+        "_loop",
+        "_parser",
+        "_protocol",
+        "_repeated",
+        "_tail",
+        "end",
+    )
 
     def __init__(self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, instance: str) -> None:
         self._protocol = protocol
         self._loop = loop
         self._instance = instance
         self._parser: HttpResponseParser | None = None
-        self._known: Head | None = None  # the last one
+        self._repeated: RepeatedHead | None = None  # recognises the last head, `_known`, when it comes again
+        self._known: Head
         self._begun_bytes = 0  # of the head being read, and of interim ones before it
         self._line = b""  # its first bytes
         self._tail = b""  # its last bytes so far, in which its end may have begun
-        self.rest = b""  # what stands behind the head that was returned
+        self.end = 0  # of the head that was returned, in the data that completed it
 
     @property
     def begun(self) -> bool:
         """Whether a part of a head has arrived."""
         return self._begun_bytes > 0
 
-    def read(self, data: bytes, *, upgradable: bool) -> Head | None:
-        """The head that `data` completes, with what stands behind it in `rest`; None while more has to come.
+    def read(self, data: bytes, upgradable: bool) -> Head | None:
+        """The head that `data` completes, which ends at `end` in it; None while more has to come.
 
         A 101 is returned only where the request is `upgradable` and the parser agrees. Raises UpstreamError for what is
         no head, or is not to be believed.
         """
-        known = self._known
-        if known is not None and not self._begun_bytes:
-            repeated = known.repeated
-            if repeated is not None and (start := repeated.match(data)):
-                known.fields.repeat(repeated.length)
-                self.rest = data[start:]
-                return known
+        repeated = self._repeated
+        if repeated is not None and not self._begun_bytes and (start := repeated.match(data)):
+            self.end = start
+            self._known.fields.repeat(repeated.length)
+            return self._known
         return self._parse(data, upgradable)
 
     def _parse(self, data: bytes, upgradable: bool) -> Head | None:
         """Give the parser heads and nothing else: interim ones, which end here, and the one that counts."""
-        self._known = None
+        self._repeated = None
         if self._parser is None:
             self._parser = self._new_parser()
         first = not self._begun_bytes
-        fed = len(self._tail)
-        if fed:
+        before = fed = len(self._tail)
+        if before:
             data, self._tail = self._tail + data, b""
         at = 0
         while True:
@@ -108,6 +116,7 @@ class HeadReader:
                 self._line = b""
                 if message.code >= 200 or message.code == 101 or message.code < 100:
                     alone = first and not at  # nothing of it or of another came before
+                    self.end = end - before
                     return self._whole(message, data, end, alone=alone, switching=upgraded and upgradable)
                 # aiohttp cannot pass an interim response on; the first-byte limit bounds a stream of them.
             if self._begun_bytes > MAX_HEAD_BYTES:
@@ -124,15 +133,15 @@ class HeadReader:
         """A head that ends at `end` in `data`; the next one begins anew."""
         fields = ResponseFields(message.raw_headers)
         self._begun_bytes = 0
-        self.rest = data[end:]
+        head = Head(message, fields)
         if message.code == 101 and switching:
-            return Head(message, fields, None)
+            return head
         doubt = distrust(message, fields)
         if doubt is not None:
             raise fault(self._instance, *doubt)
-        head = Head(message, fields, repeatable(data, end) if alone and fields.may_repeat else None)
-        if head.repeated is not None:
+        if alone and fields.may_repeat:
             self._known = head
+            self._repeated = repeatable(data, end)
         return head
 
     def _new_parser(self) -> HttpResponseParser:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from gomodel.http1.framing import Sized
+
 from ..harness.scripted import (
     LAST_CHUNK,
     Fin,
@@ -188,3 +190,30 @@ async def test_spaces_before_a_colon_end_at_the_gateway(gateway, upstream, conne
     assert (answer.body, answer.complete, answer.end) == (b"ok", True, "keepalive")
     assert b" :" not in answer.head
     assert (answer.get("Upgrade"), answer.get("Proxy-Connection"), again.status) == (None, None, 200)
+
+
+class OneMore(Sized):
+    """Finds a byte at the end that nobody sent."""
+
+    def feed(self, data):
+        return super().feed(data) + b"!" * self.complete
+
+
+class OneLess(Sized):
+    """Loses the last byte."""
+
+    def feed(self, data):
+        payload = super().feed(data)
+        return payload[:-1] if self.complete else payload
+
+
+@pytest.mark.parametrize("miscounting", [OneMore, OneLess])
+async def test_a_body_that_got_another_length_in_the_gateway_is_broken_off(
+    gateway, upstream, connect, logs, monkeypatch, miscounting
+):
+    monkeypatch.setattr("gomodel.upstream.channel.Sized", miscounting)
+    sent = head(200, [("Content-Length", "6")]) + b"abcdef"
+    logs.expected.append("does not have the length of its head")
+    _, answer, again = await exchange(gateway, upstream, connect, (SendByteByByte(sent),))
+    assert (answer.status, answer.complete, again) == (200, False, None)
+    assert b"abcdef".startswith(answer.body)

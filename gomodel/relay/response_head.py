@@ -1,0 +1,89 @@
+"""Begins a response to the client: the instance's head, without what ends here and with what the gateway adds.
+
+Decides how the body is framed for the client, which addresses are rewritten, and the fields that keep proxies from
+holding a stream back (contract section 7). Writes nothing itself.
+"""
+
+import asyncio
+
+from aiohttp.http import RawResponseMessage
+
+from ..downstream.request import Request, date_line
+from ..errors import OldHttp
+from ..http1.head import status_line
+from ..http1.locations import Site, localised
+from ..http1.response_fields import ResponseFields
+from ..http1.writers import Chunked, Sized, UntilClose, Writer, WrongLength
+from ..upstream.instance import Instance
+
+_NO_CONTENT = 204
+_NO_BODY = frozenset({_NO_CONTENT, 304})
+
+
+def begin_response(
+    request: Request,
+    instance: Instance,
+    upstream: asyncio.BaseTransport | None,
+    message: RawResponseMessage,
+    fields: ResponseFields,
+    data: bytes,
+    complete: bool,
+) -> tuple[list[bytes], Writer | None]:
+    """The head and behind it `data`, as parts for one write; and the writer for what follows, None where nothing can.
+
+    `upstream` is the connection that it came over. Raises OldHttp for a body whose end the client could not tell from a
+    broken connection (RFC 9112 8), WrongLength for one that is not as long as its head says.
+    """
+    writer: Writer | None = None
+    declared = b""
+    if request.method == "HEAD" or message.code in _NO_BODY:
+        pass
+    elif fields.lengths:
+        length = int(fields.lengths[0])
+        if not complete:
+            writer = Sized(length)
+        elif len(data) != length:
+            raise WrongLength
+    elif not request.http_10:
+        writer = Chunked()
+        declared = Chunked.FIELD
+    elif complete:
+        declared = b"Content-Length: %d\r\n" % len(data)
+    elif request.protocol.resettable:
+        writer = UntilClose()
+    else:
+        raise OldHttp
+    status, lines = message.code, fields.lines
+    if status == _NO_CONTENT:
+        lines = [line for line in lines if line[:15].lower() != b"content-length:"]
+    if fields.locating:
+        lines = localised(lines, _site(request, instance, upstream), status)
+    if request.cors:
+        lines = [*(line for line in lines if line[:15].lower() != b"access-control-"), request.cors]
+    parts = [status_line(status, message.reason), *lines]
+    if declared:
+        parts.append(declared)
+    if not fields.dated:
+        parts.append(date_line())
+    if fields.event_stream:
+        if not fields.cache:
+            parts.append(b"Cache-Control: no-cache\r\n")
+        if not fields.accel:
+            parts.append(b"X-Accel-Buffering: no\r\n")
+    if not request.keep_alive:
+        parts.append(b"Connection: close\r\n")
+    parts.append(b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (request.record.id.encode(), instance.label))
+    parts.append(data if writer is None else writer.write(data, complete))
+    return parts, writer
+
+
+def _site(request: Request, instance: Instance, upstream: asyncio.BaseTransport | None) -> Site:
+    """Where the instance stands, under every name its answer may give itself."""
+    route, url, hosts = request.route, instance.url, {instance.url.hostname or ""}
+    peer = upstream.get_extra_info("peername") if upstream is not None else None
+    if isinstance(peer, tuple):
+        hosts.add(peer[0])
+    base, root = instance.base_path, instance.root_path
+    target = (base if route.below_base else root) + route.tail
+    port = str(url.port or "")
+    return Site(url.scheme, hosts, port, base, root, route.below_base, target, route.own_base, route.own_root)

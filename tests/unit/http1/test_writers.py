@@ -1,0 +1,61 @@
+"""How a body is written: what `framing` reads back, and no more or less than was declared."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gomodel.http1 import framing
+from gomodel.http1.writers import Chunked, Sized, UntilClose, WrongLength
+
+PIECES = st.lists(st.binary(max_size=300), min_size=1, max_size=6)
+
+
+def written(writer, pieces):
+    """All that goes out for `pieces`, of which the last is the end."""
+    return b"".join(writer.write(piece, at == len(pieces)) for at, piece in enumerate(pieces, 1))
+
+
+@given(PIECES)
+def test_chunks_are_read_back_whole_whatever_pieces_they_were_and_an_empty_one_ends_nothing(pieces):
+    body = framing.Chunked(strict=True)
+    assert body.feed(written(Chunked(), pieces)) == b"".join(pieces)
+    assert (body.complete, body.rest) == (True, b"")
+
+
+@given(PIECES)
+def test_a_sized_body_and_one_until_close_are_their_payload(pieces):
+    payload = b"".join(pieces)
+    assert written(Sized(len(payload)), pieces) == written(UntilClose(), pieces) == payload
+
+
+@pytest.mark.parametrize(
+    ("length", "pieces"),
+    [
+        (3, [b"ab"]),
+        (3, [b"abcd"]),
+        (3, [b"ab", b""]),
+        (3, [b"ab", b"cd"]),
+        (3, [b"abc", b"d"]),
+        (0, [b"a"]),
+        (1, [b""]),
+    ],
+)
+def test_a_sized_body_is_never_longer_or_shorter_than_declared(length, pieces):
+    with pytest.raises(WrongLength):
+        written(Sized(length), pieces)
+
+
+def test_too_much_is_found_out_before_the_end_and_not_written():
+    writer = Sized(3)
+    assert writer.write(b"ab", False) == b"ab"
+    with pytest.raises(WrongLength):
+        writer.write(b"cd", False)
+
+
+@pytest.mark.parametrize("piece", [b"", b"a"])
+@pytest.mark.parametrize("last", [True, False])
+def test_nothing_follows_the_last_chunk(piece, last):
+    writer = Chunked()
+    assert writer.write(b"a", True) == b"1\r\na\r\n0\r\n\r\n"
+    with pytest.raises(WrongLength):
+        writer.write(piece, last)
