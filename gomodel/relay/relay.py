@@ -185,7 +185,8 @@ class Relay:
             record.bytes_out += len(data)
             record.first_byte = now
             self._last = data[-4:]
-            self._as_framed = isinstance(writer, Chunked)
+        if writer is not None:
+            self._as_framed = isinstance(writer, Chunked) and bool(data)
         if fields.event_stream:
             record.streamed = True
             self._event_stream = isinstance(writer, Chunked | UntilClose) and not fields.encoded

@@ -34,9 +34,10 @@ def begin_response(
     `upstream` is the connection that it came over. Raises OldHttp for a body whose end the client could not tell from a
     broken connection (RFC 9112 8), WrongLength for one that is not as long as its head says.
     """
+    status, lines = message.code, fields.lines
     writer: Writer | None = None
     declared = b""
-    if request.method == "HEAD" or message.code in _NO_BODY:
+    if request.method == "HEAD" or status in _NO_BODY:
         pass
     elif fields.lengths:
         length = int(fields.lengths[0])
@@ -53,7 +54,6 @@ def begin_response(
         writer = UntilClose()
     else:
         raise OldHttp
-    status, lines = message.code, fields.lines
     if status == _NO_CONTENT:
         lines = [line for line in lines if line[:15].lower() != b"content-length:"]
     if fields.locating:

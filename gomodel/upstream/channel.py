@@ -148,13 +148,12 @@ class Channel(ResponseHandler):
             return
         if head is None:
             return
-        message, fields, rest = head.message, head.fields, data[heads.end :]
-        code = message.code
+        message, fields, code, rest = head.message, head.fields, head.code, data[heads.end :]
         if code == _SWITCHING:
             self.tunnel = True
             sink.on_response(message, fields, rest, False)
             return
-        self._keep = not message.should_close
+        self._keep = not head.last
         body: Body | None = None
         length = 0 if self._head_only or code in _NO_BODY else int(fields.lengths[0]) if fields.lengths else -1
         if 0 <= length <= len(rest):

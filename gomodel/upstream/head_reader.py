@@ -31,13 +31,18 @@ _PROTOCOL = b"HTTP/"
 
 
 class Head:
-    """The head of one response: aiohttp's message, and its fields by our rules."""
+    """The head of one response: aiohttp's message, and its fields by our rules.
 
-    __slots__ = ("fields", "message")
+    What is asked of every response is looked up once, for a head that comes again.
+    """
+
+    __slots__ = ("code", "fields", "last", "message")
 
     def __init__(self, message: RawResponseMessage, fields: ResponseFields) -> None:
         self.message = message
         self.fields = fields
+        self.code: int = message.code
+        self.last: bool = message.should_close  # the connection ends with it
 
 
 class HeadReader:
