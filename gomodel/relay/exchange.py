@@ -1,0 +1,197 @@
+"""The life of one exchange: a request on an instance's connection, from its first byte to the end of the answer.
+
+Decides when it is over, who is told, what a phase that takes too long ends, and that an instance is not read from
+while the client does not read. Both connections are let go of whatever happens. Knows nothing of what the answer says.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from time import monotonic
+
+from aiohttp.http import RawResponseMessage
+
+from ..downstream.request import Request
+from ..downstream.spool import Source
+from ..errors import ConnectError, GatewayError, StaleConnection, UpstreamTimeout
+from ..http1.response_fields import ResponseFields
+from ..telemetry.record import Phase
+from ..upstream.breaker import Admission
+from ..upstream.channel import Channel
+from ..upstream.instance import Instance
+from .upload import UploadTask
+
+
+class Exchange(ABC):
+    """One request and its response; a `Sink` to the upstream, a feeder to the client."""
+
+    __slots__ = (
+        "_answered_early",
+        "_done",
+        "_held",
+        "_loop",
+        "_over",
+        "_protocol",
+        "_record",
+        "_request",
+        "_upload",
+        "admission",
+        "channel",
+        "error",
+        "failed",
+        "failures",
+        "instance",
+        "status",
+    )
+
+    def __init__(self, request: Request, instance: Instance) -> None:
+        self._request = request
+        self._protocol = request.protocol
+        self._record = request.record
+        self.instance = instance
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[None] | None = None  # of the task that waits for the end, if one does
+        self._over = False
+        self.error: GatewayError | None = None  # why it is over when no head went out
+        self.channel: Channel
+        self.admission: Admission
+        self.failures = 0  # of the instance's health when the attempt began
+        self._upload: UploadTask | None = None
+        self._answered_early = False  # before the upload ended; the rest of it will not be read
+        self._held = False
+        self.status = 0  # of the response, once its head went out
+        self.failed = ""  # how the instance broke off after the head
+
+    @abstractmethod
+    def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None: ...
+    @abstractmethod
+    def on_data(self, data: bytes, complete: bool) -> None: ...
+    @abstractmethod
+    def on_chunk(self, frame: bytes, start: int) -> None: ...
+    @abstractmethod
+    def _interrupt(self) -> None:
+        """End a response that cannot be finished, so that the client cannot take it for a whole one."""
+
+    async def run(
+        self, channel: Channel, head: bytes, parts: list[bytes | bytearray], body: Source | None
+    ) -> GatewayError | None:
+        """Send `head` and `parts`, then what `body` still brings; move the response and wait for its end like `ended`.
+
+        Of a body that still comes `parts` is emptied: it cannot be sent again, and what was sent is not to be kept.
+        """
+        self._done = self._loop.create_future()
+        self.begin(channel, (head, *parts), sent=body is None)
+        if body is not None and not self._over:
+            parts.clear()
+            self._upload = UploadTask(self, channel, body, self._record, chunked=self._request.fields.chunked)
+        return await self.ended()
+
+    def begin(self, channel: Channel, parts: Sequence[bytes | bytearray], *, sent: bool = True) -> None:
+        """Send `parts`, which are all of the request where it is `sent`; the response moves by itself from here on.
+
+        Where no task waits for its end the client's connection is told of it.
+        """
+        self.channel = channel
+        self._record.enter(Phase.HEAD, monotonic(), self)
+        self._protocol.feeder = self
+        channel.begin(self, parts, sent=sent, head_only=self._request.method == "HEAD")
+
+    async def ended(self) -> GatewayError | None:
+        """Wait for the end of the response. Returns the failure if no head went out.
+
+        Returns None as well when the answer is a `refusal`, of which the client has seen nothing yet. A cancelled wait,
+        which is how a client's leaving arrives, closes the upstream connection at once.
+        """
+        try:
+            if not self._over:
+                if self._done is None:
+                    self._done = self._loop.create_future()
+                await self._done
+            return self.error
+        except asyncio.CancelledError:
+            if self._record.aborted and self.status and self._done is not None and self._done.cancelled():
+                self._interrupt()
+            raise
+        finally:
+            self.finish()
+            if self._upload is not None:
+                await self._upload.stop()
+
+    def finish(self) -> None:
+        """Let go of both connections once it is over; one that still brings a response is closed."""
+        self._protocol.feeder = None
+        self._record.owner = None
+        if self.channel.sink is self:
+            self.channel.discard()
+
+    def on_instances_turn(self) -> None:
+        """The request waits for the instance now; for a client that does not read it goes on waiting."""
+        if not self._held:
+            self._record.enter(Phase.DATA if self.status else Phase.HEAD, monotonic(), self)
+
+    def on_upload_failure(self, error: GatewayError) -> None:
+        """The upload cannot be finished, and so the request cannot."""
+        self._end(error)
+
+    def on_failure(self, error: GatewayError) -> None:
+        """The exchange failed: connection lost, or an answer that is not to be believed."""
+        if self._is_over():
+            return
+        if not isinstance(error, (StaleConnection, ConnectError)):  # which may yet be made good
+            self._record.blame("upstream", error.code)
+        if self.status:
+            self.failed = error.code
+        self._end(error)
+
+    def on_writable(self) -> None:  # noqa: B027 - a hook
+        """The upload may go on; its task has been woken."""
+
+    def _is_over(self) -> bool:
+        return self._over or (self._done is not None and self._done.done())
+
+    def _end(self, error: GatewayError | None) -> None:
+        if self._is_over():
+            return
+        self._over = True
+        broken_off = error is not None and self.status
+        if not broken_off:
+            self.error = error
+        # Before the connection is closed, whose loss cancels the task: it has yet to say whose failure this was.
+        if self._done is not None:
+            self._done.set_result(None)
+        else:
+            self._protocol.answered(self._request)
+        if broken_off:
+            self._interrupt()
+
+    def overdue(self, phase: Phase) -> None:
+        """A phase took too long."""
+        if phase is Phase.WRITE:
+            if self._protocol.progressed():
+                self._record.enter(Phase.WRITE, monotonic(), self)  # slow, but it reads
+                return
+            self._record.blame("client", "write_timeout")
+            self._request.keep_alive = False
+            self._protocol.abort()
+            return
+        name = self.instance.name
+        self.channel.discard()
+        if phase is Phase.HEAD:
+            self.on_failure(UpstreamTimeout(f"Instance '{name}' did not answer in time."))
+        else:
+            self.on_failure(UpstreamTimeout(f"Instance '{name}' stopped sending in the middle of its response."))
+
+    def hold(self) -> None:
+        """The client does not read: stop reading the instance's answer."""
+        self._held = True
+        if self.channel.sink is self:  # with all of it received the connection may be another request's already
+            self.channel.hold()
+        self._record.enter(Phase.WRITE, monotonic(), self)
+
+    def release(self) -> None:
+        """The client reads again."""
+        self._held = False
+        if self.channel.sink is self:
+            self.channel.release()
+        if self._record.phase is Phase.WRITE:
+            self._record.enter(Phase.DATA, monotonic(), self)
