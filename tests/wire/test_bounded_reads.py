@@ -98,8 +98,11 @@ async def test_an_answer_is_read_in_small_pieces_after_the_first(
         on_data(self, data, complete)
 
     monkeypatch.setattr(Relay, "on_data", spy)
-    upstream.on_request(response(BODY))
-    client = await connect(await gateway(vllm=upstream))
+    upstream.on_request(response(bytes(FLOOD_BYTES)))
+    client = await connect(await gateway(vllm=upstream), receive_buffer=4096)
     await client.send(post())
-    assert (await client.read_response()).body == BODY
+    connection = await upstream.wait_for_connection()
+    await connection.wire.blocked()  # the kernel holds more than any read takes
+    client.wire._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    assert len((await client.read_response()).body) == FLOOD_BYTES
     assert len([each for each in sizes if each > READ_BYTES]) <= 1
