@@ -11,8 +11,8 @@ from time import monotonic
 
 from aiohttp.http import RawResponseMessage
 
+from ..downstream.body import Source
 from ..downstream.request import Request
-from ..downstream.spool import Source
 from ..errors import ConnectError, GatewayError, StaleConnection, UpstreamTimeout
 from ..http1.response_fields import ResponseFields
 from ..telemetry.record import Phase

@@ -4,8 +4,8 @@ Makes the attempts and keeps account of them: in-flight counts, the breaker's ve
 tried again is decided by `attempts`. What may not be repeated never gets a reused connection, so the keep-alive race
 cannot hit it.
 
-What an instance refuses goes to another candidate if all of the body is here, held or in a spool. A body that streams
-through is not kept, so the refusal of an upload that came in several pieces is the client's answer.
+What an instance refuses goes to another candidate if all of the body is here, in memory or in a file. A body that
+streams through is not kept, so the refusal of an upload that came in several pieces is the client's answer.
 """
 
 import asyncio
@@ -75,7 +75,7 @@ class Forwarder:
         self._refuse_own(request)
         left = self._retry.max_retries
         fresh = not outgoing.replayable
-        held = outgoing.body is None or outgoing.spool is not None
+        held = outgoing.whole
         last: Attempt | None = None
         answer: Attempt | None = None  # the last refusal, for the case that nobody else can be reached
         failed: list[Instance] = []  # a request counts once for an instance's breaker, however often it is tried there
@@ -106,8 +106,7 @@ class Forwarder:
             if step is Step.NEXT:
                 moved = moved or outcome is Outcome.UNLOADED
                 choice.instances.remove(instance)
-                if outgoing.spool is not None:
-                    outgoing.spool.rewind()
+                outgoing.rewind()
             elif step is Step.LATER:
                 choice.instances.append(choice.instances.pop(choice.instances.index(instance)))
                 await self._back_off(request, self._retry.max_retries - left)
@@ -193,7 +192,7 @@ class Forwarder:
                         return Attempt(instance, outcome, relay, exc)
                     if admission.trial:
                         relay.trial = admission
-                    error = await relay.run(channel, self._head(outgoing, instance), outgoing.parts, outgoing.body)
+                    error = await relay.run(channel, self._head(outgoing, instance), outgoing.parts, outgoing.rest)
                 if isinstance(error, ConnectError):
                     self._unreachable(instance, admission, error, failed)
                     return Attempt(instance, Outcome.NOT_CONNECTED, relay, error)

@@ -1,13 +1,10 @@
 """Inference routes: find the selector, choose the instance, send the body on without the instance's prefix.
 
-Decides how far a body is read (contract section 4): to the selector and no further, but for a response that may
-continue another one while several instances could make it. Decides that a body which takes long to read waits its turn.
-Knows nothing of connections.
+Decides which instances may take a request: those the selector means, the one that made the response it continues or
+names, or the only one there is. How a body is read is `body_search`'s. Knows nothing of connections.
 """
 
-import asyncio
 from functools import partial
-from typing import Protocol, TypeVar
 
 from ..balancing.choice import Choice
 from ..balancing.instances import Providers
@@ -15,31 +12,17 @@ from ..balancing.model_lists import ModelLists
 from ..balancing.stored_responses import Affinity
 from ..downstream.body import RequestBody
 from ..downstream.request import Arrived, Request
-from ..downstream.spool import Spool
-from ..errors import GatewayError, ModelRequired, NotFound, Overloaded, UnsupportedCoding
+from ..errors import GatewayError, ModelRequired, NotFound, Overloaded
 from ..routes.router import Kind, Route
-from ..selector.form import MultipartScan, boundary
-from ..selector.previous_response import PreviousResponse
-from ..selector.selector import JsonScan, Selector, prefix_length, usual
+from ..selector.json_body import usual
 from ..upstream.instance import Instance
+from .body_search import BodySearch
 from .forward import Forwarder
 from .learning import LearningRelay
 from .outgoing import Outgoing
 
-# Responses made here are stored, and later requests may name them.
+# Responses made here are stored by whoever made them, and a request may continue one.
 _STORING = "/v1/responses"
-
-_Found_co = TypeVar("_Found_co", covariant=True)
-_Result = TypeVar("_Result")
-
-
-class Scan(Protocol[_Found_co]):
-    """Looks for something in a body that it is fed in pieces; what `paused` means is said in `json_object`."""
-
-    paused: bool
-
-    def feed(self, piece: bytes | bytearray, /) -> _Found_co:
-        """Look at the next piece."""
 
 
 class Inference:
@@ -54,29 +37,26 @@ class Inference:
         self._affinity = affinity
         self._learning = partial(LearningRelay, affinity=affinity)
         self._limit = limit_bytes
-        self._reading = asyncio.Lock()
+        self._search = BodySearch()
 
     async def handle(self, request: Request) -> None:
         """POST to an inference route."""
         body = RequestBody(request, self._limit)
-        if request.fields.content_coding:
-            raise UnsupportedCoding(request.fields.content_coding)
-        if request.fields.content_type[:19].lower() == b"multipart/form-data":
-            await self._form(request, body)
-            return
-        held: bytes | bytearray = body.held() if body.arrived else b""
-        selector = usual(held)
-        if selector is None:
-            selector, held = await self._scan(body, held)
-        choice = await self._choose(selector, request.route)
-        held, removed = _without_prefix(held, selector, choice)
-        request.record.model = choice.model
-        if request.route.template == _STORING and len(choice.instances) > 1:
-            await self._continuing(request, choice, held, body)
-            return
-        outgoing = self._outgoing(request, choice, held, None if body.exhausted else body, removed)
-        del held  # `outgoing` lets go of it when it is sent
-        await self._forwarder.forward(outgoing)
+        try:
+            selector = await self._search.find_selector(request, body)
+            if selector is None:
+                choice = self._without_selector(request.route)
+            else:
+                # The first look succeeds for nearly every request; it costs no coroutine.
+                choice = self._providers.resolve(selector.value) or await self.choose(selector.value)
+                if choice.bound:
+                    body.cut(selector.start, selector.prefix_bytes)
+            request.record.model = choice.model
+            if request.route.template == _STORING and len(choice.instances) > 1:
+                await self._prefer_owner(choice, body)
+            await self._forwarder.forward(self._outgoing(request, choice, body))
+        finally:
+            body.close()
 
     def at_hand(self, request: Request) -> Outgoing | None:
         """What `handle` would send of a body that came whole with its head; None where it has to wait, or to read more.
@@ -87,53 +67,27 @@ class Inference:
         if fields.content_coding or fields.content_type[:19].lower() == b"multipart/form-data":
             return None
         assert isinstance(payload, Arrived)
-        held: bytes | bytearray = payload.data
-        size = len(held)
-        if size > self._limit:
+        if len(payload.data) > self._limit:
             return None
-        selector = usual(held)
+        selector = usual(payload.data)
         if selector is None:
             return None
         choice = self._providers.resolve(selector.value)
         if choice is None or (request.route.template == _STORING and len(choice.instances) > 1):
             return None
-        payload.data = b""
-        held, removed = _without_prefix(held, selector, choice)
-        request.record.bytes_in = size
+        body = RequestBody(request, self._limit)
+        body.hold_arrived()
+        if choice.bound:
+            body.cut(selector.start, selector.prefix_bytes)
         request.record.model = choice.model
-        return self._outgoing(request, choice, held, None, removed)
+        return self._outgoing(request, choice, body)
 
-    def _outgoing(
-        self, request: Request, choice: Choice, held: bytes | bytearray, rest: RequestBody | None, removed: int
-    ) -> Outgoing:
+    def _outgoing(self, request: Request, choice: Choice, body: RequestBody) -> Outgoing:
         route = request.route
-        outgoing = Outgoing(request, choice, held, rest, removed_bytes=removed, replayable=route.replayable)
+        outgoing = Outgoing(request, choice, body, replayable=route.replayable)
         if route.template == _STORING:
             outgoing.relay = self._learning
         return outgoing
-
-    async def _form(self, request: Request, body: RequestBody) -> None:
-        """A form: file parts before the `model` field wait in a spool, those after it stream through."""
-        scan = MultipartScan(boundary(request.fields.content_type))
-        spool = Spool(body)
-        try:
-            selector = None
-            while selector is None:
-                piece = await body.read()
-                if not piece:
-                    scan.finish()
-                    break
-                spool.write(piece)
-                selector = await self._feed(scan, piece)
-            choice = await self._choose(selector, request.route)
-            removed = 0
-            if selector is not None and choice.bound:
-                removed = len(selector.value.encode()) - len(choice.model.encode())  # a form has no escapes
-                spool.cut(selector.start, removed)
-            request.record.model = choice.model
-            await self._forwarder.forward(_spooled(request, choice, spool, body, removed))
-        finally:
-            spool.close()
 
     async def stored_response(self, request: Request) -> None:
         """GET, POST or DELETE below /v1/responses/{id}: to the instance that made the response."""
@@ -165,12 +119,9 @@ class Inference:
 
     async def _forward(self, request: Request, instances: list[Instance], *, replayable: bool) -> None:
         body = RequestBody(request, self._limit)
-        held = body.held()
-        rest = None if body.exhausted else body
+        body.hold_arrived()
         choice = Choice(instances, "", bound=True)
-        outgoing = Outgoing(request, choice, held, rest, replayable=replayable)
-        del held  # see `handle`
-        await self._forwarder.forward(outgoing)
+        await self._forwarder.forward(Outgoing(request, choice, body, replayable=replayable))
 
     def _of_several(self, route: Route) -> GatewayError:
         names = ", ".join(self._providers.instances)
@@ -190,10 +141,8 @@ class Inference:
             raise self._providers.unknown(selector)
         return choice
 
-    async def _choose(self, selector: Selector | None, route: Route) -> Choice:
-        if selector is not None:
-            # The first look succeeds for nearly every request; it costs no coroutine.
-            return self._providers.resolve(selector.value) or await self.choose(selector.value)
+    def _without_selector(self, route: Route) -> Choice:
+        """The only instance. Raises ModelRequired, or NotFound, where there are several."""
         only = self._providers.only
         if only is None:
             if route.kind is Kind.UNKNOWN:
@@ -202,80 +151,14 @@ class Inference:
             raise ModelRequired(f"Name the model as '<instance>/<model>' in 'model'; instances: {names}.")
         return Choice([only], "", bound=False)
 
-    async def _continuing(self, request: Request, choice: Choice, held: bytes | bytearray, body: RequestBody) -> None:
-        """Of several instances choose the one that made the response which this one continues.
-
-        SDKs write its id behind the selector, and mostly behind the input as well, so the body is read on to the id, or
-        to the end of one without it, and waits in a spool.
-        """
-        previous = PreviousResponse()
-        await self._feed(previous, held)
-        waiting = not (previous.done or body.exhausted)
-        spool = Spool(body)
+    async def _prefer_owner(self, choice: Choice, body: RequestBody) -> None:
+        """Of several instances leave the one that made the response which this request continues."""
+        response_id = await self._search.find_previous_response(body)
+        if response_id is None:
+            return
         try:
-            if waiting:
-                spool.write(held)
-            while not previous.done and (piece := await body.read()):
-                spool.write(piece)
-                await self._feed(previous, piece)
-            if previous.id is not None:
-                try:
-                    owner = await self._affinity.home(previous.id)
-                except Overloaded:
-                    owner = None
-                if owner in choice.instances:
-                    choice.instances = [owner]
-            if waiting:
-                outgoing = _spooled(request, choice, spool, body)
-            else:
-                rest = None if body.exhausted else body
-                outgoing = Outgoing(request, choice, held, rest, replayable=request.route.replayable)
-            outgoing.relay = self._learning
-            await self._forwarder.forward(outgoing)
-        finally:
-            spool.close()
-
-    async def _scan(self, body: RequestBody, piece: bytes | bytearray) -> tuple[Selector | None, bytearray]:
-        """Read on from `piece` until the selector is known, or to the end of a body without one."""
-        scan = JsonScan()
-        selector = None
-        while selector is None and (piece := piece or await body.read()):
-            selector = await self._feed(scan, piece)
-            piece = b""
-        if selector is None and scan.held:
-            scan.finish()
-        return selector, scan.held
-
-    async def _feed(self, scan: Scan[_Result], piece: bytes | bytearray) -> _Result:
-        """Feed a piece, however long that takes: one body at a time goes on with what is not done in one turn."""
-        found = scan.feed(piece)
-        while scan.paused:
-            async with self._reading:
-                await asyncio.sleep(0)
-                found = scan.feed(b"")
-        return found
-
-
-def _without_prefix(
-    held: bytes | bytearray, selector: Selector | None, choice: Choice
-) -> tuple[bytes | bytearray, int]:
-    """The body as the instance gets it, and how many bytes were cut out of it."""
-    if selector is None or not choice.bound:
-        return held, 0
-    start = selector.start
-    removed = prefix_length(bytes(held[start : selector.end]))
-    if isinstance(held, bytearray):
-        del held[start : start + removed]  # moves what stands behind it, and copies nothing else
-        return held, removed
-    return held[:start] + held[start + removed :], removed
-
-
-def _spooled(request: Request, choice: Choice, spool: Spool, body: RequestBody, removed: int = 0) -> Outgoing:
-    """What waits in `spool` and the rest of `body`; held in memory and sent at once while it is small."""
-    rest = None if body.exhausted else body
-    if spool.in_memory:
-        replayable = request.route.replayable
-        return Outgoing(request, choice, spool.whole(), rest, removed_bytes=removed, replayable=replayable)
-    outgoing = Outgoing(request, choice, b"", spool, removed_bytes=removed)
-    outgoing.spool = spool if rest is None else None
-    return outgoing
+            owner = await self._affinity.home(response_id)
+        except Overloaded:
+            return
+        if owner in choice.instances:
+            choice.instances = [owner]

@@ -7,8 +7,8 @@ nothing of connections or of what becomes of it.
 from collections.abc import Callable
 
 from ..balancing.choice import Choice
+from ..downstream.body import RequestBody, Source
 from ..downstream.request import Request
-from ..downstream.spool import Source, Spool
 from ..upstream.instance import Instance
 from .relay import Relay
 
@@ -25,39 +25,48 @@ class Outgoing:
         "removed_bytes",
         "replayable",
         "request",
-        "spool",
+        "rest",
         "tail",
         "upgrade",
+        "whole",
     )
 
     def __init__(
         self,
         request: Request,
         choice: Choice,
-        held: bytes | bytearray,
-        body: Source | None = None,
+        body: RequestBody | None = None,
         *,
-        removed_bytes: int = 0,
         replayable: bool = False,
         relay: Callable[[Request, Instance], Relay] = Relay,
         upgrade: bytes = b"",
     ) -> None:
-        """`held` is the body as far as it was read, already without the `removed_bytes` of the selector's prefix.
+        """`body` as far as it has to be read, None for a request without one.
 
-        `body` brings the rest, None when `held` is all; `replayable` says that the route may be repeated; `upgrade` is
-        the lines that ask for another protocol.
+        `replayable` says that the route may be repeated; `upgrade` is the lines that ask for another protocol.
         """
         self.request = request
         self.choice = choice
         self.body = body
-        self.removed_bytes = removed_bytes
-        self.replayable = replayable and body is None
-        self.spool: Spool | None = None  # where all of `body` waits, so that it can be read again
         self.relay = relay
         self.upgrade = upgrade
         self.begun: Relay | None = None  # a first attempt that goes on
         self.tail: str = request.route.tail
+        held: bytes | bytearray = b""
+        rest: Source | None = None
+        self.removed_bytes = 0
+        if body is not None:
+            held, rest = body.release()
+            self.removed_bytes = body.removed_bytes
+        self.rest = rest  # what brings all that is not in `parts`
+        self.whole = rest is None or (body is not None and body.complete)  # all of it is here and can be sent again
+        self.replayable = replayable and rest is None
         self.parts: list[bytes | bytearray] = [held]  # emptied when they are sent and more of the body follows
         if request.fields.chunked:
             end = b"\r\n" if held else b""
-            self.parts = [b"%x\r\n" % len(held) if held else b"", held, end if body else end + b"0\r\n\r\n"]
+            self.parts = [b"%x\r\n" % len(held) if held else b"", held, end if rest else end + b"0\r\n\r\n"]
+
+    def rewind(self) -> None:
+        """Make ready to be sent again from the start; only where it is `whole`."""
+        if self.rest is not None and self.body is not None:
+            self.body.rewind()

@@ -39,12 +39,9 @@ class Passthrough:
             raise NotFound(f"No instance is named {provider!r}; there are: {names}.")
         choice = Choice([instance], "", bound=True)
         if wants_websocket(request):
-            await self._forwarder.forward(Outgoing(request, choice, b"", relay=Tunnel, upgrade=UPGRADE))
+            await self._forwarder.forward(Outgoing(request, choice, relay=Tunnel, upgrade=UPGRADE))
             return
         body = RequestBody(request, _UNLIMITED)
-        held = body.held()
-        rest = None if body.exhausted else body
+        body.hold_arrived()
         replayable = request.route.replayable or request.method in ("GET", "HEAD", "OPTIONS")
-        outgoing = Outgoing(request, choice, held, rest, replayable=replayable)
-        del held  # `outgoing` lets go of it when it is sent
-        await self._forwarder.forward(outgoing)
+        await self._forwarder.forward(Outgoing(request, choice, body, replayable=replayable))

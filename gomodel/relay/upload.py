@@ -8,7 +8,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from ..downstream.spool import Source
+from ..downstream.body import Source
 from ..errors import BadRequest, BodyTooLarge, ClientError, GatewayError, InternalError
 from ..http1.writers import Chunked
 from ..telemetry.record import Record

@@ -15,8 +15,8 @@ from enum import Enum
 from itertools import islice
 
 from ..errors import InvalidBody, ModelRequired
-from .json_object import STEPS
 from .selector import VALUE_LIMIT_BYTES, Selector
+from .turns import STEPS
 
 # A part has two or three short header lines: generous, and it bounds the window.
 HEADERS_LIMIT_BYTES = 8 * 1024
@@ -31,7 +31,7 @@ _CONTENT_TYPE_LIMIT_BYTES = 1024
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 _PARAMETER = re.compile(
     r""";[ \t]*+([!#$%&'*+\-.^_`|~0-9A-Za-z]++)[ \t]*+=[ \t]*+"""
-    r"""(?:"((?:[^"\\]++|\\.|)*+)"|([^;"\s]*+))[ \t]*+(?=;|\Z)""",  # the empty alternative: see selector.py
+    r"""(?:"((?:[^"\\]++|\\.|)*+)"|([^;"\s]*+))[ \t]*+(?=;|\Z)""",  # the empty alternative: see json_object
     re.DOTALL,
 )
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
@@ -196,7 +196,7 @@ class MultipartScan:
         if not raw:
             raise ModelRequired("`model` must not be empty.")
         try:
-            return Selector(raw.decode(), self._base + start, self._base + end)
+            return Selector(raw.decode(), self._base + start, self._base + end, raw.find(b"/") + 1)
         except UnicodeDecodeError:
             raise InvalidBody("The form field `model` is not UTF-8.") from None
 

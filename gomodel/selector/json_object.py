@@ -3,14 +3,8 @@
 Decides what is the top level and what is a name. What is passed over is followed, not validated, since vLLM judges its
 own input. Knows nothing of what a member is wanted for.
 
-The scanner is a set of generators over a buffer that may have grown after each yield, so a position is all the state
-there is, and no byte is looked at again because a piece ended there. Each yield says how much of the buffer is done
-with; who drops that sends how much it was, and the positions move along. Its time goes into a few regular expressions
-and `bytes.find`, never into single bytes.
-
-Some bytes cost a step of Python each few, so a scan works in turns: in each it reads SLICE_BYTES closely at the most,
-takes STEPS steps at the most, and then yields to whoever runs it, who lets others have their turn. What `bytes.find`
-passes over costs next to nothing and counts for nothing.
+The scanner is a set of generators as `turns` describes them; Found is one that returns a position. Its time goes into a
+few regular expressions and `bytes.find`, never into single bytes.
 """
 
 import re
@@ -18,16 +12,10 @@ from collections.abc import Callable, Generator
 from typing import cast
 
 from ..errors import InvalidBody
+from .turns import CLOSED, PAUSED, Turn
 
-# What is yielded when the object is closed, though more bytes may follow, and when the steps of this turn are used up.
-# Any other number asks for more bytes and says that none before that offset will be looked at again.
-CLOSED, PAUSED = -1, -2
 Found = Generator[int, int | None, int]
 
-# The worst bytes that were found take a millisecond or two per turn; tests/unit/selector/test_scan_turns.py counts what
-# is called.
-SLICE_BYTES = 32 << 10
-STEPS = 400
 # A string with escaped quotes is read this far at a time, which costs so many steps at the worst.
 _ESCAPED_BYTES, _ESCAPED_STEPS = 2048, 8
 
@@ -78,32 +66,6 @@ _text = _total(r'(?:[^"\\]++|\\.|)*+')
 _AT_MEMBER, _IN_NESTED, _IN_STRING = 1, 2, 3
 
 
-class Turn:
-    """What a scan may still do before it yields: `end` is how far it may read closely, `steps` how many it may take."""
-
-    __slots__ = ("_paused", "end", "steps")
-
-    def __init__(self) -> None:
-        self.end = 0
-        self.steps = 0
-        self._paused = False
-
-    def begin(self, size: int) -> None:
-        """The next turn, over a buffer of `size` bytes."""
-        self.steps = STEPS
-        if not self._paused:
-            self.end = min(size, self.end + SLICE_BYTES)
-
-    def over(self, result: object, size: int) -> bool:
-        """Whether the scan that yielded `result` needs no more bytes to go on, but another turn."""
-        self._paused = result == PAUSED
-        return self._paused or self.end < size
-
-    def drop(self, count: int) -> None:
-        """So many bytes were taken from the buffer's start."""
-        self.end -= count
-
-
 class Member:
     """A name that may be looked for, of letters and `_`; `others` is the pattern of whole members before it."""
 
@@ -133,7 +95,7 @@ def opened(body: bytes | bytearray, turn: Turn) -> Found:
         return position + 1
     if body[position] in b'["' or scalar(body, position, turn.end).end() > position:
         raise InvalidBody("The body must be a JSON object.")
-    raise unexpected(body, position)
+    raise unexpected(body, turn, position)
 
 
 def to_member(body: bytes | bytearray, turn: Turn, position: int, member: Member, *, after_value: bool) -> Found:
@@ -172,13 +134,13 @@ def to_member(body: bytes | bytearray, turn: Turn, position: int, member: Member
         if body[position] == _CLOSE:
             break
         if body[position] != _COMMA:
-            raise unexpected(body, position)
+            raise unexpected(body, turn, position)
         position += 1
     position += 1
     while True:
         position = _space(body, position, turn.end).end()
         if position < turn.end:
-            raise unexpected(body, position)
+            raise unexpected(body, turn, position)
         yield CLOSED
 
 
@@ -187,12 +149,12 @@ def _name(
 ) -> Generator[int, int | None, tuple[bool, int]]:
     """Any name and its colon; returns whether it is the member's, however it is escaped, and the position behind."""
     if body[position] != QUOTE:
-        raise unexpected(body, position)
+        raise unexpected(body, turn, position)
     start, end = yield from string(body, turn, position + 1)
     is_it = member.is_name(body, start, end) is not None
     position = yield from token(body, turn, end + 1)
     if body[position] != _COLON:
-        raise unexpected(body, position)
+        raise unexpected(body, turn, position)
     return is_it, position + 1
 
 
@@ -205,7 +167,7 @@ def value_end(body: bytes | bytearray, turn: Turn, position: int) -> Found:
         return (yield from _nested_end(body, turn, start + 1))
     position = scalar(body, start, turn.end).end()
     if position == start:
-        raise unexpected(body, start)
+        raise unexpected(body, turn, start)
     while position == turn.end:
         position -= (yield position) or 0
         position = scalar(body, position, turn.end).end()
@@ -284,10 +246,11 @@ def token(body: bytes | bytearray, turn: Turn, position: int) -> Found:
     return position
 
 
-def unexpected(body: bytes | bytearray, position: int) -> InvalidBody:
+def unexpected(body: bytes | bytearray, turn: Turn, position: int) -> InvalidBody:
     """The refusal of a byte that cannot stand where it stands."""
+    offset = turn.dropped + position
     if not body[position]:
-        return InvalidBody(f"The body has a NUL byte at offset {position}: send UTF-8, not UTF-16 or UTF-32.")
+        return InvalidBody(f"The body has a NUL byte at offset {offset}: send UTF-8, not UTF-16 or UTF-32.")
     if body[position] in _NEVER_UTF8:
         return InvalidBody("The body is not UTF-8: send UTF-8.")
-    return InvalidBody(f"The body is not valid JSON: unexpected byte at offset {position}.")
+    return InvalidBody(f"The body is not valid JSON: unexpected byte at offset {offset}.")

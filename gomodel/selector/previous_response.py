@@ -9,7 +9,8 @@ import re
 from collections.abc import Generator
 
 from ..errors import InvalidBody
-from .json_object import CLOSED, QUOTE, Member, Turn, opened, string, to_member, token
+from .json_object import QUOTE, Member, opened, string, to_member, token
+from .turns import CLOSED, Turn, Window
 
 _PREVIOUS = Member("previous_response_id")
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,256}")
@@ -23,44 +24,33 @@ class PreviousResponse:
     `paused` says that the scan has given way: feed it b"" once the others have had their turn.
     """
 
-    __slots__ = ("_dropped", "_held", "_scan", "_turn", "done", "id", "paused")
+    __slots__ = ("_window", "done", "id", "paused")
 
     def __init__(self) -> None:
-        self._held = bytearray()
-        self._turn = Turn()
-        self._scan = _scan(self._held, self._turn)
-        self._dropped: int | None = None
+        self._window = Window(_scan)
         self.paused = False
         self.done = False
         self.id: str | None = None
 
     def feed(self, piece: bytes | bytearray) -> None:
         """Look at the next piece."""
-        held, turn = self._held, self._turn
-        held += piece
-        turn.begin(len(held))
+        window = self._window
         try:
-            result = self._scan.send(self._dropped)
+            result = window.advance(piece)
         except InvalidBody:
             result = CLOSED
         if isinstance(result, str):
             self.id = result if _ID.fullmatch(result) else None
-            self.done = True
-        elif result == CLOSED:
-            self.done = True
-        else:
-            self._dropped = dropped = max(0, result)  # while it is paused nothing is done with
-            del held[:dropped]
-            turn.drop(dropped)
-            self.paused = turn.over(result, len(held))
-            self.done = not self.paused and len(held) > _HELD_BYTES
+        self.done = (
+            result == CLOSED or isinstance(result, str) or (not window.paused and len(window.held) > _HELD_BYTES)
+        )
+        self.paused = window.paused and not self.done
         if self.done:
-            self.paused = False
-            held.clear()
+            window.held.clear()
 
 
 def _scan(body: bytearray, turn: Turn) -> Generator[int | str, int | None, None]:
-    """Yields what `json_object` does until it can yield the id, or what stands in its place."""
+    """Yields what a scan does until it can yield the id, or what stands in its place."""
     position = yield from opened(body, turn)
     position = yield from to_member(body, turn, position, _PREVIOUS, after_value=False)
     position = yield from token(body, turn, position)

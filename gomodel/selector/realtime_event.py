@@ -11,7 +11,7 @@ client must not take the time for it from the others.
 import json
 
 from ..errors import ClientError
-from .selector import JsonScan, prefix_length
+from .json_body import JsonScan
 
 _TEXT, _FIN, _RESERVED, _OPCODE = 0x1, 0x80, 0x70, 0x0F
 _MASKED, _LENGTH = 0x80, 0x7F
@@ -95,8 +95,7 @@ class SessionUpdate:
         self.done = True
         if selector is None or not selector.value.startswith(self._instance + "/"):
             return frame
-        cut = prefix_length(text[selector.start : selector.end])
-        text = text[: selector.start] + text[selector.start + cut :]
+        text = text[: selector.start] + text[selector.start + selector.prefix_bytes :]
         return bytes([first]) + _masked_length(len(text)) + key + _mask(text, key)
 
 

@@ -1,9 +1,9 @@
 """The models that a server lists, read in short turns: there may be thousands, and nothing may hold the loop.
 
 Decides what is a list of models, which of its entries are models, and how many of them count. Reads with the scanner
-that finds a request's selector (`selector.json_object`), so that no call takes long whatever an instance sends. Not on
-a thread: the standard library's parser would keep the loop's thread waiting all the same. Knows nothing of HTTP, of
-instances, or of what is done with a model.
+that finds a request's selector (`json_object`), so that no call takes long whatever an instance sends. Not on a thread:
+the standard library's parser would keep the loop's thread waiting all the same. Knows nothing of HTTP, of instances, or
+of what is done with a model.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from ..errors import InvalidBody
-from ..selector.json_object import CLOSED, Found, Member, Turn, elements, opened, to_member, token, value_end
+from ..selector.json_object import Found, Member, elements, opened, to_member, token, value_end
+from ..selector.turns import CLOSED, Turn
 
 # Far more than one server has adapters; the rest is as if it were not listed.
 MODELS_LIMIT = 10_000

@@ -19,9 +19,9 @@ with atheris.instrument_imports(include=["gomodel"]):
     from gomodel.http1.response_fields import ResponseFields
     from gomodel.routes.router import Router
     from gomodel.selector.form import MultipartScan, boundary
+    from gomodel.selector.json_body import JsonScan, usual
     from gomodel.selector.previous_response import PreviousResponse
     from gomodel.selector.realtime_event import SessionUpdate
-    from gomodel.selector.selector import JsonScan, prefix_length, usual
 
 ROUTER = Router(
     base_path="/",
@@ -53,7 +53,7 @@ def selector(data: bytes) -> None:
             found = next(filter(None, (fed(scan, piece) for piece in pieces)), None)
             if found is None:
                 scan.finish()
-            outcomes.append((found.value, found.start, found.end) if found else None)
+            outcomes.append((found.value, found.start, found.end, found.prefix_bytes) if found else None)
         except ClientError as error:
             outcomes.append(type(error).__name__)
     if outcomes[0] != outcomes[1] and "InvalidBody" not in outcomes:  # a second model may stand in bytes not yet there
@@ -61,8 +61,8 @@ def selector(data: bytes) -> None:
     with suppress(ClientError):
         whole = usual(data)
         if whole is not None:
-            assert outcomes[0] == (whole.value, whole.start, whole.end)
-            assert 0 <= prefix_length(data[whole.start : whole.end]) <= whole.end - whole.start
+            assert outcomes[0] == (whole.value, whole.start, whole.end, whole.prefix_bytes)
+            assert 0 <= whole.prefix_bytes <= whole.end - whole.start
 
 
 def continuation(data: bytes) -> None:

@@ -5,7 +5,6 @@ import errno
 import hashlib
 import os
 import tracemalloc
-from tempfile import SpooledTemporaryFile
 
 import pytest
 
@@ -180,11 +179,10 @@ async def test_a_client_that_waits_for_100_is_told_to_go_on(gateway, upstream, c
 
 
 async def test_an_upload_for_which_the_disk_has_no_room_is_a_503(gateway, upstream, connect, spools, monkeypatch):
-    class Full(SpooledTemporaryFile):
-        def rollover(self):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("gomodel.downstream.spool.SpooledTemporaryFile", Full)
+    monkeypatch.setattr("gomodel.downstream.spool.TemporaryFile", full)
     handle = await gateway(vllm=upstream)
     client = await connect(handle)
     await client.send(post(form("vllm/m", wav=BIG)))

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gomodel.selector.json_object import STEPS
+from gomodel.selector.turns import STEPS
 
 from ..harness.forms import PATH, form, part
 from ..harness.forms import post as post_form

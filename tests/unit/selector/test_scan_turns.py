@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from gomodel.errors import GatewayError
 from gomodel.selector.form import MultipartScan
-from gomodel.selector.json_object import SLICE_BYTES, STEPS
+from gomodel.selector.json_body import JsonScan
 from gomodel.selector.previous_response import PreviousResponse
 from gomodel.selector.realtime_event import TINY_FRAMES_LIMIT, SessionUpdate
-from gomodel.selector.selector import JsonScan
+from gomodel.selector.turns import SLICE_BYTES, STEPS
 
 from ...harness.tunnels import PING, TEXT, frame
 

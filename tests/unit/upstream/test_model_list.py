@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gomodel.upstream.model_list as module
-from gomodel.selector.json_object import SLICE_BYTES
+from gomodel.selector.turns import SLICE_BYTES
 from gomodel.upstream.model_list import ENTRY_LIMIT_BYTES, MODELS_LIMIT, ListError, listed
 
 from ..selector.test_scan_turns import CALLS, calls_of
