@@ -42,11 +42,6 @@ class ClientConnection(RequestHandler):
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else "unix"
 
-    @property
-    def opening(self) -> bool:
-        """Whether it is not a connection yet: the TLS handshake goes on, or has failed."""
-        return self.transport is None and not self._lost
-
     def eof_received(self) -> None:
         """A FIN: the client has left (README). asyncio would first send what waits, to one that reads no more."""
         if self.feeder is not None:

@@ -18,6 +18,7 @@ clean end after a fault; this one does not.
 import asyncio
 import sys
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from aiohttp import web
@@ -31,6 +32,7 @@ from ..http1.request_fields import RequestFields
 from ..http1.similar_head import SimilarHead, similar
 from .client_limit import REFUSED_S, ClientLimit
 from .connection import ClientConnection
+from .handshakes import TlsClient
 from .request import Arrived, Handler, Request, Switched
 from .request_head import NO_HEADERS, NO_URL, BadHead, HeadReader
 from .upload import Upload
@@ -469,6 +471,7 @@ class Server(web.Server):
         self.begin = begin
         self.serve = serve
         self.limit = limit
+        self.handshakes: set[TlsClient] = set()  # who are no connections yet
         self._refuse = refuse
         self.allow(write_idle_s, keepalive_s, head_limit_bytes)
 
@@ -491,15 +494,35 @@ class Server(web.Server):
 
     def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
         """A client has connected; one too many takes the place of an idle one, or is turned away."""
-        limit, now = self.limit, self._loop.time()
-        clients: Any = self._connections  # not `clients`: a list of them all for each newcomer is too much in a crowd
-        crowded = len(clients) >= limit.most and not limit.make_room(clients, now)
+        self.handshakes.discard(transport)
+        crowded = not self._has_room()
         super().connection_made(handler, transport)
         if crowded:
-            if limit.refuses(len(self._connections)):
+            if self.limit.refuses(self._count):
                 handler.turn_away(self._refuse, REFUSED_S)
             else:
                 transport.abort()
+
+    def shaking_hands(self, client: TlsClient) -> bool:
+        """A TLS client has connected; whether there is room for it to say hello."""
+        limit = self.limit
+        if not self._has_room() and self._count >= limit.most + limit.refusals:
+            limit.refuses(self._count + 1)
+            return False
+        self.handshakes.add(client)
+        return True
+
+    @property
+    def _count(self) -> int:
+        return len(self._connections) + len(self.handshakes)
+
+    def _has_room(self) -> bool:
+        """Whether one more client has its place, which an idle one may have had to give up."""
+        if self._count < self.limit.most:
+            return True
+        # Not `clients`: a list of them all for each newcomer is too much in a crowd.
+        everybody: Any = chain(self.handshakes, self._connections)
+        return self.limit.make_room(everybody, self._loop.time())
 
     @property
     def clients(self) -> list[Downstream]:

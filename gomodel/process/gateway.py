@@ -9,7 +9,6 @@ import logging
 import socket
 import ssl
 import sys
-from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
@@ -17,13 +16,13 @@ from ..app import App
 from ..balancing.instances import Providers
 from ..config.settings import Config
 from ..downstream.client_limit import ClientLimit
+from ..downstream.handshakes import TlsClient
 from ..downstream.request import Reply, Request
-from ..downstream.server import Downstream, Server
+from ..downstream.server import Server
 from ..errors import SHUTDOWN
 from ..host import descriptors
 from ..host.listeners import BACKLOG, Listener, adopt, bind
 from ..host.tls import load_certificate, tls_context
-from ..host.tls_transport import TlsTransport
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
 from ..upstream.instance import Instance
@@ -32,7 +31,7 @@ from ..upstream.network import Network
 # At a drain, a client that was active this recently may have its next request on the way, which closing would lose:
 # it is answered, with `Connection: close`. Longer than any round trip.
 GRACE_S = 0.5
-# A client in its TLS handshake holds a descriptor and is not counted yet.
+# A client in its TLS handshake holds a descriptor.
 _HANDSHAKE_LIMIT_S = 10.0
 # Connections taken in one turn of the loop, so that a burst of them does not stall the streams that run, nor take the
 # descriptors of those that are served before the limit of clients is looked at.
@@ -62,7 +61,6 @@ class Gateway:
         self._retiring: dict[App, asyncio.Task[None]] = {}  # replaced by a reload, with requests that still run
         self._closing: set[asyncio.Task[None]] = set()
         self._opening: set[asyncio.Task[None]] = set()
-        self._handshakes: deque[tuple[float, Downstream]] = deque()  # that began lately, and when
         self._started = False
 
     @property
@@ -229,18 +227,13 @@ class Gateway:
         await _turns(5)
         if self._opening:
             await asyncio.wait(self._opening, timeout=_HANDSHAKE_S)
-        while any(client.opening for since, client in self._handshakes if loop.time() - since < GRACE_S):  # noqa: ASYNC110
+        while any(loop.time() - (each.idle_since or 0.0) < GRACE_S for each in self._server.handshakes):  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
 
-    def _shake_hands(self) -> TlsTransport:
-        """A client of a TLS listener, which says nothing of it before the handshake is over."""
-        now, handshakes = asyncio.get_running_loop().time(), self._handshakes
-        while handshakes and now - handshakes[0][0] >= GRACE_S:
-            handshakes.popleft()
-        client = self._server()
-        handshakes.append((now, client))
+    def _shake_hands(self) -> TlsClient:
+        """A client of a TLS listener."""
         assert self._tls is not None
-        return TlsTransport(client, self._tls, server_side=True, handshake_limit_s=_HANDSHAKE_LIMIT_S)
+        return TlsClient(self._server, self._tls, handshake_limit_s=_HANDSHAKE_LIMIT_S)
 
     def _stop_listening(self) -> None:
         for server in self._serving:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gomodel.downstream import client_limit
 from gomodel.process import gateway as gateway_module
 
 from ..harness.processes import RUN, WITHOUT_UVLOOP, Run
@@ -182,7 +183,7 @@ async def test_a_client_that_has_not_shaken_hands_when_the_drain_begins_is_serve
     handle = await gateway(vllm=upstream, **pem)
     clients = [await tls(handle.port, silent=True) for _ in range(20)]
     if seen:
-        await turned(lambda: len(handle.gateway._handshakes) == 20)
+        await turned(lambda: len(handle.gateway._server.handshakes) == 20)
     drain = asyncio.create_task(drained(handle))
     answers = []
     for client in clients:
@@ -205,9 +206,56 @@ async def test_a_client_that_never_shakes_hands_does_not_hold_up_a_drain(
     monkeypatch.setattr(gateway_module, "_HANDSHAKE_S", 0.05)
     handle = await gateway(vllm=upstream, **pem)
     await tls(handle.port, silent=True)
-    await turned(lambda: handle.gateway._handshakes)
+    await turned(lambda: handle.gateway._server.handshakes)
     await tls(handle.port, silent=True)
     assert await drained(handle) == 0
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gateways have room for three clients."""
+    monkeypatch.setattr("gomodel.host.descriptors.most_clients", lambda *shares: 3)
+    monkeypatch.setattr(client_limit, "_LOOK_AGAIN_S", 0.0)
+
+
+@pytest.mark.usefixtures("three")
+async def test_clients_that_say_nothing_make_room_for_one_that_shakes_hands(
+    gateway: Any, upstream: ScriptedUpstream, tls: Connect, pem: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_limit, "_QUIET_S", 0.0)
+    handle = await gateway(vllm=upstream, **pem)
+    handshakes = handle.gateway._server.handshakes
+    for number in range(1, 4):
+        await tls(handle.port, silent=True)
+        await turned(lambda number=number: len(handshakes) == number)
+    client = await tls(handle.port)
+    assert (await client.ask())[:12] == b"HTTP/1.1 200"
+    await turned(lambda: len(handshakes) == 2)
+    assert handle.gateway.connections == 1
+
+
+@pytest.mark.usefixtures("three")
+async def test_a_flood_of_clients_that_say_nothing_takes_no_more_than_their_share_and_is_one_line_in_the_log(
+    gateway: Any, upstream: ScriptedUpstream, tls: Connect, pem: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_limit, "_QUIET_S", 60.0)
+    handle = await gateway(vllm=upstream, **pem)
+    server = handle.gateway._server
+    accepted = 0
+    taken = server.shaking_hands
+
+    def count(client: Any) -> bool:
+        nonlocal accepted
+        accepted += 1
+        return bool(taken(client))
+
+    monkeypatch.setattr(server, "shaking_hands", count)
+    for _ in range(60):
+        await tls(handle.port, silent=True)
+    await turned(lambda: accepted == 60)
+    assert len(server.handshakes) == server.limit.most + server.limit.refusals
+    lines = [record for record in handle.logs.records if "clients are connected" in record.getMessage()]
+    assert len(lines) == 1
 
 
 async def test_a_stream_that_is_aborted_at_the_drain_limit_never_looks_complete(
