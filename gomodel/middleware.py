@@ -84,7 +84,7 @@ class Recording:
         entry.route = route.template
         entry.target = request.target
         entry.trace = fields.trace.decode("latin-1")
-        entry.task = protocol._task_handler
+        entry.task = protocol.task
         self._running.add(entry)
         request.recorded = True
 

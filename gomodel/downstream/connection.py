@@ -2,7 +2,7 @@
 
 Decides how often a client that is not read from is looked at, how long one that does not read is waited for, and which
 end no client can take for a clean one. Knows nothing of requests. Leans on aiohttp's `_reading_paused`,
-`_drain_helper`, `_drain_waiter` and `_pause_transport_reading`; see `server`.
+`_drain_helper`, `_drain_waiter`, `_pause_transport_reading` and the slot `_task_handler`; see `server`.
 """
 
 import asyncio
@@ -25,6 +25,9 @@ class ClientConnection(RequestHandler):
     """A connection that a client opened."""
 
     __slots__ = ("_ending", "_look", "_lost", "_unsent", "client", "feeder", "write_idle_s")
+
+    # The asyncio.Task that serves it: aiohttp's slot by a public name, so that reading it is no call.
+    task: Any = vars(RequestHandler)["_task_handler"]
 
     def __init__(self, manager: Any, *, write_idle_s: float, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)

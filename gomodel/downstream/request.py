@@ -35,8 +35,9 @@ class Connection(Protocol):
     """What may be asked of the connection, all of it explained there: `connection` and `server`."""
 
     feeder: Pausing | None
-    _task_handler: "asyncio.Task[None] | None"  # aiohttp's name of the task that serves the connection
 
+    @property
+    def task(self) -> "asyncio.Task[None] | None": ...
     @property
     def client(self) -> str: ...
     @property

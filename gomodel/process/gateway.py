@@ -260,7 +260,7 @@ class Gateway:
             await asyncio.sleep(0)
         await _turns(2)  # for what was written to leave
         clients = self._server.clients
-        ends = [client._task_handler for client in clients if client._task_handler is not None]
+        ends = [client.task for client in clients if client.task is not None]
         for client in clients:
             client.abort()
         for task in (*self._opening, *self._retiring.values()):

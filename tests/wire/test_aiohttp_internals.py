@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from functools import partial
+from types import MemberDescriptorType
 
 import aiohttp
 import pytest
@@ -83,6 +84,10 @@ async def test_the_server_protocol_has(name):
 )
 def test_the_server_protocol_can(name):
     assert callable(getattr(RequestHandler, name))
+
+
+def test_the_servers_task_is_a_slot():
+    assert isinstance(vars(RequestHandler)["_task_handler"], MemberDescriptorType)
 
 
 def test_the_servers_task_is_start():
