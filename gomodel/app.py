@@ -21,7 +21,8 @@ from .relay.forward import Forwarder
 from .relay.inference import Inference
 from .relay.passthrough import Passthrough
 from .relay.realtime import Realtime
-from .routes.router import Kind, Router
+from .routes.route import Kind
+from .routes.router import Router
 from .telemetry.counters import Telemetry
 from .upstream.instance import Instance
 from .upstream.network import Network

@@ -7,7 +7,7 @@ from .downstream.request import Handler, Reply, Request
 from .errors import ForeignOrigin
 from .http1.origins import Origins, is_private_name, same_site
 from .middleware import Check, Middleware
-from .routes.router import Kind
+from .routes.route import Kind
 
 
 def sharing(origins: Origins) -> Middleware:

@@ -31,7 +31,8 @@ from .errors import (
 from .http1.forwarded import TrustedProxies
 from .http1.request_fields import RequestFields
 from .relay.tunnel import wants_websocket
-from .routes.router import Kind, Router
+from .routes.route import Kind
+from .routes.router import Router
 from .telemetry.counters import Telemetry
 from .telemetry.record import Record
 

@@ -4,7 +4,8 @@
 about how several variables fit together (`load`) or how an instance is put together (`instances`).
 """
 
-from ..routes.router import Kind, Router
+from ..routes.route import Kind
+from ..routes.router import Router
 from . import addresses, values
 from .variable import Section, Variable
 

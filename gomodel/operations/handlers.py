@@ -14,7 +14,7 @@ from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..downstream.request import Handler, Reply, Request
 from ..errors import NotFound
-from ..routes.router import Kind
+from ..routes.route import Kind
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
 from ..upstream.probes import Probes

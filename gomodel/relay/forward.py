@@ -29,7 +29,7 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..http1.head import request_head
-from ..routes.router import Kind
+from ..routes.route import Kind
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Phase
 from ..upstream.breaker import Admission

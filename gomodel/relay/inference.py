@@ -13,7 +13,7 @@ from ..balancing.stored_responses import Affinity
 from ..downstream.body import RequestBody
 from ..downstream.request import Arrived, Request
 from ..errors import GatewayError, ModelRequired, NotFound, Overloaded
-from ..routes.router import Kind, Route
+from ..routes.route import Kind, Route
 from ..selector.json_body import usual
 from ..upstream.instance import Instance
 from .body_search import BodySearch

@@ -4,16 +4,16 @@ Decides 400 (a bad target), 403 (a closed administrative route) and 404 here, bu
 see the key first, so a refusal travels in the Route. It does not know the method, the key, the instances or the body.
 """
 
-import enum
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from urllib.parse import unquote
 
 from ..errors import BadTarget, Forbidden, GatewayError, NotFound
 from . import passthrough
 from .respelling import ends, respellings
+from .route import Kind, Route
 from .targets import check_target, split_target
 from .vllm_routes import (
     INFERENCE_PREFIXES,
@@ -50,48 +50,6 @@ _ADMIN_NOT_SERVED = partial(NotFound, "Administrative routes of vLLM are not ser
 _ADMIN_CLOSED = partial(
     Forbidden, "This route administers the vLLM server. PASSTHROUGH_ADMIN_ROUTES=true opens it to every caller."
 )
-
-
-class Kind(enum.Enum):
-    """Who handles a request."""
-
-    INFERENCE = enum.auto()
-    UNKNOWN = enum.auto()  # below a prefix of vLLM's: which routes exist there is vLLM's to say
-    SERVER = enum.auto()
-    MODELS = enum.auto()
-    MODEL = enum.auto()
-    RESPONSES = enum.auto()
-    PASSTHROUGH = enum.auto()
-    REALTIME = enum.auto()
-    HEALTH = enum.auto()
-    READY = enum.auto()
-    METRICS = enum.auto()
-    ADMIN_REQUESTS = enum.auto()
-    STATUS_PAGE = enum.auto()
-    NOT_FOUND = enum.auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A classified target. Shared between requests, hence immutable; `refusal` makes a fresh exception for each."""
-
-    kind: Kind
-    template: str  # a label from a bounded set; "*" is the target of OPTIONS * and of nothing else
-    # Others are 405, except for PASSTHROUGH, where these are but the usual ones; empty where `refusal` is set and no
-    # method would help.
-    methods: frozenset[str] = frozenset()
-    below_base: bool = False  # `tail` counts from the instance's base URL, else from its root
-    tail: str = ""  # raw path with its leading slash, and the raw query with its "?"; "" where nothing goes upstream
-    anthropic: bool = False  # errors take Anthropic's shape
-    # Where the gateway serves the paths below an instance's base URL, and those at its root.
-    own_base: str = ""
-    own_root: str = ""
-    provider: str | None = None  # PASSTHROUGH: the raw segment, not yet known to name anything
-    id: str | None = None  # MODEL: the decoded model id; RESPONSES, ADMIN_REQUESTS: the raw id
-    open: bool = False  # served without a key
-    polled: bool = False  # asked for again and again by monitors and by the status page
-    replayable: bool = False  # may go out again when a reused connection dies before any response byte
-    refusal: Callable[[], GatewayError] | None = None  # to be raised once the caller has shown the key
 
 
 class Router:

@@ -20,7 +20,8 @@ from gomodel.config.load import from_environ
 from gomodel.config.registry import VARIABLES
 from gomodel.config.values import duration_s
 from gomodel.process.restarts import Limits
-from gomodel.routes.router import Kind, Router
+from gomodel.routes.route import Kind
+from gomodel.routes.router import Router
 from gomodel.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gomodel.errors import BadTarget, Forbidden, GatewayError, NotFound
-from gomodel.routes.router import CACHED_LENGTH, CACHED_TARGETS, Kind, Route, Router
+from gomodel.routes.route import Kind, Route
+from gomodel.routes.router import CACHED_LENGTH, CACHED_TARGETS, Router
 
 READ = frozenset({"GET", "HEAD"})
 
