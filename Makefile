@@ -29,7 +29,7 @@ $(VENV)/.installed: $(VENV)/.runs
 
 demo: $(VENV)/.runs  ## serve in front of a simulated vLLM: no GPU, no model
 	@echo "Starting gomodel in front of two simulated vLLM servers"
-	@$(BIN)/python -m gomodel --demo
+	@$(BIN)/python -m gomodel demo
 
 run: $(VENV)/.runs  ## serve what .env describes
 	@$(BIN)/python -m gomodel

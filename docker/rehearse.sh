@@ -44,7 +44,7 @@ port=$("$python" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); 
 url=http://127.0.0.1:$port
 run=(env -i PATH=/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PORT="$port" LOG_LEVEL=info
     GOMODEL_DRAIN_TIMEOUT=20s
-    "$tree/root/bin/python" -m gomodel --demo)
+    "$tree/root/bin/python" -m gomodel demo)
 if [ "$(id -u)" = 0 ] && unshare --mount true 2>/dev/null; then
     echo "== start as user 65532, without capabilities, on a read-only tree"
     # shellcheck disable=SC2016  # expanded by that shell, not by this one

@@ -1,56 +1,31 @@
-"""The command line: what `python -m gomodel` can be asked for, and its exit statuses.
+"""The command line: how what `python -m gomodel` is asked for is read, and its exit statuses.
 
-Imports what a request for help or for the version does not need only when it is needed, and takes over the signals
-before anything that takes time.
+What each subcommand does is in `commands`. Imports what a request for help or for the version does not need only when
+it is needed, and what serving does not need not at all.
 """
 
-import gc
 import os
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from .host.signals import Signals
+from .commands import COMMANDS, CONFIG_ERROR, OK, Command
 from .version import VERSION
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Callable
 
     from .config.settings import ConfigError
 
-OK = 0
-FAILED = 1
-CONFIG_ERROR = 64  # EX_USAGE of sysexits.h
-INTERRUPTED = 130
 _STDOUT, _STDERR = 1, 2
-
-# What a client or an instance that leaves looks like while nobody reads from it is Linux' alone (`kernel`); elsewhere
-# slots on GPUs would be kept for clients that are gone.
-_NOT_LINUX = "gomodel runs on Linux; this is {}. Elsewhere use its container image: see docker/ and README.md."
-_DESCRIPTION = "A streaming gateway in front of vLLM. Without an option it serves what the environment describes."
+_DESCRIPTION = "A streaming gateway in front of vLLM. Without a command it serves."
 _EPILOG = """\
-The configuration is read from the environment, over a file .env in the working directory. Most used:
-{variables}
-VLLM_<NAME>_BASE_URL, VLLM_<NAME>_API_KEY and so on describe further instances, vllm-<name>. A key can stand in a file
-that <its variable>_FILE names. --example-env prints all variables with their meaning and default.
-
-signals:
-  SIGTERM, SIGINT, SIGQUIT, SIGPWR
-                            let running requests end, then exit; a second one aborts them
-  SIGHUP                    read the configuration again, without dropping a connection; one that is bad, or that
-                            lost the master key or the whole .env, is logged and the old one stays
-  SIGUSR1                   log how busy the gateway is
-  SIGTSTP (Ctrl-Z)          stop until SIGCONT, as any program
-All others but those of a fault (SIGSEGV, SIGABRT ...) are ignored; SIGUSR2, too, with a line in the log.
-
-exit status:
-  0    ended after a drain, or the check found every instance well
-  1    cannot listen, a worker cannot start or all keep dying, or the check found an instance that does not answer
-  2    wrong use of the command line
-  64   the configuration has problems; all of them are listed and nothing was bound
-  128+n  signal n came a second time and aborted running requests (130: SIGINT, 143: SIGTERM)
+gomodel COMMAND --help says more; that of serve has the variables, the signals
+and what each exit status means.
 """
+# What 0.1 had as flags.
+_FLAGS = ("check", "demo")
+_OF_DEMO = ("--rate", "--port")
 
 
 def main() -> NoReturn:
@@ -80,53 +55,23 @@ def _open_standard_descriptors() -> None:
 
 def command(arguments: list[str]) -> int:
     """Do what `arguments` ask for; the exit status."""
-    options = _parse(arguments) if arguments else None
-    if options is not None and options.example_env:
-        from .config.reference import example_env  # noqa: PLC0415
+    chosen, options = COMMANDS[0], None
+    if arguments not in ([], [chosen.name]):  # which needs no parser, and is in a hurry
+        options = _parse(arguments)
+        if options.example_env:
+            from .config.reference import example_env  # noqa: PLC0415
 
-        print(example_env(), end="")
-        return OK
-    if sys.platform != "linux":
-        print(_NOT_LINUX.format(sys.platform), file=sys.stderr)
-        return FAILED
-    if options is not None and options.check:
-        return _check()
-    signals = Signals()
-    signals.install()
-    # What a start-up makes exists for good; looking for garbage among it takes time. `Serving` turns it on again.
-    gc.disable()
-    from .config.load import load  # noqa: PLC0415 - the signals come first
-    from .config.settings import ConfigError  # noqa: PLC0415 - the signals come first
-
+            print(example_env(), end="")
+            return OK
+        chosen = options.command
     try:
-        if options is not None and options.demo:
-            from .demo import start_demo  # noqa: PLC0415
+        return chosen.run(options)
+    except Exception as error:
+        from .config.settings import ConfigError  # noqa: PLC0415 - the signals come first
 
-            return start_demo(signals, options.rate, options.port)
-        config = load(os.environ)
-        from .upstream.root_certificates import postponed  # noqa: PLC0415
-
-        with postponed():
-            from .process.start import start  # noqa: PLC0415
-
-        return start(config, lambda files: load(os.environ, files=files), signals)
-    except ConfigError as error:
-        return _refuse(error)
-
-
-def _check() -> int:
-    from .config.load import load  # noqa: PLC0415
-    from .config.settings import ConfigError  # noqa: PLC0415
-
-    try:
-        config = load(os.environ)
-        from .process.check import check  # noqa: PLC0415
-
-        return OK if check(config) else FAILED
-    except ConfigError as error:
-        return _refuse(error)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        if isinstance(error, ConfigError):
+            return _refuse(error)
+        raise
 
 
 def _refuse(error: "ConfigError") -> int:
@@ -138,51 +83,42 @@ def _refuse(error: "ConfigError") -> int:
 
 
 def _parse(arguments: list[str]) -> "Namespace":
+    """What `arguments` ask for; `command` is a Command."""
     from argparse import ArgumentParser, RawDescriptionHelpFormatter  # noqa: PLC0415
 
     class Parser(ArgumentParser):
-        def format_help(self) -> str:
-            from .config.reference import help_text  # noqa: PLC0415
+        of: Command | None = None
 
-            self.epilog = _EPILOG.format(variables=help_text())
+        def format_help(self) -> str:
+            if self.of is not None and self.of.epilog is not None:
+                self.epilog = self.of.epilog()
             return super().format_help()
 
-    parser = Parser(prog="gomodel", description=_DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--check", action="store_true", help="check the configuration, ask every instance once, and exit")
-    mode.add_argument(
-        "--demo", action="store_true", help="serve in front of a simulated vLLM: no GPU, no model, no key"
-    )
-    mode.add_argument(
-        "--example-env", action="store_true", help="print a .env file with every variable, its meaning and its default"
-    )
-    parser.add_argument(
-        "--rate",
-        type=_number(float, float("inf")),
-        metavar="N",
-        help="with --demo: tokens per second of a stream (default 25)",
-    )
-    parser.add_argument(
-        "--port",
-        type=_number(int, 1 << 16),
-        metavar="N",
-        help="with --demo: port to listen on (default: PORT, or 8080)",
-    )
+    look = RawDescriptionHelpFormatter
+    parser = Parser(prog="gomodel", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=look)
+    parser.set_defaults(command=COMMANDS[0])
+    named = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for each in COMMANDS:
+        summary = f"{each.summary[0].upper()}{each.summary[1:]}."
+        own = named.add_parser(each.name, help=each.summary, description=summary, formatter_class=look)
+        own.of = each
+        each.arguments(own)
+        own.set_defaults(command=each)
+    parser.add_argument("--example-env", action="store_true", help="print a .env file with every variable, and exit")
     parser.add_argument("--version", action="version", version=f"gomodel {VERSION}")
-    options = parser.parse_args(arguments)
-    if not options.demo and (options.rate is not None or options.port is not None):
-        parser.error("--rate and --port go with --demo; the port to serve on is set with PORT")
-    return options
+    arguments = _named(arguments)
+    if arguments[0] != "demo" and any(each.partition("=")[0] in _OF_DEMO for each in arguments):
+        parser.error("--rate and --port go with demo; the port to serve on is set with PORT")
+    return parser.parse_args(arguments)
 
 
-def _number(kind: type[float], limit: float) -> "Callable[[str], float]":
-    def number(text: str) -> float:
-        value = kind(text)
-        if not 0 <= value < limit:
-            raise ValueError
-        return value
-
-    return number
+def _named(arguments: list[str]) -> list[str]:
+    """`arguments` with a command in front where 0.1 took a flag for it, in any place: `--rate 5 --demo`."""
+    for each in _FLAGS:
+        if arguments[0].startswith("-") and f"--{each}" in arguments:
+            at = arguments.index(f"--{each}")
+            return [each, *arguments[:at], *arguments[at + 1 :]]
+    return arguments
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`--demo`: the gateway in front of two simulated vLLM servers, all in one process, to be tried with curl.
+"""`gomodel demo`: the gateway in front of two simulated vLLM servers, all in one process, to be tried with curl.
 
 Decides the configuration of the demonstration, which reads no .env file: a real instance must never be part of it.
 """

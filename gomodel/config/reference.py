@@ -93,7 +93,7 @@ def _page_lines() -> Iterator[str]:
     yield from ("# Configuration", "")
     yield from _wrapped(
         "Every variable that gomodel reads, at start and on SIGHUP, from the environment over a `.env` file in the "
-        "working directory. `gomodel --example-env` prints the same as such a file, `gomodel --check` says what is "
+        "working directory. `gomodel --example-env` prints the same as such a file, `gomodel check` says what is "
         "wrong with a configuration and asks every instance once. All problems are reported together.",
         "",
     )

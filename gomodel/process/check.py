@@ -1,4 +1,4 @@
-"""`--check`: asks every instance once, the way requests will, and prints what came of it.
+"""`gomodel check`: asks every instance once, the way requests will, and prints what came of it.
 
 Decides what counts as well: the instance can be reached, takes the key and lists its models. Starts no listener.
 """

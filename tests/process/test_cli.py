@@ -4,14 +4,16 @@ import asyncio
 import re
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gomodel import __main__ as cli
+from gomodel import commands
 from gomodel.balancing import model_lists
+from gomodel.commands import COMMANDS
 from gomodel.config.load import from_environ
 from gomodel.config.registry import VARIABLES
 from gomodel.config.settings import Config
@@ -28,11 +30,36 @@ def test_version_names_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"gomodel {VERSION}\n"
 
 
-def test_help_names_only_variables_that_exist_and_every_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as ended:
-        cli.command(["--help"])
+        cli.command([*arguments, "--help"])
     assert ended.value.code == 0
-    text = capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+def test_the_help_fits_a_screen_and_has_every_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = help_of(capsys).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    for each in COMMANDS:
+        assert any(line.split() == [each.name, *each.summary.split()] for line in lines)
+
+
+@pytest.mark.parametrize("name", [each.name for each in COMMANDS])
+def test_every_command_says_what_it_does(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(capsys, name)
+    assert text.startswith(f"usage: gomodel {name} [-h]")
+    summary = next(each.summary for each in COMMANDS if each.name == name)
+    assert summary[1:] in " ".join(text.split())
+
+
+def test_the_help_of_serve_names_only_variables_that_exist_and_every_exit_status(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = help_of(capsys, "serve")
     named = set(re.findall(r"\b(?:[A-Z]+_[A-Z_]*|HOST|PORT)\b", text)) - {"_BASE_URL", "_API_KEY"}
     assert named <= {*VARIABLES, "VLLM_", "_FILE"}
     for each in VARIABLES.values():
@@ -40,6 +67,37 @@ def test_help_names_only_variables_that_exist_and_every_exit_status(capsys: pyte
     assert "default 8080)" in text
     for status in ("0  ", "1  ", "2  ", "64 ", "128+n"):
         assert f"\n  {status}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "rate"),
+    [
+        ([], "serve", None),
+        (["serve"], "serve", None),
+        (["check"], "check", None),
+        (["--check"], "check", None),
+        (["demo"], "demo", None),
+        (["demo", "--rate", "5"], "demo", 5.0),
+        (["--demo"], "demo", None),
+        (["--demo", "--rate", "5"], "demo", 5.0),
+        (["--rate", "5", "--demo"], "demo", 5.0),
+        (["--rate=5", "--demo", "--port=0"], "demo", 5.0),
+    ],
+)
+def test_commands_and_the_flags_of_the_first_release_mean_the_same(
+    arguments: list[str], name: str, rate: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def note(name: str) -> Callable[[Any], int]:
+        return lambda options: asked.append((name, options)) or 7
+
+    noting = tuple(each._replace(run=note(each.name)) for each in COMMANDS)
+    monkeypatch.setattr(cli, "COMMANDS", noting)
+    assert cli.command(arguments) == 7
+    [(found, options)] = asked
+    assert found == name
+    assert getattr(options, "rate", None) == rate
 
 
 def test_the_example_is_printed_as_it_is_in_the_repository(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,13 +111,13 @@ async def test_the_example_needs_no_file_beside_the_program(run: Run) -> None:
     assert process.output == (ROOT / ".env.example").read_text()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--check"], ["--demo"]])
+@pytest.mark.parametrize("arguments", [[], ["serve"], ["check"], ["demo"], ["--check"], ["--demo"]])
 @pytest.mark.parametrize("system", ["darwin", "freebsd14", "win32"])
 def test_on_another_system_than_linux_it_says_so_and_does_nothing(
     arguments: list[str], system: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.platform", system)
-    monkeypatch.setattr(cli, "Signals", pytest.fail)
+    monkeypatch.setattr(commands, "Signals", pytest.fail)
     assert cli.command(arguments) == 1
     assert capsys.readouterr().err.startswith(f"gomodel runs on Linux; this is {system}.")
 
@@ -67,15 +125,19 @@ def test_on_another_system_than_linux_it_says_so_and_does_nothing(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--example-env", "--check"], "not allowed with"),
+        (["--example-env", "--check"], "unrecognized arguments: --example-env"),
         (["--chek"], "unrecognized arguments"),
-        (["serve"], "unrecognized arguments"),
-        (["--check", "--demo"], "not allowed with"),
-        (["--rate", "5"], "go with --demo"),
-        (["--port", "5"], "go with --demo"),
-        (["--demo", "--rate", "-1"], "--rate: invalid number value"),
+        (["server"], "invalid choice: 'server'"),
+        (["serve", "now"], "unrecognized arguments"),
+        (["--check", "--demo"], "unrecognized arguments: --demo"),
+        (["check", "--demo"], "unrecognized arguments: --demo"),
+        (["--rate", "5"], "go with demo"),
+        (["--port", "5"], "go with demo"),
+        (["serve", "--port", "5"], "set with PORT"),
+        (["check", "--rate=5"], "go with demo"),
+        (["demo", "--rate", "-1"], "--rate: invalid number value"),
         (["--demo", "--rate", "nan"], "--rate: invalid number value"),
-        (["--demo", "--port", "65536"], "--port: invalid number value"),
+        (["demo", "--port", "65536"], "--port: invalid number value"),
         (["--demo", "--port", "http"], "--port: invalid number value"),
     ],
 )
@@ -86,7 +148,7 @@ def test_wrong_use_is_status_2(arguments: list[str], complaint: str, capsys: pyt
     assert complaint in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["--check"]])
+@pytest.mark.parametrize("arguments", [[], ["serve"], ["check"]])
 async def test_every_problem_of_the_configuration_is_listed_and_nothing_is_bound(
     run: Run, arguments: list[str]
 ) -> None:
@@ -113,7 +175,7 @@ async def test_an_env_file_that_cannot_be_read_is_a_problem_of_the_configuration
 async def test_check_prints_a_table_and_is_status_0_when_every_instance_is_well(run: Run, make_upstream: Any) -> None:
     one, other = await make_upstream(models=("a", "b", "c", "d")), await make_upstream(models=())
     keys = {"VLLM_API_KEY": "secret-4711", "GOMODEL_MASTER_KEY": "secret-4712"}
-    process = await run({**env_for(vllm=one, vllm_test=other), **keys}, "--check")
+    process = await run({**env_for(vllm=one, vllm_test=other), **keys}, "check")
     assert await process.ended() == 0
     head, first, second, _, verdict = process.output.splitlines()
     assert head.split() == ["INSTANCE", "URL", "KEY", "STATE", "MODELS"]
@@ -194,7 +256,7 @@ async def test_check_reaches_an_instance_on_a_unix_socket(
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 async def test_the_demo_prints_curl_lines_that_work(run: Run) -> None:
-    process = await run({"VLLM_OWN_BASE_URL": "http://127.0.0.1:1/v1"}, "--demo", "--rate", "0", "--port", "0")
+    process = await run({"VLLM_OWN_BASE_URL": "http://127.0.0.1:1/v1"}, "demo", "--rate", "0", "--port", "0")
     await process.until("guide", lambda: "  key: demo\n" in process.output)
     assert "serves in front of a simulation" in process.output
     # The last lines, and no line of the log behind them.

@@ -1,0 +1,151 @@
+"""The subcommands: one row for each, with its options and what it does.
+
+Decides what of the package each of them needs, and imports it when it is called for. Knows nothing of how the command
+line is read, which is `__main__`'s.
+"""
+
+import gc
+import os
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from .host.signals import Signals
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable
+
+OK = 0
+FAILED = 1
+CONFIG_ERROR = 64  # EX_USAGE of sysexits.h
+INTERRUPTED = 130
+
+# What a client or an instance that leaves looks like while nobody reads from it is Linux' alone (`kernel`); elsewhere
+# slots on GPUs would be kept for clients that are gone.
+_NOT_LINUX = "gomodel runs on Linux; this is {}. Elsewhere use its container image: see docker/ and README.md."
+_SERVE = """\
+The configuration is read from the environment, over a file .env in the working directory. Most used:
+{variables}
+VLLM_<NAME>_BASE_URL, VLLM_<NAME>_API_KEY and so on describe further instances, vllm-<name>. A key can stand in a file
+that <its variable>_FILE names. gomodel --example-env prints all variables with their meaning and default.
+
+signals:
+  SIGTERM, SIGINT, SIGQUIT, SIGPWR
+                            let running requests end, then exit; a second one aborts them
+  SIGHUP                    read the configuration again, without dropping a connection; one that is bad, or that
+                            lost the master key or the whole .env, is logged and the old one stays
+  SIGUSR1                   log how busy the gateway is
+  SIGTSTP (Ctrl-Z)          stop until SIGCONT, as any program
+All others but those of a fault (SIGSEGV, SIGABRT ...) are ignored; SIGUSR2, too, with a line in the log.
+
+exit status:
+  0    ended after a drain, or the check found every instance well
+  1    cannot listen, a worker cannot start or all keep dying, or the check found an instance that does not answer
+  2    wrong use of the command line
+  64   the configuration has problems; all of them are listed and nothing was bound
+  128+n  signal n came a second time and aborted running requests (130: SIGINT, 143: SIGTERM)
+"""
+
+
+def _no_options(parser: "ArgumentParser") -> None:
+    pass
+
+
+class Command(NamedTuple):
+    """A subcommand: `run` does it and returns the exit status; it may raise ConfigError.
+
+    `arguments` declares its options, `epilog` makes what its help says beneath them.
+    """
+
+    name: str
+    summary: str
+    run: "Callable[[Namespace | None], int]"
+    arguments: "Callable[[ArgumentParser], None]" = _no_options
+    epilog: "Callable[[], str] | None" = None
+
+
+def _variables() -> str:
+    from .config.reference import help_text  # noqa: PLC0415
+
+    return _SERVE.format(variables=help_text())
+
+
+def serve(options: "Namespace | None" = None) -> int:
+    """Serve what the environment describes until told to end."""
+    if sys.platform != "linux":
+        return _refuse_platform()
+    signals = _signals()
+    from .config.load import load  # noqa: PLC0415 - the signals come first
+
+    config = load(os.environ)
+    from .upstream.root_certificates import postponed  # noqa: PLC0415
+
+    with postponed():
+        from .process.start import start  # noqa: PLC0415
+
+    return start(config, lambda files: load(os.environ, files=files), signals)
+
+
+def _check(options: "Namespace | None") -> int:
+    if sys.platform != "linux":
+        return _refuse_platform()
+    from .config.load import load  # noqa: PLC0415
+
+    try:
+        config = load(os.environ)
+        from .process.check import check  # noqa: PLC0415
+
+        return OK if check(config) else FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _demo(options: "Namespace | None") -> int:
+    if sys.platform != "linux":
+        return _refuse_platform()
+    signals = _signals()
+    from .demo import start_demo  # noqa: PLC0415 - the signals come first
+
+    assert options is not None
+    return start_demo(signals, options.rate, options.port)
+
+
+def _demo_options(parser: "ArgumentParser") -> None:
+    parser.add_argument(
+        "--rate", type=_number(float, float("inf")), metavar="N", help="tokens per second of a stream (default 25)"
+    )
+    parser.add_argument(
+        "--port", type=_number(int, 1 << 16), metavar="N", help="port to listen on (default: PORT, or 8080)"
+    )
+
+
+def _number(kind: type[float], limit: float) -> "Callable[[str], float]":
+    def number(text: str) -> float:
+        value = kind(text)
+        if not 0 <= value < limit:
+            raise ValueError
+        return value
+
+    return number
+
+
+def _signals() -> Signals:
+    """Take the signals over, before anything that takes time."""
+    signals = Signals()
+    signals.install()
+    # What a start-up makes exists for good; looking for garbage among it takes time. `Serving` turns it on again.
+    gc.disable()
+    return signals
+
+
+def _refuse_platform() -> int:
+    print(_NOT_LINUX.format(sys.platform), file=sys.stderr)
+    return FAILED
+
+
+# The first is meant where none is named.
+COMMANDS = (
+    Command("serve", "serve what the environment describes (default)", serve, epilog=_variables),
+    Command("check", "check the configuration, ask every instance once, and exit", _check),
+    Command("demo", "serve in front of a simulated vLLM: no GPU, no model, no key", _demo, _demo_options),
+)
