@@ -2,7 +2,7 @@
 
 Decides how often a client that is not read from is looked at, how long one that does not read is waited for, and which
 end no client can take for a clean one. Knows nothing of requests. Leans on aiohttp's `_reading_paused`,
-`_drain_helper`, `_drain_waiter`, `_pause_transport_reading` and the slot `_task_handler`; see `server`.
+`_drain_helper`, `_drain_waiter`, `_pause_transport_reading` and the slot `_task_handler`; see `task`.
 """
 
 import asyncio

@@ -32,7 +32,7 @@ class Switched(Protocol):
 
 
 class Connection(Protocol):
-    """What may be asked of the connection, all of it explained there: `connection` and `server`."""
+    """What may be asked of the connection, all of it explained there: `connection` to `at_once`."""
 
     feeder: Pausing | None
 
@@ -167,6 +167,7 @@ class Request:
 
 
 Handler = Callable[[Request], Awaitable[Reply | None]]
+Begin = Callable[[Request], bool]  # whether an answer is under way
 _HTTP_11 = (1, 1)
 
 

@@ -245,7 +245,7 @@ async def dribble(client, pieces, every_s: float) -> None:
 async def test_a_head_that_does_not_end_is_cut_at_the_limit_whatever_dribbles(
     gateway, upstream, connect, monkeypatch, after_a_request
 ):
-    monkeypatch.setattr("gomodel.downstream.server.HEAD_S", 0.4)
+    monkeypatch.setattr("gomodel.downstream.arrivals.HEAD_S", 0.4)
     handle = await gateway(vllm=upstream)
     clients = [await connect(handle) for _ in range(30)]
     if after_a_request:

@@ -1,0 +1,97 @@
+"""A request whose body came with its head, served in the turn of the loop in which it came.
+
+What came whole and need not wait goes through the chain by plain calls, and its answer ends it likewise, in the turn in
+which that ends; the connection's task sleeps meanwhile, serves the rest, and goes on with what turns out to wait.
+Decides which of the two serves a request, and which are known again without parsing. Leans on aiohttp's `_waiter` and
+`_messages`; see `task`.
+"""
+
+import asyncio
+from typing import Any
+
+from aiohttp.http import RawRequestMessage
+
+from .request import Arrived, Begin, Handler, Request
+from .request_head import BadHead
+from .task import ServedByTask
+from .upload import Upload
+
+
+class Downstream(ServedByTask):
+    """One client connection and the requests that come over it."""
+
+    __slots__ = ("_begin",)
+
+    def __init__(self, manager: Any, begin: Begin, **kwargs: Any) -> None:
+        """`begin` as for `Server`."""
+        super().__init__(manager, **kwargs)
+        self._begin = begin
+
+    def data_received(self, data: bytes) -> None:
+        known, waiter = self._known, self._waiter
+        if known is not None and known.fields is not None and waiter is not None and not waiter.done():
+            fields, head = known.fields, known.head
+            start = head.match(data)
+            if start:
+                if fields.varied:
+                    fields.vary(())
+                    fields.varied = False
+                fields.content_length = head.length
+            else:
+                start = known.like(data, self._heads.limit)
+            if start and len(data) - start == fields.content_length:
+                self._misses = 0
+                self._serve_now(Request(self, known.message, Arrived(data[start:], fields)), waiter)
+                return
+        super().data_received(data)
+
+    def _take(self, message: RawRequestMessage | BadHead, body: Upload | Arrived) -> None:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            self._messages.append((message, body))  # type: ignore[arg-type]
+        elif isinstance(body, Arrived) and not (self._offered or isinstance(message, BadHead)):
+            self._serve_now(Request(self, message, body), waiter)
+        else:
+            self._messages.append((message, body))  # type: ignore[arg-type]
+            waiter.set_result(None)
+
+    def _serve_now(self, request: Request, waiter: asyncio.Future[None]) -> None:
+        """Serve it in this turn of the loop as far as nothing has to be waited for; the task goes on where it has.
+
+        Nobody waits for the next request then, so that aiohttp's keep-alive timer and what is read meanwhile see a
+        connection at work.
+        """
+        self.busy = True
+        self._begun = request
+        self._waiter = None
+        self._parked = waiter
+        if not self._begin(request):
+            self._parked = None
+            waiter.set_result(None)
+
+    def answered(self, request: Request) -> None:
+        """See ServedByTask."""
+        waiter, self._parked = self._parked, None
+        if waiter is None or waiter.done():  # the task was woken by something else and sees for itself
+            return
+        if not (request.keep_alive and not self._paused and self.transport is not None and request.app.end(request)):
+            waiter.set_result(None)
+            return
+        self._begun = None
+        self._served(request)
+        self._rest()
+        self._waiter = waiter
+        if self._messages:
+            waiter.set_result(None)
+
+    def turn_away(self, serve: Handler, within_s: float) -> None:
+        """There is no room for this client: `serve` its next request, if that comes in time, and close."""
+        self._begin = in_its_turn
+        self._serve = serve
+        self.last = True
+        self._loop.call_later(within_s, self.close_when_idle)
+
+
+def in_its_turn(request: Request) -> bool:
+    """Begin nothing before the task serves it."""
+    return False
