@@ -1,14 +1,13 @@
 """One process's gateway: listeners in front, the app behind, a drain at the end.
 
-Decides when connections end, and what happens to running requests when the configuration changes. Knows nothing of
-signals, workers or the command line.
+Decides when connections end, and what happens to running requests when the configuration changes. How they come in is
+in `acceptor`. Knows nothing of signals, workers or the command line.
 """
 
 import asyncio
 import logging
 import socket
 import ssl
-import sys
 from collections.abc import Coroutine
 from typing import Any
 
@@ -16,28 +15,21 @@ from ..app import App
 from ..balancing.instances import Providers
 from ..config.settings import Config
 from ..downstream.client_limit import ClientLimit
-from ..downstream.handshakes import TlsClient
 from ..downstream.request import Reply, Request
 from ..downstream.server import Server
 from ..errors import SHUTDOWN
 from ..host import descriptors
-from ..host.listeners import BACKLOG, Listener, adopt, bind
+from ..host.listeners import Listener, adopt, bind
 from ..host.tls import load_certificate, tls_context
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
 from ..upstream.instance import Instance
 from ..upstream.network import Network
+from .acceptor import Acceptor
 
 # At a drain, a client that was active this recently may have its next request on the way, which closing would lose:
 # it is answered, with `Connection: close`. Longer than any round trip.
 GRACE_S = 0.5
-# A client in its TLS handshake holds a descriptor.
-_HANDSHAKE_LIMIT_S = 10.0
-# Connections taken in one turn of the loop, so that a burst of them does not stall the streams that run, nor take the
-# descriptors of those that are served before the limit of clients is looked at.
-_ACCEPTED_PER_TURN = 128
-# For the TLS handshakes of clients that the kernel had accepted when a drain began: hundreds, on a busy CPU.
-_HANDSHAKE_S = 2.0
 _POLL_S = 0.02
 _RETIRE_POLL_S = 0.1
 _CLOSE_LIMIT_S = 1.0
@@ -56,11 +48,10 @@ class Gateway:
         self._open_files = 0  # before the first client
         self.listeners: list[Listener] = []
         self._server: Server
-        self._serving: list[asyncio.Server] = []
+        self._acceptor: Acceptor
         self._tls: ssl.SSLContext | None = None
         self._retiring: dict[App, asyncio.Task[None]] = {}  # replaced by a reload, with requests that still run
         self._closing: set[asyncio.Task[None]] = set()
-        self._opening: set[asyncio.Task[None]] = set()
         self._started = False
 
     @property
@@ -78,7 +69,6 @@ class Gateway:
 
         Raises ListenError when an address is taken, ConfigError for a certificate that cannot be used.
         """
-        loop = asyncio.get_running_loop()
         config = self.config
         self._tls = tls_context(config)
         self.listeners = _as_listeners(listeners, config)
@@ -98,20 +88,11 @@ class Gateway:
             logger=quiet,
             tcp_keepalive=False,  # its two hours; see ClientConnection
         )
+        self._acceptor = Acceptor(self.listeners, self._server, self._tls)
         self._started = True
-        for each in self.listeners:
-            options: dict[str, Any] = {"sock": each.sock}
-            # A turn accepts as many connections as the backlog that asyncio is told; the kernel's is set after it.
-            options["backlog"] = min(_ACCEPTED_PER_TURN, self._server.limit.refusals)
-            create: Any = loop.create_server
-            if each.sock.family == socket.AF_UNIX:
-                create = loop.create_unix_server
-                if sys.version_info >= (3, 13):
-                    options["cleanup_socket"] = False  # the file may be another process's to remove
-            self._serving.append(await create(self._shake_hands if each.tls else self._server, **options))
-            each.sock.listen(BACKLOG)
-            self.port = self.port or each.port or 0
-        self.telemetry.running.start(loop)
+        await self._acceptor.listen()
+        self.port = next((each.port for each in self.listeners if each.port), 0)
+        self.telemetry.running.start(asyncio.get_running_loop())
         self.app.start()
 
     def _begin(self, request: Request) -> bool:
@@ -171,9 +152,7 @@ class Gateway:
         self.app.draining = True
         for client in self._server.clients:
             client.last = True
-        await self._take_the_accepted()
-        self._stop_listening()
-        await self._opened()
+        await self._acceptor.finish(GRACE_S)
         began = now = loop.time()
         deadline = began + timeout_s
         while True:
@@ -185,62 +164,6 @@ class Gateway:
             await asyncio.sleep(min(_POLL_S, deadline - now))
             now = loop.time()
 
-    async def _take_the_accepted(self) -> None:
-        """Make connections of all that the kernel has accepted for us; closing a listener would reset them."""
-        loop = asyncio.get_running_loop()
-        for server in self._serving:
-            if isinstance(server, asyncio.Server):  # it loses what it has accepted when it is closed; uvloop's does not
-                for each in server.sockets:
-                    loop.remove_reader(each.fileno())
-        await _turns(5)
-        # After the last of them the listeners are closed without a turn of the loop in between.
-        while _ACCEPTED_PER_TURN in [self._take(each) for each in self.listeners]:  # noqa: ASYNC110 - the kernel's queue
-            await asyncio.sleep(0)
-
-    def _take(self, listener: Listener) -> int:
-        """Take up to _ACCEPTED_PER_TURN connections; how many there were."""
-        for count in range(_ACCEPTED_PER_TURN):
-            try:
-                sock, _ = listener.sock.accept()
-            except OSError:  # none is left, or no descriptor for it
-                return count
-            sock.setblocking(False)
-            task = asyncio.create_task(self._open(sock, tls=listener.tls))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
-        return _ACCEPTED_PER_TURN
-
-    async def _open(self, sock: socket.socket, *, tls: bool) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            if tls:
-                _, transport = await loop.connect_accepted_socket(self._shake_hands, sock)
-                await transport.opened
-            else:
-                await loop.connect_accepted_socket(self._server, sock)
-        except OSError:
-            pass  # the client left, or did not speak TLS
-
-    async def _opened(self) -> None:
-        """Wait until what was accepted is a connection: for TLS handshakes too, but for no client that keeps silent."""
-        loop = asyncio.get_running_loop()
-        await _turns(5)
-        if self._opening:
-            await asyncio.wait(self._opening, timeout=_HANDSHAKE_S)
-        while any(loop.time() - (each.idle_since or 0.0) < GRACE_S for each in self._server.handshakes):  # noqa: ASYNC110
-            await asyncio.sleep(_POLL_S)
-
-    def _shake_hands(self) -> TlsClient:
-        """A client of a TLS listener."""
-        assert self._tls is not None
-        return TlsClient(self._server, self._tls, handshake_limit_s=_HANDSHAKE_LIMIT_S)
-
-    def _stop_listening(self) -> None:
-        for server in self._serving:
-            server.close()
-        for each in self.listeners:
-            each.remove_file()
-
     async def close(self) -> None:
         """Abort what still runs and give everything back."""
         if not self._started:
@@ -248,7 +171,7 @@ class Gateway:
                 each.close()
             return
         self._started = False
-        self._stop_listening()
+        self._acceptor.stop()
         records = self.telemetry.running.records
         for client in self._server.clients:
             client.close_when_idle()
@@ -258,24 +181,21 @@ class Gateway:
             if not records:
                 break
             await asyncio.sleep(0)
-        await _turns(2)  # for what was written to leave
+        for _ in range(2):  # for what was written to leave
+            await asyncio.sleep(0)
         clients = self._server.clients
         ends = [client.task for client in clients if client.task is not None]
         for client in clients:
             client.abort()
-        for task in (*self._opening, *self._retiring.values()):
+        opening = self._acceptor.opening
+        for task in (*opening, *self._retiring.values()):
             task.cancel()
-        ends += [*self._closing, *self._opening]
+        ends += [*self._closing, *opening]
         if ends:
             await asyncio.wait(ends, timeout=_CLOSE_LIMIT_S)
         self.telemetry.running.stop()
         for app in (self.app, *self._retiring):
             await app.close()
-
-
-async def _turns(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 def _as_listeners(given: list[Listener] | list[socket.socket] | None, config: Config) -> list[Listener]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gomodel.downstream import client_limit
+from gomodel.process import acceptor
 from gomodel.process import gateway as gateway_module
 
 from ..harness.processes import RUN, WITHOUT_UVLOOP, Run
@@ -179,7 +180,7 @@ async def test_a_client_that_has_not_shaken_hands_when_the_drain_begins_is_serve
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gateway_module, "GRACE_S", 60.0 if seen else 0.0)
-    monkeypatch.setattr(gateway_module, "_HANDSHAKE_S", 0.0 if seen else 60.0)
+    monkeypatch.setattr(acceptor, "_HANDSHAKE_S", 0.0 if seen else 60.0)
     handle = await gateway(vllm=upstream, **pem)
     clients = [await tls(handle.port, silent=True) for _ in range(20)]
     if seen:
@@ -203,7 +204,7 @@ async def test_a_client_that_never_shakes_hands_does_not_hold_up_a_drain(
     gateway: Any, upstream: ScriptedUpstream, tls: Connect, pem: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateway_module, "GRACE_S", 0.05)
-    monkeypatch.setattr(gateway_module, "_HANDSHAKE_S", 0.05)
+    monkeypatch.setattr(acceptor, "_HANDSHAKE_S", 0.05)
     handle = await gateway(vllm=upstream, **pem)
     await tls(handle.port, silent=True)
     await turned(lambda: handle.gateway._server.handshakes)
