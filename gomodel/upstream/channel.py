@@ -1,8 +1,9 @@
 """One connection to one instance, which carries one request and its response at a time.
 
-Decides when a response is complete or truncated, when the connection may serve another request, and what its loss
-means. Heads are read by `head_reader`, bodies followed by `framing`. Knows nothing of the client's side: what arrives
-goes to a `Sink` in the same turn of the event loop, without a task or a future per chunk.
+Decides when a response is complete or truncated, and when the connection may serve another request. Heads are read by
+`head_reader`, bodies followed by `framing`; what the loss of a connection means is in `connection_loss`. Knows nothing
+of the client's side: what arrives goes to a `Sink` in the same turn of the event loop, without a task or a future per
+chunk.
 
 Leans on these internals of aiohttp 3.14 (tests/wire/test_aiohttp_internals.py fails when they move):
 `BaseConnector._factory` makes the protocol; `connector.connect(req, traces, timeout)` returns a Connection whose
@@ -10,8 +11,6 @@ Leans on these internals of aiohttp 3.14 (tests/wire/test_aiohttp_internals.py f
 """
 
 import asyncio
-import os
-import ssl
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -19,11 +18,12 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 
-from ..errors import ConnectError, GatewayError, StaleConnection, UpstreamError
+from ..errors import ConnectError, GatewayError, UpstreamError
 from ..host.bounded_reads import READ_BYTES, bound_reads
 from ..host.kernel import fail_when_silent, reset_on_close
 from ..http1.framing import Body, Chunked, Sized, UntilClose, whole_chunk
 from ..http1.response_fields import ResponseFields
+from .connection_loss import closed_on_purpose, failure, last_words
 from .head_reader import HeadReader
 from .response_checks import fault
 
@@ -31,7 +31,6 @@ from .response_checks import fault
 SILENT_HOST_S = 45.0
 # Up to this size a request is copied into one write.
 _JOIN_BYTES = 1 << 16
-_READ_BYTES = 1 << 16
 _SWITCHING = 101
 _NO_BODY = frozenset({204, 304})
 
@@ -199,10 +198,13 @@ class Channel(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if exc is not None and self.sink is not None:
-            self._read_last_words()
+            for data in last_words(self.transport):
+                self.data_received(data)
+                if self.sink is None:
+                    break
         sink, body = self.sink, self._body
         self.sink = None
-        whole = exc is None and (self.tunnel or (isinstance(body, UntilClose) and _closed_on_purpose(self.transport)))
+        whole = exc is None and (self.tunnel or (isinstance(body, UntilClose) and closed_on_purpose(self.transport)))
         if self.pool is not None:
             self.pool.forget(self)
         if self.connection is not None:
@@ -214,40 +216,16 @@ class Channel(ResponseHandler):
         if whole:
             sink.on_data(b"", True)
         else:
-            sink.on_failure(self._lost(exc, body))
-
-    def _lost(self, exc: BaseException | None, body: Body | None) -> GatewayError:
-        """What the loss of the connection means for the exchange that it carried."""
-        if isinstance(exc, OSError) and not isinstance(exc, ConnectionError | ssl.SSLError):
-            # Timed out or unroutable: the host is gone. It may have begun, so even a reused connection is not stale.
-            code, what = "connection_terminated", "cannot be reached any more"
-        elif self.tunnel:
-            code, what = "connection_terminated", "reset the connection"
-        elif body is not None:
-            code, what = "connection_terminated", "closed the connection before the response was complete"
-        elif self._heads.begun:
-            code, what = "http_response_incomplete", "closed the connection inside the response head"
-        elif self.reused:
-            return StaleConnection(f"Instance '{self.instance}' closed the connection before it answered.")
-        else:
-            code, what = "connection_terminated", "closed the connection before it answered"
-        return fault(self.instance, code, what)
-
-    def _read_last_words(self) -> None:
-        """Read what is left after a reset.
-
-        An instance that refuses an upload answers and closes while it is still coming. When its reset fails a write of
-        ours before the answer was read, the answer is still there (Linux keeps it).
-        """
-        transport = self.transport
-        if transport is None or transport.get_extra_info("sslcontext") is not None:
-            return
-        sock = transport.get_extra_info("socket")
-        try:
-            while self.sink is not None and (data := os.read(sock.fileno(), _READ_BYTES)):
-                self.data_received(data)
-        except OSError:
-            pass
+            sink.on_failure(
+                failure(
+                    self.instance,
+                    exc,
+                    tunnel=self.tunnel,
+                    in_body=body is not None,
+                    in_head=self._heads.begun,
+                    reused=self.reused,
+                )
+            )
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -268,16 +246,3 @@ class Channel(ResponseHandler):
         if self.connection is not None:
             self.connection.close()
             self.connection = None
-
-
-def _closed_on_purpose(transport: asyncio.Transport | None) -> bool:
-    """Whether the end of a connection was said, not cut: over TLS anybody on the way can forge a FIN (RFC 9112 9.8)."""
-    tls = transport.get_extra_info("ssl_object") if transport is not None else None
-    if tls is None:
-        return True
-    try:
-        return not tls.read(1)
-    except ssl.SSLZeroReturnError:
-        return True
-    except ssl.SSLError:
-        return False
