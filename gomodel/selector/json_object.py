@@ -17,7 +17,7 @@ from .turns import CLOSED, PAUSED, Turn
 Found = Generator[int, int | None, int]
 
 # A string with escaped quotes is read this far at a time, which costs so many steps at the worst.
-_ESCAPED_BYTES, _ESCAPED_STEPS = 2048, 8
+_ESCAPED_BYTES, _ESCAPED_STEPS = 4096, 12
 
 _BOM = b"\xef\xbb\xbf"
 QUOTE, _BACKSLASH, _COLON, _COMMA, _OPEN, _CLOSE = b'"\\:,{}'
@@ -220,7 +220,16 @@ def string(
         turn.steps -= _ESCAPED_STEPS
         if turn.steps < 0:
             yield PAUSED
-        position = _text(body, quote + 1, quote + 1 + _ESCAPED_BYTES).end()
+        position = _past_escapes(body, quote + 1, quote + 1 + _ESCAPED_BYTES)
+
+
+def _past_escapes(body: bytes | bytearray, start: int, stop: int) -> int:
+    """The position of the first quote from `start` on that no backslash escapes, or `stop`.
+
+    Of text that is mostly escapes a regular expression costs four times as much.
+    """
+    quote = body[start:stop].replace(rb"\\", b"..").replace(rb"\"", b"..").find(b'"')
+    return start + quote if quote >= 0 else stop
 
 
 def _string_end(body: bytes | bytearray, turn: Turn, start: int) -> Found:
