@@ -12,7 +12,6 @@ inside a piece: 256 KiB of empty parts keep it for 30 ms.
 import re
 from collections.abc import Iterator
 from enum import Enum
-from itertools import islice
 
 from ..errors import InvalidBody, ModelRequired
 from .selector import VALUE_LIMIT_BYTES, Selector
@@ -29,12 +28,12 @@ _HEADER_BYTES_PER_STEP = 64
 _CONTENT_TYPE_LIMIT_BYTES = 1024
 
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+# vLLM decodes names and values by it (RFC 7578 5.1.2).
+_CHARSETS = frozenset({"utf-8", "us-ascii"})
+# Up to the next semicolon outside quotes. A quote behind a backslash is none, even where the backslash is escaped.
 _PARAMETER = re.compile(
-    r""";[ \t]*+([!#$%&'*+\-.^_`|~0-9A-Za-z]++)[ \t]*+=[ \t]*+"""
-    r"""(?:"((?:[^"\\]++|\\.|)*+)"|([^;"\s]*+))[ \t]*+(?=;|\Z)""",  # the empty alternative: see json_object
-    re.DOTALL,
+    r""";((?:[^;"\\]++|\\"?+|"(?:[^"\\]++|\\"?+|)*+(?:"|\Z)|)*+)""",  # the empty alternatives: see json_object
 )
-_QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _FOLD = re.compile(rb"\r\n[ \t]++")
 _DISPOSITION = re.compile(
     rb"(?:\A|\r\n)[ \t]*+content-disposition[ \t]*+:([^\r]*+(?:\r(?!\n)[^\r]*+|)*+)", re.IGNORECASE
@@ -44,10 +43,12 @@ _DISPOSITION = re.compile(
 # which nobody sends; a line with more of it, or with anything else, is content.
 _LINE_END = re.compile(rb"--|[ \t]{0,255}+\r\n")
 _LINE_END_BEGUN = re.compile(rb"-?|[ \t]{0,255}+\r?")
+_LINE_BREAKS = re.compile(rb"(?:\r\n|)*+")
 
 
 class _Within(Enum):
-    CONTENT = 1  # of a part that is not the field, or the preamble: bytes up to a delimiter either way
+    PREAMBLE = 0
+    CONTENT = 1  # of a part that is not the field
     HEADERS = 2
     VALUE = 3
     EPILOGUE = 4
@@ -56,16 +57,19 @@ class _Within(Enum):
 def boundary(content_type: str | bytes) -> bytes:
     """The boundary parameter of a Content-Type, quoted or not; 1 to 70 characters (RFC 2046 section 5.1.1).
 
-    Raises InvalidBody when it is missing, given twice or not of the characters allowed, or when the field is longer
-    than a boundary can make it. Leaves the media type alone.
+    Raises InvalidBody when it is missing, given twice or not of the characters allowed, when the field is longer than a
+    boundary can make it, and for a charset that might spell `model` in other bytes. Leaves the media type alone.
     """
     text = content_type.decode("latin-1") if isinstance(content_type, bytes) else content_type
     if len(text) > _CONTENT_TYPE_LIMIT_BYTES:
         raise InvalidBody(f"The Content-Type of a multipart body is longer than {_CONTENT_TYPE_LIMIT_BYTES} bytes.")
-    given = [value for name, value in _parameters(text) if name == "boundary"]
-    if len(given) != 1 or not _BOUNDARY.fullmatch(given[0]):
+    parameters = list(_parameters(text))
+    given = [value for name, value in parameters if name == "boundary"]
+    if len(given) != 1 or not _BOUNDARY.fullmatch(found := _unquoted(given[0])) or (found == given[0] and " " in found):
         raise InvalidBody("A multipart body needs one valid boundary parameter in its Content-Type.")
-    return given[0].encode()
+    if any(name == "charset" and _unquoted(value).lower() not in _CHARSETS for name, value in parameters):
+        raise InvalidBody("A multipart body must be UTF-8: its Content-Type names another charset.")
+    return found.encode()
 
 
 class MultipartScan:
@@ -84,7 +88,7 @@ class MultipartScan:
         self._base = -2  # where the window begins in the body
         self._at = 0  # where in the window begins what is not done with
         self._search = 0  # where in the window to go on looking
-        self._within = _Within.CONTENT
+        self._within = _Within.PREAMBLE
         self._found: Selector | None = None
         self._parts = 0
         self._steps = 0
@@ -121,6 +125,8 @@ class MultipartScan:
 
     def _go_on(self) -> None:
         """To the end of what is there, or of the turn."""
+        if self._within is _Within.PREAMBLE and not self._pass_preamble():
+            return
         while self._within is not _Within.EPILOGUE:
             if self._within is _Within.HEADERS:
                 if not self._pass_headers():
@@ -141,6 +147,24 @@ class MultipartScan:
             self.paused = True
             return False
         self._steps -= cost
+        return True
+
+    def _pass_preamble(self) -> bool:
+        """Goes on to the first delimiter; False when that is not there yet.
+
+        Nothing but line breaks may stand before it: vLLM refuses what RFC 2046 allows there, and servers that take it
+        differ in what they take for the first delimiter.
+        """
+        window, delimiter = self._window, self._delimiter
+        breaks = _LINE_BREAKS.match(window)
+        assert breaks is not None
+        self._at = self._search = breaks.end() - 2
+        begun = window[self._at : self._at + len(delimiter)]
+        if not delimiter.startswith(begun) and begun != b"\r\n\r":
+            raise InvalidBody("The multipart body does not begin with the boundary in its Content-Type.")
+        if len(begun) < len(delimiter):
+            return False
+        self._within = _Within.CONTENT
         return True
 
     def _next_delimiter(self) -> re.Match[bytes] | None:
@@ -214,18 +238,32 @@ class MultipartScan:
 
 
 def _is_field(headers: bytes) -> bool:
-    """Whether a part's headers name the field `model`. One with a file name is a file. The last header counts."""
+    """Whether a part's headers name the field `model`. One with a file name is a file. The last header counts.
+
+    Raises InvalidBody for one with more parameters than are looked at.
+    """
     dispositions = _DISPOSITION.findall(_FOLD.sub(b" ", headers))
     if not dispositions:
         return False
-    parameters = dict(islice(_parameters(dispositions[-1].decode("latin-1")), _PARAMETERS_LIMIT))
-    return parameters.get("name") == "model" and "filename" not in parameters
+    parameters = dict(_parameters(dispositions[-1].decode("latin-1")))
+    return _unquoted(parameters.get("name", "")) == "model" and "filename" not in parameters
 
 
 def _parameters(field: str) -> Iterator[tuple[str, str]]:
-    """The parameters of a header field value, names in lower case; nothing from the first that is malformed."""
-    position = field.find(";")
-    while position >= 0 and (found := _PARAMETER.match(field, position)):
-        name, quoted, token = found.groups()
-        yield name.lower(), token if quoted is None else _QUOTED_PAIR.sub(r"\1", quoted)
-        position = found.end()
+    """The parameters of a header field value and their values as they stand, as python-multipart divides them.
+
+    One without a value is named as it stands, another in lower case. Raises InvalidBody for too many.
+    """
+    found = _PARAMETER.findall(f";{field}")
+    if len(found) > _PARAMETERS_LIMIT:
+        raise InvalidBody(f"A header of the form has more than {_PARAMETERS_LIMIT} parameters.")
+    for parameter in found[1:]:
+        name, equals, value = parameter.partition("=")
+        yield (name.strip(" \t").lower(), value.strip(" \t")) if equals else (name.strip(" \t"), "")
+
+
+def _unquoted(value: str) -> str:
+    """A parameter's value without its quotes and the backslashes before a backslash or a quote."""
+    if len(value) < 2 or not value.startswith('"') or not value.endswith('"'):
+        return value
+    return value[1:-1].replace("\\\\", "\\").replace('\\"', '"')

@@ -24,7 +24,8 @@ async def test_a_form_over_the_limit_is_refused_whether_its_length_is_known_or_n
     await client.send(post((1 << 20) + 1))
     own_error(await client.read_response(), 413, "body_too_large", "invalid_request_error")
     client = await connect(handle)
-    await client.send(post([b"x" * 65536] * 200))
+    whole = form("vllm/m", wav=b"x" * 65536 * 200)
+    await client.send(post([whole[at : at + 65536] for at in range(0, len(whole), 65536)]))
     own_error(await client.read_response(), 413, "body_too_large", "invalid_request_error")
     assert upstream.connections == []
     await turned(lambda: spools() == 0)
