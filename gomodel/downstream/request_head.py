@@ -24,7 +24,8 @@ MAX_FIELDS = 256
 # What ends a head, in all that the parser might take for it (RFC 9112 2.2).
 _blank_line = re.compile(rb"\n\r?\n").search
 _request_line = re.compile(rb"([A-Z]{1,20}) ([!-~]+)").match
-_PROTOCOLS = (b" HTTP/1.1\r", b" HTTP/1.0\r")
+# One space twice (RFC 9112 3), a method as methods are registered, and HTTP.
+_strict_line = re.compile(rb"[A-Z-]+ [^ \t\r\n]+ HTTP/1\.[01]\r\n").match
 # aiohttp's limit for a reader of bodies, which this parser never has.
 _NO_READER = 1
 NO_URL = URL("/")
@@ -120,7 +121,9 @@ def _refusal(exc: Exception) -> BadRequest:
 
 
 def _speaks_http(message: RawRequestMessage, head: bytes | bytearray) -> bool:
-    """The C parser reads RTSP and ICE as well, whose versions look like ours; other versions are refused with a 505."""
-    if message.version not in (HttpVersion11, HttpVersion10):
-        return True
-    return head[: head.find(b"\n")].endswith(_PROTOCOLS)
+    """Whether a request line is HTTP/1.1 to the letter; other versions are refused with a 505.
+
+    The C parser reads RTSP and ICE as well, whose versions look like ours, and takes several spaces for one; that in
+    Python takes any word for a method.
+    """
+    return message.version not in (HttpVersion11, HttpVersion10) or _strict_line(head) is not None

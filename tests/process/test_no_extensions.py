@@ -26,7 +26,7 @@ from ..harness.verdicts import CHAT, OK, own_error, post
 from ..wire.test_request_framing import OVERSIZED, REFUSED, SMUGGLED, deliver, refuses
 
 # Python's parser takes these for one message, as a lenient server may: nothing about them can be read in two ways.
-TAKEN = {"a method in lower case", "an unknown method"}
+TAKEN = {"an unknown method"}
 # Refused as well, for another reason.
 OTHERWISE = {f"Content-Length {str(2**64)!r}": 413}
 

@@ -99,6 +99,16 @@ REFUSED = {
     "an HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "a TLS hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64) + b"\r\n\r\n",
     "a method in lower case": raw(start="get /p/vllm/tokenize HTTP/1.1"),
+    "a mixed method": raw(start="Post /p/vllm/tokenize HTTP/1.1"),
+    "two spaces before the target": raw(start="GET  /p/vllm/tokenize HTTP/1.1"),
+    "two spaces before the version": raw(start="GET /p/vllm/tokenize  HTTP/1.1"),
+    "a space behind the version": raw(start="GET /p/vllm/tokenize HTTP/1.1 "),
+    "a tab before the target": raw(start="GET\t/p/vllm/tokenize HTTP/1.1"),
+    "a tab before the version": raw(start="GET /p/vllm/tokenize\tHTTP/1.1"),
+    "a form feed before the version": raw(start="GET /p/vllm/tokenize\x0cHTTP/1.1"),
+    "a space before the method": raw(start=" GET /p/vllm/tokenize HTTP/1.1"),
+    "a space in the target": raw(start="GET /p/vllm/token ize HTTP/1.1"),
+    "a version in lower case": raw(start="GET /p/vllm/tokenize http/1.1"),
     "an unknown method": raw(start="FOO-BAR /p/vllm/tokenize HTTP/1.1"),
     **{
         f"a chunk size {size!r}": chunks(f"{size}\r\na\r\n0\r\n\r\n")
