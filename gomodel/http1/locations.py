@@ -12,8 +12,11 @@ from functools import partial
 from typing import NamedTuple
 from urllib.parse import unquote
 
-# RFC 3986 4.1, as far as an http server's own address can be spelled.
-_REFERENCE = re.compile(r"(?:(https?):)?(?://([^/?#]*))?([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+# RFC 3986 4.1, as far as an http server's own address can be spelled; and as browsers read it (WHATWG URL 4.4), to whom
+# a backslash is a slash, two or more begin a host, and behind a scheme any number does.
+_REFERENCE = re.compile(r"(?:(?:(https?):[/\\]*|[/\\]{2,})([^/\\?#]*))?([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+# They drop these as well: tabs anywhere, controls and blanks at both ends.
+_BLANKS = bytes(range(33)).decode()
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _LINK = re.compile(r"(<)([^<>]*)")
 _REFRESH = re.compile(r"(url\s*=\s*[\"']?)([^\"']*)", re.IGNORECASE)
@@ -55,8 +58,8 @@ def localised(lines: Iterable[bytes], site: Site, status: int) -> list[bytes]:
 
 def _address(text: str, site: Site) -> str:
     """The reference as it goes to the client."""
-    scheme, authority, path, rest = _parts(text)
-    if authority is None and (scheme is not None or _SCHEME.match(path) or not path):
+    _, authority, path, rest = _parts(text)
+    if authority is None and (_SCHEME.match(path) or not path):
         return text  # another scheme, or the query or fragment of the same address
     if authority is not None and not _at_the_instance(authority, site):
         return text
@@ -78,7 +81,9 @@ def _leads_back(text: str, site: Site) -> bool:
 
 def _parts(text: str) -> tuple[str | None, str | None, str, str]:
     """Scheme, authority, path, and query with fragment."""
-    return _REFERENCE.fullmatch(text).groups()  # type: ignore[union-attr,return-value]
+    text = text.strip(_BLANKS).replace("\t", "")
+    scheme, authority, path, rest = _REFERENCE.fullmatch(text).groups()  # type: ignore[union-attr]
+    return scheme, authority, path.replace("\\", "/"), rest
 
 
 def _at_the_instance(authority: str, site: Site) -> bool:
@@ -94,8 +99,7 @@ def _own(path: str, site: Site) -> str:
         path = site.own_root + path[len(site.root_path) :]
     else:
         path = site.own_root + path  # of an instance that does not know under which prefix it is served
-    # Two slashes at the start would make a host of what follows, and a backslash is a slash to browsers.
-    return "/" + path.lstrip("/\\")
+    return "/" + path.lstrip("/")  # two would make a host of what follows
 
 
 def _split(authority: str) -> tuple[str, str]:

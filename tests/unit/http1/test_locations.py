@@ -63,6 +63,19 @@ OWN = {
     f"{THERE}/v1/../../../tokenize": "/p/vllm/tokenize",
     f"{THERE}/v1/%2e%2E/x/./y/..": "/p/vllm/x/",
     f"{THERE}//evil.test/x": "/p/vllm//evil.test/x",
+    # As browsers read it.
+    "http:\\\\gpu-1.internal:8000\\v1\\models": "/p/vllm/v1/models",
+    "http:/\\gpu-1.internal:8000/v1/models?a=\\": "/p/vllm/v1/models?a=\\",
+    "\\\\gpu-1.internal:8000/v1/models": "/p/vllm/v1/models",
+    "/\\gpu-1.internal:8000/v1/models": "/p/vllm/v1/models",
+    "///gpu-1.internal:8000/v1/models": "/p/vllm/v1/models",
+    "http:///gpu-1.internal:8000/v1/models": "/p/vllm/v1/models",
+    "http:/gpu-1.internal:8000/v1/models": "/p/vllm/v1/models",
+    "http:gpu-1.internal:8000/v1/models": "/p/vllm/v1/models",
+    "http://gpu-1.internal:8000\\v1/x\\..\\models": "/p/vllm/v1/models",
+    "\\v1\\models": "/p/vllm/v1/models",
+    "ht\ttp:/\t/gpu-1.internal:8000/v1/models": "/p/vllm/v1/models",
+    "\x01http://gpu-1.internal:8000/v1/models\x1f": "/p/vllm/v1/models",
     "next": "/p/vllm/v1/models/next",
     "../files/1": "/p/vllm/v1/files/1",
     "../../../../admin/requests": "/p/vllm/admin/requests",
@@ -74,6 +87,7 @@ ELSEWHERE = [
     *("https://example.test/v1/models", "//example.test/x", "http://gpu-1.internal.evil.test/", "http://10.0.0.70/"),
     *("http://gpu-1.internal@evil.test/v1/models", "mailto:x@gpu-1.internal", "urn:a:b", "", "?page=2", "#end"),
     *("http:/x", "ftp://gpu-1.internal/x", "//", "http://[::g]/"),
+    *("http:\\\\evil.test\\v1", "\\\\evil.test", "///evil.test/v1/models", "mailto:a\\b"),
 ]
 
 
@@ -139,6 +153,7 @@ def test_it_is_the_status_that_makes_a_redirect(status):
         "https://gpu-1.internal/v1/models/?a=b",
         "http://gpu-1.internal:9000/v1/models/?a=b#c",
         "//10.0.0.7/v1/models/?a=b",
+        "https:\\\\gpu-1.internal\\v1\\models\\?a=b",
     ],
 )
 def test_a_redirect_that_would_come_back_here_for_ever_leads_nowhere(value):
