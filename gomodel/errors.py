@@ -234,8 +234,10 @@ class RequestCameBack(GatewayError):
     type = "upstream_error"
     code = "proxy_loop_detected"
 
-    def __init__(self) -> None:
-        super().__init__("The gateway has sent this request on and got it back: its instances lead back to it.")
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(
+            message or "The gateway has sent this request on and got it back: its instances lead back to it."
+        )
 
 
 class StaleConnection(UpstreamError):

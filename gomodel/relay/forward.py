@@ -159,8 +159,16 @@ class Forwarder:
 
     def _refuse_own(self, request: Request) -> None:
         """Raises RequestCameBack for one that runs here already, and was sent to an instance that leads back here."""
-        if request.fields.request_id is not None and self._telemetry.running.came_back(request.record):
+        if request.fields.request_id is None:
+            return
+        running = self._telemetry.running
+        if running.came_back(request.record):
             raise RequestCameBack
+        if running.goes_around(request.record):
+            raise RequestCameBack(
+                "Too many requests with this X-Request-Id run at the same time, as when gateways lead to each other."
+                " Give each request an id of its own, or none."
+            )
 
     @staticmethod
     def _relay(outgoing: Outgoing, instance: Instance, admission: Admission) -> Relay:

@@ -13,6 +13,12 @@ from time import monotonic
 from ..errors import TOTAL
 from .record import Phase, Record
 
+# A client may give several requests one id. So many that run at a time are taken for one that goes around by way of
+# other gateways: each turn takes two connections here, and no field is added to a request that would show the second.
+SAME_ID = 128
+# Counting them goes through all that run, so not every request with an id of its client's pays for it.
+_COUNT_EVERY = 16
+
 
 class _Limits:
     """Idle limit of each phase, limit of the whole request, and how often to look, in seconds."""
@@ -33,6 +39,7 @@ class Running:
         # Unique across processes and restarts without asking the kernel for randomness on every request.
         self._mark = f"{secrets.token_hex(6)}-"
         self._numbers = itertools.count(1)
+        self._given = 0  # requests that were looked at and have an id of their client's
         self._on_lag = on_lag
         self._handle: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -45,12 +52,18 @@ class Running:
         return f"{self._mark}{next(self._numbers):x}"
 
     def came_back(self, record: Record) -> bool:
-        """Whether a request is one that runs here already and was sent on, by an id that `new_id` gave it.
-
-        An id of the client's own tells nothing, since a client may send one with many requests.
-        """
+        """Whether a request is one that runs here already and was sent on, by an id that `new_id` gave it."""
         return record.id.startswith(self._mark) and any(
             each.id == record.id and each is not record for each in self.records
+        )
+
+    def goes_around(self, record: Record) -> bool:
+        """Whether over SAME_ID requests with this one's id run: found out within _COUNT_EVERY more of them."""
+        self._given += 1
+        return (
+            len(self.records) > SAME_ID
+            and self._given % _COUNT_EVERY == 0
+            and sum(each.id == record.id for each in self.records) > SAME_ID
         )
 
     def limit(self, limits_s: dict[Phase, float], total_s: float | None) -> None:

@@ -164,6 +164,42 @@ async def test_a_request_that_comes_back_by_way_of_another_gateway_goes_no_furth
     assert await counted(other, 2) == {508: 2}
 
 
+async def test_an_id_of_the_clients_own_goes_around_so_often_and_no_further(gateway, connect, monkeypatch):
+    monkeypatch.setattr("gomodel.telemetry.running.SAME_ID", 10)
+    port = free_port()
+    one = await gateway(vllm=f"http://127.0.0.1:{port}/v1", PORT=str(free_port()))
+    other = await gateway(vllm=f"http://127.0.0.1:{one.port}/v1", PORT=str(port))
+    message = own_error(
+        await ask(await connect(one), post(headers=[("X-Request-Id", "mine")])), 508, "proxy_loop_detected"
+    )
+    assert "Too many requests with this X-Request-Id" in message
+    await turned(lambda: not one.gateway.telemetry.running.records)
+    turns = sum((await counted(one, 0)).values())
+    assert 10 < turns <= 32
+    assert sum((await counted(other, 0)).values()) in (turns - 1, turns)
+
+
+def test_many_requests_of_one_id_are_a_loop_and_as_many_of_several_are_none(monkeypatch):
+    monkeypatch.setattr("gomodel.telemetry.running.SAME_ID", 20)
+    running = Running(on_lag=lambda _: None)
+
+    def found() -> int:
+        """How many of 160 that come one after the other, and stay, are refused."""
+        refused = 0
+        running.records.clear()
+        for number in range(160):
+            record = Record("POST", "", 0.0)
+            record.id = names[number % len(names)]
+            running.records.add(record)
+            refused += running.goes_around(record)
+        return refused
+
+    names = ["mine"]
+    assert found() == 160 // 16 - 1  # not in the first 16 of them, which are not too many yet
+    names = [f"mine-{number}" for number in range(8)]
+    assert found() == 0
+
+
 def test_only_an_id_of_its_own_that_runs_shows_a_request_that_came_back():
     running, elsewhere = Running(on_lag=lambda _: None), Running(on_lag=lambda _: None)
     first, second = Record("POST", "", 0.0), Record("POST", "", 0.0)
