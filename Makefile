@@ -93,7 +93,7 @@ chaos: $(VENV)/.installed  ## random clients against random instances; SEED=7 RE
 PURE := $(wildcard gomodel/http1/*.py gomodel/routes/*.py gomodel/selector/*.py) gomodel/dialects.py \
 	$(addprefix gomodel/balancing/,host_counts.py near_models.py) \
 	$(addprefix gomodel/config/,addresses.py dotenv_file.py load.py reader.py registry.py typos.py values.py variable.py) \
-	$(addprefix gomodel/process/,hub.py orders.py restarts.py) $(addprefix gomodel/relay/,attempts.py refusals.py) \
+	$(addprefix gomodel/process/,ending.py hub.py orders.py restarts.py) $(addprefix gomodel/relay/,attempts.py refusals.py) \
 	$(addprefix gomodel/telemetry/,counters.py tally.py) \
 	$(addprefix gomodel/upstream/,breaker.py demotion.py health.py model_list.py)
 FLOOR := 95

@@ -26,12 +26,13 @@ from ..telemetry.logs import configure_logging, name_worker
 from ..telemetry.tally import Tally
 from ..upstream import host_counts
 from . import start_log
+from .ending import Ending
 from .hub import Hub
 from .orders import Line, Message
 from .reload import Load, Rereading
 from .restarts import Limits, Place, Restarts
 from .serving import MARGIN_S, run_loop
-from .worker import CUT_SHORT, serve
+from .worker import serve
 from .workers import Worker, Workers
 
 _logger = logging.getLogger("gomodel")
@@ -60,13 +61,9 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._workers = Workers(signals, self._selector)
         self._wake_in, self._wake_out = os.pipe()
-        self._ending = False
-        self._kill_at = _NEVER
+        self._ending = Ending()
         self._feed_at = _NEVER
         self._stops = StopSignals()
-        self._forced = 0
-        self._cut_short = False
-        self._status = 0
 
     def run(self, inherited: list[Listener], arrived: Iterable[int]) -> int:
         """Serve with workers on `inherited`, or on what the configuration says, until told to end; the exit status.
@@ -84,13 +81,13 @@ class Supervisor:
             gc.freeze()  # what was imported is shared as long as no collector writes to it
             gc.enable()
             self._restarts.begin(monotonic())
-            while self._workers.running or not self._ending:
+            while self._workers.running or not self._ending.begun:
                 self._turn()
         finally:
             self._signals.detach()
             self._stop_listening()
             self._release()
-        return 128 + self._forced if self._cut_short and self._forced else self._status
+        return self._ending.status
 
     def _turn(self) -> None:
         """Act on what is due, then on what happens until something else is."""
@@ -102,13 +99,12 @@ class Supervisor:
             hanging = [each for each in self._workers.running if each.place is place]
             self._workers.kill(hanging, f"has been silent for over {LIMITS.beat_s * LIMITS.silent_beats:g}s")
         self._hub.expire(now)
-        if now >= self._kill_at:
-            self._kill_at = _NEVER
+        if self._ending.kills(now):
             self._workers.kill(self._workers.running, "does not end")
         if now >= self._feed_at:
             self._feed()
         self._workers.watch()
-        due = min(self._hub.due, self._kill_at, self._feed_at)
+        due = min(self._hub.due, self._ending.kill_at, self._feed_at)
         if not self._rereading.busy:
             due = min(due, self._restarts.due)
         for key, events in self._selector.select(max(0.0, due - monotonic()) if due < _NEVER else None):
@@ -136,17 +132,15 @@ class Supervisor:
             start_log.no_hand_over()
         elif not self._stops.counts(number):
             _logger.debug("%s, delivered twice", name)
-        elif not self._ending:
+        elif not self._ending.begun:
             _logger.info("%s: ending, %d workers", name, len(self._restarts.places))
             self._end("drain", self._config.drain_s + MARGIN_S)
         else:
             _logger.warning("%s, a second signal: ending now", name)
-            self._forced = number
-            self._end("abort", ABORT_S)
+            self._end("abort", ABORT_S, insisted=number)
 
-    def _end(self, order: str, limit_s: float) -> None:
-        self._ending = True
-        self._kill_at = monotonic() + limit_s
+    def _end(self, order: str, limit_s: float, *, failed: bool = False, insisted: int = 0) -> None:
+        self._ending.begin(monotonic(), limit_s, failed=failed, insisted=insisted)
         self._notifier.stopping(limit_s)
         self._restarts.stop()
         self._stop_listening()
@@ -157,7 +151,7 @@ class Supervisor:
             each.close()
 
     def _reload(self) -> None:
-        if self._ending:
+        if self._ending.begun:
             _logger.warning("SIGHUP comes too late: the gateway is ending")
             return
         self._notifier.reloading()
@@ -165,11 +159,11 @@ class Supervisor:
 
     def _read_again(self) -> None:
         """In another thread: there is a result."""
-        if not self._ending:
+        if not self._ending.begun:
             os.write(self._wake_out, bytes((_READ_AGAIN,)))
 
     def _take_up(self) -> None:
-        if self._ending:
+        if self._ending.begun:
             return
         config = self._rereading.result(self._config)
         if config is not None:
@@ -180,7 +174,7 @@ class Supervisor:
             self._notifier.ready()
 
     def _start(self, place: Place) -> None:
-        if self._ending:  # given up on, over another place
+        if self._ending.begun:  # given up on, over another place
             return
         try:
             line = self._workers.start(place, lambda orders: self._work(place, orders))
@@ -222,7 +216,7 @@ class Supervisor:
         match message:
             case ("ready",):
                 # One that was about to be ready when the end began changes nothing any more.
-                if self._restarts.ready(place) and not self._ending:
+                if self._restarts.ready(place) and not self._ending.begun:
                     start_log.started(self._config, self._listeners)
                     self._notifier.ready()
                     self._feed()
@@ -248,12 +242,9 @@ class Supervisor:
             self._listen_to(worker)  # its last words
         self._hang_up(worker)
         self._counts.clear(worker.place.index - 1)  # what it had in flight went with it
-        if self._ending:
-            if status == CUT_SHORT or (status and self._forced):
-                self._cut_short = True
-            elif status:
+        if self._ending.begun:
+            if not self._ending.lost(status):
                 _logger.error("Worker %s ended with %s while draining", worker.name, _how(status))
-                self._status = 1
         elif status == 0:
             _logger.info("Worker %s ended; another takes its place", worker.name)
             self._restarts.ended(worker.place, monotonic())
@@ -266,8 +257,7 @@ class Supervisor:
         delay_s = self._restarts.failed(place, monotonic())
         if delay_s is None:
             _logger.error("Worker %d does not %s; giving up", place.index, "stay up" if self._restarts.up else "start")
-            self._status = 1
-            self._end("abort", ABORT_S)
+            self._end("abort", ABORT_S, failed=True)
         else:
             _logger.info("Worker %d starts again in %gs", place.index, delay_s)
 

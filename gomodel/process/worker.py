@@ -15,13 +15,12 @@ from ..host.listeners import Listener
 from ..host.signals import STOPPING, Signals
 from ..operations import siblings
 from ..upstream.root_certificates import missing, provide
+from .ending import CUT_SHORT
 from .orders import HEADER_BYTES, Message, encoded
 from .serving import Serving
 
 _logger = logging.getLogger("gomodel")
 
-# The exit status of a worker that aborted running requests on order.
-CUT_SHORT = 3
 # For the supervisor to read the last numbers.
 _FAREWELL_S = 1.0
 

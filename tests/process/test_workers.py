@@ -414,7 +414,7 @@ async def test_a_signal_that_comes_as_the_last_worker_is_ready_ends_with_status_
 import gomodel.process.supervisor as s
 on_message = s.Supervisor._on_message
 def late(self, place, line, message):
-    if message == ("ready",) and not self._ending:
+    if message == ("ready",) and not self._ending.begun:
         self._on_signal(15)
     on_message(self, place, line, message)
 s.Supervisor._on_message = late

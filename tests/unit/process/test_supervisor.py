@@ -25,7 +25,7 @@ class Workers:
     def __init__(self) -> None:
         config = from_environ({**DEFAULTS, "GOMODEL_WORKERS": "2"})
         self.supervisor = Supervisor(config, lambda: config, Signals(), Notifier({}))
-        self.supervisor._ending = True  # nobody takes the place of one that is gone
+        self.supervisor._ending.begun = True  # nobody takes the place of one that is gone
         self.workers: list[Worker] = []
         self.ends: list[socket.socket] = []
         for place in self.supervisor._restarts.places:
