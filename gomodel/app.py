@@ -24,8 +24,8 @@ from .relay.realtime import Realtime
 from .routes.route import Kind
 from .routes.router import Router
 from .telemetry.counters import Telemetry
-from .upstream.instance import Instance
 from .upstream.network import Network
+from .upstream.replica import Replica
 
 # Served to the end of a drain, since whoever waits for it wants to know what it waits for, and where clients are turned
 # away: a process that is alive must not be restarted for having many of them.
@@ -42,7 +42,8 @@ class App:
         self.config = config
         self.draining = False  # not ready any more
         self.refusing = False  # draining for so long that what comes now gets 503
-        self.providers: Providers = Providers(config, previous.providers if previous is not None else None, network)
+        known = previous.providers if previous is not None else None
+        self.providers: Providers = Providers(config, known, network, telemetry.gaps)
         self.models: ModelLists = ModelLists(self.providers, config, previous.models if previous is not None else None)
         self._forwarder = Forwarder(self.providers, telemetry, config.retry, self.models.reread)
         self._affinity: Affinity = Affinity(self.providers, previous._affinity if previous is not None else None)
@@ -151,8 +152,8 @@ class App:
         """End what goes on in the background; another app serves from now on."""
         self._operations.stop()
 
-    async def close(self, shared: Collection[Instance] = ()) -> None:
-        """Give back what it holds, but for the instances in `shared`, which another app goes on with."""
+    async def close(self, shared: Collection[Replica] = ()) -> None:
+        """Give back what it holds, but for the replicas in `shared`, which another app goes on with."""
         await self._operations.close()
         await self.models.close()
         await self.providers.close(shared)

@@ -217,7 +217,7 @@ def names() -> Iterator[Names]:
 @pytest.fixture
 def first_of_equals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of candidates with equally few requests in flight the first takes the next one, in place of any of them."""
-    monkeypatch.setattr("gomodel.upstream.instance.random", lambda: 0.0)
+    monkeypatch.setattr("gomodel.upstream.replica.random", lambda: 0.0)
 
 
 @pytest.fixture

@@ -1,18 +1,19 @@
 """The provider table: all instances by name and by the models they list, and which of them a selector means.
 
-Decides the instance by contract section 4: a name binds, a bare model id goes to the idlest instance that lists it,
-a single instance takes everything. Knows nothing of requests or of the client.
+Decides by contract section 4 whose replicas may take a request: those of the instance that is named, of all that list
+a bare model id, or of the only one there is. Knows nothing of requests or of the client.
 """
 
 from collections.abc import Collection, Iterable
-from time import monotonic
 
 from ..config.settings import Config
 from ..errors import ModelNotFound, ModelRequired
 from ..selector.selector import split
-from ..upstream.instance import Instance
+from ..telemetry.counters import ChunkGaps
 from ..upstream.network import Network
-from .choice import Choice
+from ..upstream.replica import Replica
+from .choice import Choice, ordered
+from .instance import Instance
 from .near_models import likeness, near
 
 # `vlm` and `vllm_test` mean an instance, `meta-llama` does not.
@@ -22,18 +23,25 @@ _ALIKE = 0.6
 class Providers:
     """All instances by name, and by the models they list."""
 
-    def __init__(self, config: Config, previous: "Providers | None" = None, network: Network | None = None) -> None:
-        """`previous`: the table that this one replaces; servers that are in both are the same objects in both."""
+    def __init__(
+        self,
+        config: Config,
+        previous: "Providers | None" = None,
+        network: Network | None = None,
+        gaps: ChunkGaps | None = None,
+    ) -> None:
+        """`previous`: the table that this one replaces; servers that are in both are the same objects in both.
+
+        `gaps` counts what passes in this process.
+        """
         known = previous.instances if previous is not None else {}
         self.network: Network = previous.network if previous is not None else network or Network()
-        self.instances: dict[str, Instance] = {}
-        for each in config.instances:
-            old = known.get(each.name)
-            if old is not None and old.is_server_of(each):
-                old.configure(each, config)
-            else:
-                old = Instance(each, config, self.network)
-            self.instances[each.name] = old
+        gaps = gaps or ChunkGaps()
+        self.instances: dict[str, Instance] = {
+            each.name: Instance(each, config, self.network, gaps, known.get(each.name)) for each in config.instances
+        }
+        # The instance when there is just one (contract section 4, rule 3).
+        self.only = next(iter(self.instances.values())) if len(self.instances) == 1 else None
         self.by_model: dict[str, list[Instance]] = {}
         self._indexed: dict[str, frozenset[str]] = {}
         self.index()
@@ -41,6 +49,7 @@ class Providers:
     def index(self) -> None:
         """Look up models anew after a list changed; takes as long as what has changed is long."""
         for instance in self.instances.values():
+            instance.gather()
             before, after = self._indexed.get(instance.name, frozenset()), instance.listed
             if before is after:
                 continue
@@ -56,9 +65,9 @@ class Providers:
                     self.by_model[model] = both if known else [instance]
 
     @property
-    def only(self) -> Instance | None:
-        """The instance when there is just one (contract section 4, rule 3)."""
-        return next(iter(self.instances.values())) if len(self.instances) == 1 else None
+    def replicas(self) -> list[Replica]:
+        """The replicas of all instances, in their order."""
+        return [replica for instance in self.instances.values() for replica in instance.replicas]
 
     def by_type(self, provider: str, types: Iterable[str]) -> Instance | None:
         """Passthrough's `{provider}`: an instance's name; or the type `vllm`: the one of that name or the first."""
@@ -80,17 +89,17 @@ class Providers:
             if instance is not None:
                 if not parts[1]:
                     raise ModelRequired(_no_model(parts[0]))
-                return Choice([instance], parts[1], bound=True)
+                return Choice(ordered(instance.replicas), parts[1], bound=True)
         only = self.only
         if only is not None:
-            return Choice([only], selector, bound=False)
+            return Choice(ordered(only.replicas), selector, bound=False)
         listed = self.by_model.get(selector)
         if listed is None:
             return None
         if len(listed) == 1:
-            return Choice(listed.copy(), selector, bound=False)
-        now = monotonic()
-        return Choice(sorted(listed, key=lambda each: each.rank(now)), selector, bound=False)
+            return Choice(ordered(listed[0].replicas), selector, bound=False)
+        replicas = [replica for instance in listed for replica in instance.replicas]
+        return Choice(ordered(replicas), selector, bound=False)
 
     def unknown(self, selector: str) -> ModelNotFound:
         """The 404, with what the caller may have meant."""
@@ -127,11 +136,11 @@ class Providers:
         found = self.instances.get(instance)
         return model if found is not None and model in found.listed else ("other" if model else "")
 
-    async def close(self, shared: Collection[Instance] = ()) -> None:
-        """Close the connections of every instance that is not in `shared`."""
-        for instance in self.instances.values():
-            if instance not in shared:
-                await instance.close()
+    async def close(self, shared: Collection[Replica] = ()) -> None:
+        """Close the connections of every replica that is not in `shared`."""
+        for replica in self.replicas:
+            if replica not in shared:
+                await replica.close()
 
 
 def _no_model(instance: str) -> str:

@@ -15,8 +15,8 @@ from yarl import URL
 
 from ..config.settings import Config
 from ..errors import Overloaded
-from ..upstream.instance import Instance
 from ..upstream.model_list import MODELS_LIMIT, ListError, listed
+from ..upstream.replica import Replica
 from .instances import Providers
 
 _logger = logging.getLogger("gomodel")
@@ -46,12 +46,12 @@ class Entry(NamedTuple):
 class ModelList:
     """One instance's entries."""
 
-    def __init__(self, instance: Instance, *, allowlist: bool, bare: bool = False) -> None:
-        self.instance = instance
+    def __init__(self, replica: Replica, *, allowlist: bool, bare: bool = False) -> None:
+        self.replica = replica
         self._bare = bare
         self.learn(
-            _entry(instance.name, {"id": model, "object": "model", "created": 0, "owned_by": "vllm"}, bare=bare)
-            for model in instance.config.models
+            _entry(replica.name, {"id": model, "object": "model", "created": 0, "owned_by": "vllm"}, bare=bare)
+            for model in replica.config.models
         )
         self.configured = allowlist and bool(self.entries)  # instead of the instance's own, which is not asked for
         self.since = monotonic()
@@ -71,7 +71,7 @@ class ModelList:
     def go_on(self, previous: "ModelLists") -> None:
         """Take over what `previous` has read of the same instance."""
         for old in previous.lists:
-            if old.instance is self.instance and not self.configured and not old.configured:
+            if old.replica is self.replica and not self.configured and not old.configured:
                 if old.fetched_at is not None:
                     anew = self._bare and not old._bare
                     self.entries = {id: _with_bare(each) for id, each in old.entries.items()} if anew else old.entries
@@ -80,7 +80,7 @@ class ModelList:
 
     def publish(self) -> None:
         """Make these the models that the instance is chosen by."""
-        self.instance.lists(self.entries)
+        self.replica.lists(self.entries)
 
     def age_s(self, now: float) -> float | None:
         """Since it was read, or since the start while it never was; None for one that is not asked for."""
@@ -101,7 +101,7 @@ class ModelLists:
         self._news: asyncio.Future[None] | None = None  # done when a list has been read; while somebody waits for one
         self._replaced = False
         bare = self._ids != "prefixed"
-        self.lists = [ModelList(each, allowlist=allowlist, bare=bare) for each in providers.instances.values()]
+        self.lists = [ModelList(each, allowlist=allowlist, bare=bare) for each in providers.replicas]
         if previous is not None:
             previous._replaced = True
             self._unknown_at = previous._unknown_at
@@ -172,24 +172,24 @@ class ModelLists:
             self._news = self._news or asyncio.get_running_loop().create_future()
             await asyncio.wait((self._unknown, self._news), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
 
-    def keep_fresh(self, instance: Instance) -> None:
+    def keep_fresh(self, replica: Replica) -> None:
         """Read the list of an instance that was found alive when it got old, so that no request has to wait for it.
 
         One that refuses the gateway's key is asked each time, since that is how it is found out that it does no more.
         """
         now = monotonic()
         for each in self.lists:
-            if each.instance is instance and each.task is None:
+            if each.replica is replica and each.task is None:
                 old = each.fetched_at is None or now - each.fetched_at >= self._refresh_s
-                if instance.health.key_refused or (old and not each.configured):
+                if replica.health.key_refused or (old and not each.configured):
                     each.task = asyncio.create_task(self._fetch(each))
 
-    def reread(self, instance: Instance) -> None:
+    def reread(self, replica: Replica) -> None:
         """Read the list of an instance that did not have a model of it, at most once a second."""
         now = monotonic()
         for each in self.lists:
             recent = each.fetched_at is not None and now - each.fetched_at < _UNKNOWN_INTERVAL_S
-            if each.instance is instance and each.task is None and not (recent or each.configured):
+            if each.replica is replica and each.task is None and not (recent or each.configured):
                 each.task = asyncio.create_task(self._fetch(each))
 
     def _unknown_done(self, task: asyncio.Task[None]) -> None:
@@ -199,7 +199,7 @@ class ModelLists:
         """What is said of a model under the id that was asked for, or prefixed where bare ids are not listed."""
         head, _, rest = model_id.partition("/")
         for each in self.lists:
-            if each.instance.name == head and rest in each.entries:
+            if each.replica.name == head and rest in each.entries:
                 return each.entries[rest].encoded
         for each in self.lists:
             entry = each.entries.get(model_id)
@@ -234,31 +234,31 @@ class ModelLists:
                 awaited[task].missed_at = monotonic()
 
     async def _fetch(self, each: ModelList) -> None:
-        instance = each.instance
+        replica = each.replica
         try:
-            entries = await fetch_list(instance, bare=self._ids != "prefixed")
+            entries = await fetch_list(replica, bare=self._ids != "prefixed")
         except (ListError, ClientError, OSError, ValueError) as exc:  # ValueError: a host that is no name
             if isinstance(exc, ListError) and exc.status == _UNAUTHORIZED:
-                instance.health.refuse_key()
+                replica.health.refuse_key()
             # Once per outage: the lists are read again and again, and a wrong key stays wrong.
             if not each.failing:
                 each.failing = True
-                _logger.warning("The model list of instance %s cannot be read: %s", instance.name, _reason(exc))
+                _logger.warning("The model list of instance %s cannot be read: %s", replica.name, _reason(exc))
             return
         finally:
             each.task = None
-        instance.health.accept_key()
+        replica.health.accept_key()
         if each.configured:
             return  # it was asked because of its key
         if each.failing:
             each.failing = False
-            _logger.info("The model list of instance %s can be read again", instance.name)
+            _logger.info("The model list of instance %s can be read again", replica.name)
         each.learn(entries)
         full = len(entries) == MODELS_LIMIT
         if full and not each.full:
             _logger.warning(
                 "Instance %s lists %d models or more; those behind them are neither offered nor found without its name",
-                instance.name,
+                replica.name,
                 MODELS_LIMIT,
             )
         each.full = full
@@ -282,14 +282,14 @@ class ModelLists:
             await asyncio.wait(tasks)
 
 
-async def fetch_list(instance: Instance, *, bare: bool = False) -> list[Entry]:
+async def fetch_list(replica: Replica, *, bare: bool = False) -> list[Entry]:
     """Ask one instance. Raises ListError when it answers with no list; aiohttp.ClientError, OSError, TimeoutError."""
     headers = {"Accept": "application/json"}
-    if instance.config.api_key is not None:
-        headers["Authorization"] = f"Bearer {instance.config.api_key.reveal()}"
-    url = URL(instance.config.base_url + "/models", encoded=True)
+    if replica.config.api_key is not None:
+        headers["Authorization"] = f"Bearer {replica.config.api_key.reveal()}"
+    url = URL(replica.server.base_url + "/models", encoded=True)
     timeout = ClientTimeout(total=_FETCH_TIMEOUT_S)
-    async with instance.pool.session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
+    async with replica.pool.session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
         if response.status != 200:
             raise ListError(f"status {response.status}", response.status)
         body = bytearray()
@@ -300,7 +300,7 @@ async def fetch_list(instance: Instance, *, bare: bool = False) -> list[Entry]:
     entries = []
     async for said in listed(body):
         try:
-            entries.append(_entry(instance.name, said, bare=bare))
+            entries.append(_entry(replica.name, said, bare=bare))
         except (ValueError, RecursionError):
             pass  # a number over all bounds (1e400), or nesting that could just be read: not to be said in JSON
     return entries

@@ -11,7 +11,7 @@ from aiohttp import ClientError, ClientTimeout
 from yarl import URL
 
 from ..errors import Overloaded
-from ..upstream.instance import Instance
+from ..upstream.replica import Replica
 from .instances import Providers
 
 # About 20 MB of ids at the most; an older one is asked for again.
@@ -27,37 +27,36 @@ class Affinity:
     def __init__(self, providers: Providers, previous: "Affinity | None" = None) -> None:
         """`previous`: what this one replaces at a reload; both go on learning for each other."""
         self._providers = providers
-        self._homes: OrderedDict[str, Instance] = OrderedDict() if previous is None else previous._homes
+        self._homes: OrderedDict[str, Replica] = OrderedDict() if previous is None else previous._homes
 
-    def learn(self, response_id: str, instance: Instance) -> None:
+    def learn(self, response_id: str, replica: Replica) -> None:
         """Remember where a response was made."""
-        self._homes[response_id] = instance
+        self._homes[response_id] = replica
         self._homes.move_to_end(response_id)
         if len(self._homes) > REMEMBERED:
             self._homes.popitem(last=False)
 
-    async def home(self, response_id: str) -> Instance | None:
+    async def home(self, response_id: str) -> Replica | None:
         """The instance that holds the response; None when every instance says that it does not.
 
         Raises Overloaded when an instance that might hold it could not be asked.
         """
-        instances = self._providers.instances
-        only = self._providers.only
-        if only is not None:
-            return only
+        replicas = self._providers.replicas
+        if len(replicas) == 1:
+            return replicas[0]
         known = self._homes.get(response_id)
-        if known is not None and instances.get(known.name) is known:
+        if known in replicas:
             return known
         silent = []
-        questions = [asyncio.create_task(_holds(instance, response_id)) for instance in instances.values()]
+        questions = [asyncio.create_task(_holds(replica, response_id)) for replica in replicas]
         try:
             for question in asyncio.as_completed(questions):
-                instance, holds = await question
+                replica, holds = await question
                 if holds:
-                    self.learn(response_id, instance)
-                    return instance
+                    self.learn(response_id, replica)
+                    return replica
                 if holds is None:
-                    silent.append(f"'{instance.name}'")
+                    silent.append(f"'{replica.name}'")
         finally:
             for each in questions:
                 each.cancel()
@@ -71,17 +70,17 @@ class Affinity:
         return None
 
 
-async def _holds(instance: Instance, response_id: str) -> tuple[Instance, bool | None]:
+async def _holds(replica: Replica, response_id: str) -> tuple[Replica, bool | None]:
     """Whether the instance knows the id; None when it does not say, as one that refuses the key or is busy."""
-    url = URL(f"{instance.config.base_url}/responses/{response_id}", encoded=True)
+    url = URL(f"{replica.server.base_url}/responses/{response_id}", encoded=True)
     headers = {}
-    if instance.config.api_key is not None:
-        headers["Authorization"] = f"Bearer {instance.config.api_key.reveal()}"
+    if replica.config.api_key is not None:
+        headers["Authorization"] = f"Bearer {replica.config.api_key.reveal()}"
     try:
-        async with instance.pool.session.get(
+        async with replica.pool.session.get(
             url, headers=headers, timeout=ClientTimeout(total=_ASK_TIMEOUT_S), allow_redirects=False
         ) as response:
             status = response.status
     except (ClientError, OSError, ValueError):  # ValueError: a host that is no name
-        return instance, None
-    return instance, True if status == 200 else False if status in _HOLDS_NONE else None
+        return replica, None
+    return replica, True if status == 200 else False if status in _HOLDS_NONE else None

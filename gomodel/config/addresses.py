@@ -7,9 +7,9 @@ message completes the sentence "<NAME>: ..."; URLs are never quoted in one, beca
 import ipaddress
 import os
 import re
-from typing import NamedTuple
 from urllib.parse import unquote
 
+from .settings import Server
 from .values import comma_list, quoted
 
 # sun_path of sockaddr_un holds 108 bytes including the closing NUL (unix(7)).
@@ -23,13 +23,6 @@ _PATH_SEGMENT = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+")
 # Extensions of browsers and editors have schemes and ids of their own.
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
-
-
-class UpstreamUrl(NamedTuple):
-    """Where an instance listens. `base_url` has no trailing slash; on a unix socket its host is `localhost`."""
-
-    base_url: str
-    unix_socket: str | None
 
 
 def proxies(text: str) -> tuple[str, ...]:
@@ -90,7 +83,7 @@ def route_path(text: str) -> str:
         raise ValueError(f"{quoted(text)} {error}; use a plain path such as /gateway") from None
 
 
-def upstream_url(text: str) -> UpstreamUrl:
+def upstream_url(text: str) -> Server:
     """`http://host:port/v1`, `https://...` or `unix:///path.sock:/v1`; contract section 1.
 
     Scheme and host become lower case, an empty port and one trailing slash go, the path stays as written. Raises
@@ -112,9 +105,9 @@ def upstream_url(text: str) -> UpstreamUrl:
                 path, below = rest.removesuffix(":"), ""
             if not _is_socket_path(path):
                 raise ValueError(f"has no absolute socket path of at most {_UNIX_PATH_BYTES} bytes")
-            return UpstreamUrl(f"http://localhost{_normal_path(below)}", path)
+            return Server(f"http://localhost{_normal_path(below)}", path)
         authority, slash, below = rest.partition("/")
-        return UpstreamUrl(f"{scheme}://{_normal_authority(authority)}{_normal_path(slash + below)}", None)
+        return Server(f"{scheme}://{_normal_authority(authority)}{_normal_path(slash + below)}")
     except ValueError as error:
         raise ValueError(f"{error}; {example}") from None
 

@@ -10,10 +10,9 @@ import ssl
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from .addresses import UpstreamUrl
 from .reader import Reader
 from .registry import OF_INSTANCES, VARIABLES
-from .settings import InstanceConfig
+from .settings import InstanceConfig, Server
 from .variable import INSTANCE_PREFIX
 
 _BASE_URL, _API_KEY, _MODELS = (VARIABLES[name] for name in ("VLLM_BASE_URL", "VLLM_API_KEY", "VLLM_MODELS"))
@@ -59,23 +58,19 @@ def instances(reader: Reader, listener: Listener) -> tuple[InstanceConfig, ...]:
     if not found:
         found = {"vllm": {INSTANCE_PREFIX: []}}
     configs: list[InstanceConfig] = []
-    places: dict[tuple[str | None, str], str] = {}
+    places: dict[tuple[str, str], str] = {}
     for instance, spellings in sorted(found.items()):
         (prefix, names), *others = spellings.items()
         for _, other_names in others:
             reader.problem(other_names[0], f"and {names[0]} both describe the instance {instance}; keep one spelling")
         if not others and (config := _instance(reader, listener, instance, prefix, names)):
             configs.append(config)
-            where = config.unix_socket, _with_port(config.base_url)
-            if where in places:
-                reader.warnings.append(f"{places[where]} and {prefix}{_BASE_URL.field} name the same server")
-            places.setdefault(where, f"{prefix}{_BASE_URL.field}")
+            for server in config.servers:
+                where = server.address, urlsplit(server.base_url).path
+                if where in places:
+                    reader.warnings.append(f"{places[where]} and {prefix}{_BASE_URL.field} name the same server")
+                places.setdefault(where, f"{prefix}{_BASE_URL.field}")
     return tuple(configs)
-
-
-def _with_port(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS[parts.scheme]}{parts.path}"
 
 
 def _instance(
@@ -85,7 +80,7 @@ def _instance(
     api_key = reader.secret(_API_KEY, prefix + _API_KEY.field)
     models = reader.value(_MODELS, prefix + _MODELS.field)
     ca_pem = _certificates(reader, prefix + _CA.field)
-    url: UpstreamUrl | None = reader.parsed(variable, _BASE_URL.parse)
+    url: Server | None = reader.parsed(variable, _BASE_URL.parse)
     if not reader.given(variable):
         if name != "vllm":
             for lonely in variables:
@@ -102,9 +97,7 @@ def _instance(
         reader.warnings.append(f"{variable} does not end in /v1; it is used as given")
     if ca_pem is not None and not url.base_url.startswith("https:"):
         reader.warnings.append(f"{prefix}{_CA.field} has no effect: the base URL of {name} is not https")
-    return InstanceConfig(
-        name, url.base_url, url.unix_socket, api_key, models, ca_pem, assumed=not reader.given(variable)
-    )
+    return InstanceConfig(name, (url,), api_key, models, ca_pem, assumed=not reader.given(variable))
 
 
 def _certificates(reader: Reader, variable: str) -> str | None:
@@ -121,7 +114,7 @@ def _certificates(reader: Reader, variable: str) -> str | None:
     return pem
 
 
-def _reaches(listener: Listener, url: UpstreamUrl) -> bool:
+def _reaches(listener: Listener, url: Server) -> bool:
     """Whether the URL certainly leads to the listener. Names are not resolved, other interfaces not asked for."""
     if url.unix_socket is not None:
         return url.unix_socket == listener.unix_socket

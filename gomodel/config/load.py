@@ -134,7 +134,7 @@ def _cross_check(reader: Reader, config: Config) -> None:
         warn(f"GOMODEL_MASTER_KEY is not set: every route is open to {who}")
         if "*" in config.cors_allow_origins:
             warn("CORS_ALLOW_ORIGINS is * without a key: every web page may use the gateway that its reader can reach")
-    if any(each.base_url.startswith("https:") for each in config.instances):
+    if any(each.secured for each in config.instances):
         reader.regular("SSL_CERT_FILE")
     if config.port is None and reader.given("HOST"):
         warn("HOST has no effect: with GOMODEL_UNIX_SOCKET, TCP is listened on only when PORT is set")

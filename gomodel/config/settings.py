@@ -7,6 +7,9 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
+
+_PORTS = {"http": 80, "https": 443}
 
 
 class Secret:
@@ -34,16 +37,39 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class Server:
+    """Where one server is. `base_url` has no trailing slash; with `unix_socket` its host is a placeholder."""
+
+    base_url: str
+    unix_socket: str | None = None
+
+    @property
+    def address(self) -> str:
+        """What operators know it by: `host:port`, or the path of its socket. No client reads it."""
+        if self.unix_socket is not None:
+            return f"unix:{self.unix_socket}"
+        url = urlsplit(self.base_url)
+        return url.netloc if url.port else f"{url.netloc}:{_PORTS[url.scheme]}"
+
+    def __str__(self) -> str:
+        return self.base_url if self.unix_socket is None else f"{self.base_url} on unix:{self.unix_socket}"
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceConfig:
-    """One vLLM server. `base_url` has no trailing slash; with `unix_socket` its host is a placeholder."""
+    """A name and the servers behind it, which are the same but for their addresses: its replicas."""
 
     name: str
-    base_url: str
-    unix_socket: str | None
+    servers: tuple[Server, ...]
     api_key: Secret | None
     models: tuple[str, ...]
     ca_pem: str | None = field(default=None, repr=False)  # whom to trust instead of the system's roots
     assumed: bool = field(default=False, compare=False)  # nobody gave its address; it is vLLM's default
+
+    @property
+    def secured(self) -> bool:
+        """Whether it is spoken to by TLS."""
+        return any(each.base_url.startswith("https:") for each in self.servers)
 
 
 def variable_of(instance: str, what: str) -> str:
@@ -128,6 +154,11 @@ class Config:
     warnings: tuple[str, ...]
     dotenv: bool = field(default=False, compare=False)
     dotenv_ended: bool = field(default=True, compare=False)
+
+    @property
+    def servers(self) -> int:
+        """How many servers there are behind all instances."""
+        return sum(len(each.servers) for each in self.instances)
 
 
 class ConfigError(Exception):

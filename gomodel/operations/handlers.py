@@ -38,9 +38,7 @@ class Operations:
         self._providers = providers
         self._models = models
         self._draining = draining
-        self._probes = Probes(providers.instances.values(), on_alive=models.keep_fresh)
-        for instance in providers.instances.values():
-            instance.gaps = telemetry.gaps[instance.name]
+        self._probes = Probes(providers.replicas, on_alive=models.keep_fresh)
         self.handlers: dict[Kind, Handler] = {
             Kind.READY: self.ready,
             Kind.METRICS: self.metrics,

@@ -11,6 +11,7 @@ from itertools import accumulate
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ..balancing.instance import Instance
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..host.process_metrics import process_metrics
@@ -32,7 +33,6 @@ Samples = list[tuple[tuple[str, ...], Any]]
 Snapshot = dict[str, Samples]
 
 
-_UP = {State.UP: 1, State.UNKNOWN: None}
 _ENDED_BY = ("client", "upstream", "gomodel")
 _RUNNING_PHASES = PHASE_WORDS[:-1]
 
@@ -63,21 +63,31 @@ def snapshot(
             for stream, histogram in (("false", each.first_byte), ("true", each.first_byte_streamed))
             if any(histogram.counts)
         ),
-        "gomodel_chunk_gap_seconds": (((name,), _plain(each)) for name, each in telemetry.gaps.items()),
+        "gomodel_chunk_gap_seconds": (((name,), _plain(each)) for name, each in telemetry.gaps.totals()),
         "gomodel_request_bytes_total": (((name,), each.request_bytes) for name, each in traffic.items()),
         "gomodel_response_bytes_total": (((name,), each.response_bytes) for name, each in traffic.items()),
         "gomodel_aborted_total": aborted.items(),
         "gomodel_upstream_connects_total": connects.items(),
         "gomodel_upstream_retries_total": (((name,), count) for name, count in retries.items()),
-        "gomodel_breaker_open": (((each.name,), int(not each.breaker.candidate(now))) for each in instances),
-        "gomodel_instance_up": (((each.name,), _UP.get(each.health.state, 0)) for each in instances),
-        "gomodel_instance_key_refused": (((each.name,), int(each.health.key_refused)) for each in instances),
+        "gomodel_breaker_open": (
+            ((each.name,), int(all(not one.breaker.candidate(now) for one in each.replicas))) for each in instances
+        ),
+        "gomodel_instance_up": (((each.name,), _up(each)) for each in instances),
+        "gomodel_instance_key_refused": (
+            ((each.name,), int(any(one.health.key_refused for one in each.replicas))) for each in instances
+        ),
         "gomodel_model_list_age_seconds": _ages(models),
         "gomodel_event_loop_lag_seconds": [((), _plain(telemetry.lag))],
         "gomodel_build_info": [((VERSION,), 1)],
         **{name: [((), number)] for name, number in process_metrics().items()},
     }
     return {name: list(samples) for name, samples in numbers.items()}
+
+
+def _up(instance: Instance) -> int | None:
+    """1 when one of its replicas is up, None while that is not known."""
+    states = [each.health.state for each in instance.replicas]
+    return 1 if State.UP in states else None if State.UNKNOWN in states else 0
 
 
 def _plain(histogram: Histogram) -> list[Any]:
@@ -89,7 +99,7 @@ def _ages(models: ModelLists) -> Iterator[tuple[tuple[str, ...], float]]:
     for each in models.lists:
         age_s = each.age_s(now)
         if age_s is not None:
-            yield (each.instance.name,), age_s
+            yield (each.replica.name,), age_s
 
 
 def expose(snapshots: Iterable[Snapshot], accept: str = "") -> tuple[bytes, str]:

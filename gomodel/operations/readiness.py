@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterable
 from time import monotonic
 
+from ..balancing.instance import Instance
 from ..upstream.health import State
-from ..upstream.instance import Instance
+from ..upstream.replica import Replica
 
 
 def report(instances: Iterable[Instance], *, asking: bool, draining: bool) -> tuple[bool, bytes]:
@@ -23,16 +24,9 @@ def report(instances: Iterable[Instance], *, asking: bool, draining: bool) -> tu
     ready = False
     states = {}
     for instance in instances:
-        health, admits = instance.health, instance.breaker.candidate(now)
-        able = health.state is State.UP or (health.state is State.UNKNOWN and not asking)
-        ready = ready or (able and admits and not health.key_refused)
-        breaker = instance.breaker
-        failed_at, error = max((health.failed_at, health.code), (breaker.failed_at, breaker.cause))
-        state, since = health.state.value, health.since
-        if able and health.key_refused:
-            state, since = "refuses_the_key", health.key_refused_at
-        elif able and not admits:
-            state, since = "circuit_open", breaker.opened_at
+        rank, state, since = min(_standing(each, now, asking=asking) for each in instance.replicas)
+        ready = ready or not rank
+        failed_at, error = max(_last_failure(each) for each in instance.replicas)
         states[instance.name] = {
             "state": state,
             "for_s": round(now - since, 1),
@@ -44,3 +38,20 @@ def report(instances: Iterable[Instance], *, asking: bool, draining: bool) -> tu
     ready = ready and not draining
     status = "ready" if ready else "draining" if draining else "unavailable"
     return ready, json.dumps({"status": status, "instances": states}).encode()
+
+
+def _standing(replica: Replica, now: float, *, asking: bool) -> tuple[int, str, float]:
+    """How far it is from taking a request, 0 when it can; its state in a word, and since when."""
+    health, breaker = replica.health, replica.breaker
+    if health.state is State.UP or (health.state is State.UNKNOWN and not asking):
+        if health.key_refused:
+            return 2, "refuses_the_key", health.key_refused_at
+        if not breaker.candidate(now):
+            return 1, "circuit_open", breaker.opened_at
+        return 0, health.state.value, health.since
+    return 3 if health.state is State.UNKNOWN else 4, health.state.value, health.since
+
+
+def _last_failure(replica: Replica) -> tuple[float, str]:
+    health, breaker = replica.health, replica.breaker
+    return max((health.failed_at, health.code), (breaker.failed_at, breaker.cause))

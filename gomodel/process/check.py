@@ -16,8 +16,8 @@ from ..balancing.model_lists import fetch_list
 from ..config.settings import Config, variable_of
 from ..errors import GatewayError, UntrustedCertificate
 from ..host.tls import tls_context
-from ..upstream.instance import Instance
 from ..upstream.model_list import ListError
+from ..upstream.replica import Replica
 from .serving import run_loop
 
 _SHOWN_MODELS = 3
@@ -46,18 +46,18 @@ async def print_table(config: Config) -> int:
     """Ask every instance, print what came of it; 1 when all are well, 0 otherwise."""
     providers = Providers(config)
     try:
-        instances = list(providers.instances.values())
-        findings = await asyncio.gather(*(_ask(instance) for instance in instances))
+        replicas = providers.replicas
+        findings = await asyncio.gather(*(_ask(replica) for replica in replicas))
     finally:
         await providers.close()
     rows = [_HEADINGS]
-    for instance, found in zip(instances, findings, strict=True):
-        key = "no" if instance.config.api_key is None else "yes"
-        rows.append((instance.name, _where(instance), key, found.state, found.models))
+    for replica, found in zip(replicas, findings, strict=True):
+        key = "no" if replica.config.api_key is None else "yes"
+        rows.append((replica.name, str(replica.server), key, found.state, found.models))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    hints = [f"{each.name}: {found.hint}" for each, found in zip(instances, findings, strict=True) if found.hint]
+    hints = [f"{each.name}: {found.hint}" for each, found in zip(replicas, findings, strict=True) if found.hint]
     if hints:
         print("", *hints, sep="\n")
     ill = sum(not found.well for found in findings)
@@ -65,40 +65,35 @@ async def print_table(config: Config) -> int:
     return not ill
 
 
-def _where(instance: Instance) -> str:
-    socket = instance.config.unix_socket
-    return instance.config.base_url if socket is None else f"{instance.config.base_url} on unix:{socket}"
-
-
-async def _ask(instance: Instance) -> _Finding:
+async def _ask(replica: Replica) -> _Finding:
     begun = monotonic()
     try:
-        channel = await instance.pool.connect()
-        instance.pool.give(channel)
-        entries = await fetch_list(instance)
+        channel = await replica.pool.connect()
+        replica.pool.give(channel)
+        entries = await fetch_list(replica)
     except GatewayError as error:
-        return _Finding(False, error.code.replace("_", " "), "-", _hint(instance, error))
+        return _Finding(False, error.code.replace("_", " "), "-", _hint(replica, error))
     except TimeoutError:
         return _Finding(
             False, "no answer in time", "-", "It takes connections and does not answer; its own log may say why."
         )
     except ListError as error:
         # nginx and Go's servers say 400 to plain HTTP where they expect TLS; others close.
-        tls = error.status == _BAD_REQUEST and await _speaks_tls(instance)
-        hint = _SAYS_TLS if tls else _list_hint(instance, error.status)
-        return _Finding(False, _refusal(instance, str(error)), "-", hint)
+        tls = error.status == _BAD_REQUEST and await _speaks_tls(replica)
+        hint = _SAYS_TLS if tls else _list_hint(replica, error.status)
+        return _Finding(False, _refusal(replica, str(error)), "-", hint)
     except (ClientError, OSError, ValueError):
-        return _Finding(False, "no valid HTTP answer", "-", _SAYS_TLS if await _speaks_tls(instance) else "")
+        return _Finding(False, "no valid HTTP answer", "-", _SAYS_TLS if await _speaks_tls(replica) else "")
     names = [entry.id for entry in entries]
     more = ", ..." if len(names) > _SHOWN_MODELS else ""
     took_ms = (monotonic() - begun) * 1000
     return _Finding(True, f"ok, {took_ms:.0f} ms", f"{len(names)}: {', '.join(names[:_SHOWN_MODELS])}{more}")
 
 
-def _hint(instance: Instance, error: GatewayError) -> str:
-    said, url = error.message, variable_of(instance.name, "BASE_URL")
+def _hint(replica: Replica, error: GatewayError) -> str:
+    said, url = error.message, variable_of(replica.name, "BASE_URL")
     if isinstance(error, UntrustedCertificate):
-        variable = variable_of(instance.name, "CA_FILE")
+        variable = variable_of(replica.name, "CA_FILE")
         return (
             f"{said} For a CA of your own set {variable} to its certificate (PEM); "
             "SSL_CERT_FILE would replace the system's roots for every instance."
@@ -110,25 +105,25 @@ def _hint(instance: Instance, error: GatewayError) -> str:
     return said
 
 
-def _list_hint(instance: Instance, status: int) -> str:
+def _list_hint(replica: Replica, status: int) -> str:
     """What to do about an answer to GET /models that is no list; a `status` of 0 was 200."""
     if status == _UNAUTHORIZED:
-        return f"Set {variable_of(instance.name, 'API_KEY')} to the key that vLLM was started with (--api-key)."
+        return f"Set {variable_of(replica.name, 'API_KEY')} to the key that vLLM was started with (--api-key)."
     if status >= 500:
         return "It answers with an error of its own; its own log says why."
-    url = variable_of(instance.name, "BASE_URL")
+    url = variable_of(replica.name, "BASE_URL")
     return f"{url} must be the base URL of a vLLM, which ends in /v1, as in http://localhost:8000/v1."
 
 
-async def _speaks_tls(instance: Instance) -> bool:
+async def _speaks_tls(replica: Replica) -> bool:
     """Whether an instance that did not answer plain HTTP would have taken a TLS handshake."""
-    if instance.config.unix_socket is not None or not instance.config.base_url.startswith("http:"):
+    if replica.server.unix_socket is not None or not replica.server.base_url.startswith("http:"):
         return False
-    url = URL(instance.config.base_url.replace("http:", "https:", 1), encoded=True)
+    url = URL(replica.server.base_url.replace("http:", "https:", 1), encoded=True)
     timeout = ClientTimeout(total=_TLS_LIMIT_S)
     try:
         # Nothing secret is sent, so it does not matter who answers.
-        async with instance.pool.session.head(url, ssl=False, timeout=timeout, allow_redirects=False):
+        async with replica.pool.session.head(url, ssl=False, timeout=timeout, allow_redirects=False):
             return True
     except (ClientConnectorError, TimeoutError):
         return False
@@ -136,7 +131,7 @@ async def _speaks_tls(instance: Instance) -> bool:
         return True
 
 
-def _refusal(instance: Instance, why: str) -> str:
+def _refusal(replica: Replica, why: str) -> str:
     if why != "status 401":
         return f"GET /models: {why}"
-    return "wants a key" if instance.config.api_key is None else "refuses the key"
+    return "wants a key" if replica.config.api_key is None else "refuses the key"

@@ -23,8 +23,8 @@ from ..host.listeners import Listener, adopt, bind
 from ..host.tls import load_certificate, tls_context
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
-from ..upstream.instance import Instance
 from ..upstream.network import Network
+from ..upstream.replica import Replica
 from .acceptor import Acceptor
 
 # At a drain, a client that was active this recently may have its next request on the way, which closing would lose:
@@ -106,7 +106,7 @@ class Gateway:
         return self.app.refuse(request)  # type: ignore[return-value]
 
     def _most_clients(self) -> int:
-        return descriptors.most_clients(descriptors.limit(), self._open_files, len(self.config.instances))
+        return descriptors.most_clients(descriptors.limit(), self._open_files, self.config.servers)
 
     def reload(self, config: Config) -> None:
         """Serve new requests by `config`; those that run end by the old one. Listeners stay as they are.
@@ -137,10 +137,10 @@ class Gateway:
         if not self._retiring:
             for client in self._server.clients:
                 client.write_idle_s = self._server.write_idle_s
-        await app.close(self._instances_of(self.app, *self._retiring))
+        await app.close(self._replicas_of(self.app, *self._retiring))
 
-    def _instances_of(self, *apps: App) -> set[Instance]:
-        return {instance for app in apps for instance in app.providers.instances.values()}
+    def _replicas_of(self, *apps: App) -> set[Replica]:
+        return {replica for app in apps for replica in app.providers.replicas}
 
     async def drain(self, timeout_s: float) -> int:
         """Stop listening, close idle connections, let running requests end for `timeout_s`; how many did not.

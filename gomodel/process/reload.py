@@ -160,10 +160,10 @@ def _vanished(config: Config, current: Config) -> list[str]:
         problems.append(".env was in use and is now missing or sets nothing; restart to serve without it")
     elif current.dotenv and current.dotenv_ended and not config.dotenv_ended:
         problems.append("the last line of .env has lost its line end, so it may be cut short; end the line, or restart")
-    served = {(each.base_url, each.unix_socket) for each in current.instances}
+    served = {each.servers for each in current.instances}
     for each in config.instances:
-        if each.assumed and (each.base_url, each.unix_socket) not in served:
-            problems.append(f"no VLLM_BASE_URL is set any more; set it, or restart to serve {each.base_url}")
+        if each.assumed and each.servers not in served:
+            problems.append(f"no VLLM_BASE_URL is set any more; set it, or restart to serve {each.servers[0]}")
     return problems
 
 

@@ -41,7 +41,7 @@ def _software() -> str:
 def settings(config: Config) -> None:
     """Say which instances there are and what limits hold."""
     for each in config.instances:
-        where = each.base_url if each.unix_socket is None else f"{each.base_url} on unix:{each.unix_socket}"
+        where = ", ".join(map(str, each.servers))
         _logger.info("Instance %s: %s, key: %s", each.name, where, "no" if each.api_key is None else "yes")
     limits = config.timeouts
     shown = {

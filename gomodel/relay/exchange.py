@@ -18,7 +18,7 @@ from ..http1.response_fields import ResponseFields
 from ..telemetry.record import Phase
 from ..upstream.breaker import Admission
 from ..upstream.channel import Channel
-from ..upstream.instance import Instance
+from ..upstream.replica import Replica
 from .upload import UploadTask
 
 
@@ -40,15 +40,15 @@ class Exchange(ABC):
         "error",
         "failed",
         "failures",
-        "instance",
+        "replica",
         "status",
     )
 
-    def __init__(self, request: Request, instance: Instance) -> None:
+    def __init__(self, request: Request, replica: Replica) -> None:
         self._request = request
         self._protocol = request.protocol
         self._record = request.record
-        self.instance = instance
+        self.replica = replica
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[None] | None = None  # of the task that waits for the end, if one does
         self._over = False
@@ -174,7 +174,7 @@ class Exchange(ABC):
             self._request.keep_alive = False
             self._protocol.abort()
             return
-        name = self.instance.name
+        name = self.replica.name
         self.channel.discard()
         if phase is Phase.HEAD:
             self.on_failure(UpstreamTimeout(f"Instance '{name}' did not answer in time."))

@@ -35,7 +35,7 @@ from ..telemetry.record import Phase
 from ..upstream.breaker import Admission
 from ..upstream.channel import Channel
 from ..upstream.health import DRAINING
-from ..upstream.instance import Instance
+from ..upstream.replica import Replica
 from .attempts import REFUSALS, Outcome, Step, next_step
 from .outgoing import Outgoing
 from .relay import INSTANCE_FAILURES, Relay
@@ -48,7 +48,7 @@ _REFUSED = frozenset({_FORBIDDEN, 404, 429})
 class Attempt(NamedTuple):
     """One attempt that is over."""
 
-    instance: Instance
+    replica: Replica
     outcome: Outcome
     relay: Relay
     error: GatewayError | None = None  # what the client reads when nothing better comes
@@ -58,7 +58,7 @@ class Forwarder:
     """Carries requests to instances."""
 
     def __init__(
-        self, providers: Providers, telemetry: Telemetry, retry: Retry, on_unloaded: Callable[[Instance], None]
+        self, providers: Providers, telemetry: Telemetry, retry: Retry, on_unloaded: Callable[[Replica], None]
     ) -> None:
         """`on_unloaded` is told of an instance that does not have a model which its list holds."""
         self._providers = providers
@@ -78,37 +78,37 @@ class Forwarder:
         held = outgoing.whole
         last: Attempt | None = None
         answer: Attempt | None = None  # the last refusal, for the case that nobody else can be reached
-        failed: list[Instance] = []  # a request counts once for an instance's breaker, however often it is tried there
+        failed: list[Replica] = []  # a request counts once for an instance's breaker, however often it is tried there
         moved = False
         while True:
             begun, outgoing.begun = outgoing.begun, None
             try:
-                instance, admission = choice.admitted() if begun is None else (begun.instance, begun.admission)
+                replica, admission = choice.admitted() if begun is None else (begun.replica, begun.admission)
             except CircuitOpen:
                 if last is None:
-                    request.record.instance = choice.instances[0].name
+                    request.record.instance = choice.candidates[0].name
                     raise
                 # This request has seen more than that the breaker is open, which it may have opened itself.
                 self._give(request, answer or last)
                 return
             if last is not None:
                 request.record.retries += 1
-                self._telemetry.retries[last.instance.name] += 1
-            relay = begun or self._relay(outgoing, instance, admission)
+                self._telemetry.retries[last.replica.name] += 1
+            relay = begun or self._relay(outgoing, replica, admission)
             last = await self._attempt(outgoing, relay, failed, fresh=fresh, begun=begun is not None)
             outcome = last.outcome
             if outcome is Outcome.ANSWERED:
                 return
-            others = len(choice.instances) > 1
+            others = len(choice.candidates) > 1
             step = next_step(outcome, left=left, others=others, held=held, moved=moved, earlier=answer is not None)
             if outcome in REFUSALS:
                 answer = last
             if step is Step.NEXT:
                 moved = moved or outcome is Outcome.UNLOADED
-                choice.instances.remove(instance)
+                choice.candidates.remove(replica)
                 outgoing.rewind()
             elif step is Step.LATER:
-                choice.instances.append(choice.instances.pop(choice.instances.index(instance)))
+                choice.candidates.append(choice.candidates.pop(choice.candidates.index(replica)))
                 await self._back_off(request, self._retry.max_retries - left)
             elif step is Step.FRESH:
                 fresh = True
@@ -124,7 +124,7 @@ class Forwarder:
         if error is None:
             attempt.relay.deliver()
             return
-        request.record.instance = attempt.instance.name
+        request.record.instance = attempt.replica.name
         if isinstance(error, UpstreamError):
             request.record.blame("upstream", error.code)
         raise error
@@ -135,15 +135,15 @@ class Forwarder:
         False where it does, with nothing done; raises as `forward`. When the answer is over `end` takes account of it,
         or `forward` goes on.
         """
-        instance = outgoing.choice.instances[0]
+        replica = outgoing.choice.candidates[0]
         self._refuse_own(outgoing.request)
-        if not (outgoing.replayable and instance.breaker.closed):
+        if not (outgoing.replayable and replica.breaker.closed):
             return False
-        head = self._head(outgoing, instance)
-        channel = instance.pool.take()
+        head = self._head(outgoing, replica)
+        channel = replica.pool.take()
         if channel is None:
             return False
-        outgoing.begun = relay = self._relay(outgoing, instance, instance.breaker.ordinary)
+        outgoing.begun = relay = self._relay(outgoing, replica, replica.breaker.ordinary)
         relay.begin(channel, (head, *outgoing.parts))
         return True
 
@@ -154,7 +154,7 @@ class Forwarder:
             return False
         relay.finish()
         self._judge_answer(outgoing, relay)
-        relay.instance.requests.leave()
+        relay.replica.requests.leave()
         return True
 
     def _refuse_own(self, request: Request) -> None:
@@ -171,106 +171,106 @@ class Forwarder:
             )
 
     @staticmethod
-    def _relay(outgoing: Outgoing, instance: Instance, admission: Admission) -> Relay:
+    def _relay(outgoing: Outgoing, replica: Replica, admission: Admission) -> Relay:
         """For an attempt, which begins to count here."""
-        relay = outgoing.relay(outgoing.request, instance)
+        relay = outgoing.relay(outgoing.request, replica)
         relay.admission = admission
-        relay.failures = instance.health.failures
-        outgoing.request.record.instance = instance.name
-        instance.requests.enter()
+        relay.failures = replica.health.failures
+        outgoing.request.record.instance = replica.name
+        replica.requests.enter()
         return relay
 
     async def _attempt(
-        self, outgoing: Outgoing, relay: Relay, failed: list[Instance], *, fresh: bool, begun: bool
+        self, outgoing: Outgoing, relay: Relay, failed: list[Replica], *, fresh: bool, begun: bool
     ) -> Attempt:
         """Try one instance; whatever happens the breaker has its verdict and the count is given back."""
-        instance, admission = relay.instance, relay.admission
+        replica, admission = relay.replica, relay.admission
         try:
             with admission:
                 if begun:
                     error = await relay.ended()
                 else:
                     try:
-                        channel = None if fresh else instance.pool.take()
+                        channel = None if fresh else replica.pool.take()
                         if channel is None:
-                            channel = await self._connect(outgoing.request, instance)
+                            channel = await self._connect(outgoing.request, replica)
                     except (ConnectError, UpstreamTimeout) as exc:
                         outcome = Outcome.NOT_CONNECTED if isinstance(exc, ConnectError) else Outcome.FAILED
-                        self._unreachable(instance, admission, exc, failed)
-                        return Attempt(instance, outcome, relay, exc)
+                        self._unreachable(replica, admission, exc, failed)
+                        return Attempt(replica, outcome, relay, exc)
                     if admission.trial:
                         relay.trial = admission
-                    error = await relay.run(channel, self._head(outgoing, instance), outgoing.parts, outgoing.rest)
+                    error = await relay.run(channel, self._head(outgoing, replica), outgoing.parts, outgoing.rest)
                 if isinstance(error, ConnectError):
-                    self._unreachable(instance, admission, error, failed)
-                    return Attempt(instance, Outcome.NOT_CONNECTED, relay, error)
+                    self._unreachable(replica, admission, error, failed)
+                    return Attempt(replica, Outcome.NOT_CONNECTED, relay, error)
                 if error is None and relay.refusal is None:
                     self._judge_answer(outgoing, relay)
-                    return Attempt(instance, Outcome.ANSWERED, relay)
+                    return Attempt(replica, Outcome.ANSWERED, relay)
                 if error is None:
                     return self._refused(outgoing, relay)
                 if isinstance(error, StaleConnection):  # closing an idle connection is no failure
-                    return Attempt(instance, Outcome.STALE, relay, error)
+                    return Attempt(replica, Outcome.STALE, relay, error)
                 # One that closes on an upload that is still coming may refuse it so: over TLS its answer is lost with
                 # the reset. One client's uploads must not shut it for all.
                 if isinstance(error, UpstreamError) and (relay.channel.sent or error.code != "connection_terminated"):
                     now = monotonic()
                     admission.failed(now, error.code)
-                    instance.demotion.failed(now)
-                return Attempt(instance, Outcome.FAILED, relay, error)
+                    replica.demotion.failed(now)
+                return Attempt(replica, Outcome.FAILED, relay, error)
         finally:
-            instance.requests.leave()
+            replica.requests.leave()
 
     @staticmethod
-    def _head(outgoing: Outgoing, instance: Instance) -> bytes:
+    def _head(outgoing: Outgoing, replica: Replica) -> bytes:
         request, route = outgoing.request, outgoing.request.route
         return request_head(
             request.method,
-            (instance.base_path if route.below_base else instance.root_path) + outgoing.tail,
+            (replica.base_path if route.below_base else replica.root_path) + outgoing.tail,
             request.fields,
-            instance.own_fields + outgoing.upgrade if outgoing.upgrade else instance.own_fields,
+            replica.own_fields + outgoing.upgrade if outgoing.upgrade else replica.own_fields,
             request.record.id.encode(),
             outgoing.removed_bytes,
         )
 
-    async def _connect(self, request: Request, instance: Instance) -> Channel:
+    async def _connect(self, request: Request, replica: Replica) -> Channel:
         request.record.enter(Phase.CONNECT, monotonic(), None)
         connects = self._telemetry.connects
         try:
-            channel = await instance.pool.connect()
+            channel = await replica.pool.connect()
         except (UpstreamError, Overloaded) as exc:
-            connects[instance.name, exc.code] += 1
+            connects[replica.name, exc.code] += 1
             raise
-        connects[instance.name, "ok"] += 1
+        connects[replica.name, "ok"] += 1
         return channel
 
     @staticmethod
-    def _unreachable(instance: Instance, admission: Admission, error: UpstreamError, failed: list[Instance]) -> None:
+    def _unreachable(replica: Replica, admission: Admission, error: UpstreamError, failed: list[Replica]) -> None:
         """No connection came about, for a reason that the instance has to answer for."""
         now = monotonic()
-        if admission.trial or instance not in failed:
-            failed.append(instance)
+        if admission.trial or replica not in failed:
+            failed.append(replica)
             admission.failed(now, error.code)
-        instance.demotion.failed(now)
-        instance.health.failed(error.code)
+        replica.demotion.failed(now)
+        replica.health.failed(error.code)
 
     @staticmethod
     def _judge_answer(outgoing: Outgoing, relay: Relay) -> None:
         """What an answer that went to the client says of the instance."""
-        instance, admission, status, now = relay.instance, relay.admission, relay.status, monotonic()
+        replica, admission, status, now = relay.replica, relay.admission, relay.status, monotonic()
         if relay.failed or status in INSTANCE_FAILURES:
             admission.failed(now, relay.failed or f"status {status}")
-            instance.demotion.failed(now)
+            replica.demotion.failed(now)
             return
         admission.succeeded(now)
         if status >= 500 or status in _REFUSED:
             # Not for a caller who chose the instance, nor on a route that may not exist: it might be pushed aside by
             # requests that can only fail.
             if not outgoing.choice.bound and outgoing.request.route.kind is not Kind.UNKNOWN:
-                instance.demotion.failed(now)
-        elif status < 400 and instance.demotion.until:
-            instance.demotion.over()
-        health = instance.health
+                replica.demotion.failed(now)
+        elif status < 400 and replica.demotion.until:
+            replica.demotion.over()
+        health = replica.health
         if not health.settled:
             if health.key_refused and outgoing.request.route.below_base and status != _FORBIDDEN:
                 health.accept_key()
@@ -278,19 +278,19 @@ class Forwarder:
 
     def _refused(self, outgoing: Outgoing, relay: Relay) -> Attempt:
         """The instance is there and took no work: no failure for the breaker, and no success but for a trial."""
-        instance, admission = relay.instance, relay.admission
+        replica, admission = relay.replica, relay.admission
         outcome, now = relay.refusal, monotonic()
         assert outcome is not None
-        health, bound = instance.health, outgoing.choice.bound
+        health, bound = replica.health, outgoing.choice.bound
         error: GatewayError | None = None
         if outcome is Outcome.KEY_REFUSED:
-            error = KeyRefused(instance.name, configured=instance.config.api_key is not None)
+            error = KeyRefused(replica.name, configured=replica.config.api_key is not None)
             if outgoing.request.route.below_base:  # vLLM asks for a key there alone; beside it other rules may hold
                 health.refuse_key()
         elif outcome is Outcome.UNLOADED and not bound:
-            self._on_unloaded(instance)
+            self._on_unloaded(replica)
         if not bound or outcome is Outcome.BUSY:
-            instance.demotion.failed(now)
+            replica.demotion.failed(now)
         if outcome is Outcome.DRAINING:
             health.failed(DRAINING)
         else:
@@ -298,7 +298,7 @@ class Forwarder:
                 admission.succeeded(now)
             if not health.settled:
                 health.ok(relay.failures)
-        return Attempt(instance, outcome, relay, error)
+        return Attempt(replica, outcome, relay, error)
 
     async def _back_off(self, request: Request, attempt: int) -> None:
         retry = self._retry

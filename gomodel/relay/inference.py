@@ -6,7 +6,7 @@ names, or the only one there is. How a body is read is `body_search`'s. Knows no
 
 from functools import partial
 
-from ..balancing.choice import Choice
+from ..balancing.choice import Choice, ordered
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..balancing.stored_responses import Affinity
@@ -15,7 +15,7 @@ from ..downstream.request import Arrived, Request
 from ..errors import GatewayError, ModelRequired, NotFound, Overloaded
 from ..routes.route import Kind, Route
 from ..selector.json_body import usual
-from ..upstream.instance import Instance
+from ..upstream.replica import Replica
 from .body_search import BodySearch
 from .forward import Forwarder
 from .learning import LearningRelay
@@ -52,7 +52,7 @@ class Inference:
                 if choice.bound:
                     body.cut(selector.start, selector.prefix_bytes)
             request.record.model = choice.model
-            if request.route.template == _STORING and len(choice.instances) > 1:
+            if request.route.template == _STORING and len(choice.candidates) > 1:
                 await self._prefer_owner(choice, body)
             await self._forwarder.forward(self._outgoing(request, choice, body))
         finally:
@@ -73,7 +73,7 @@ class Inference:
         if selector is None:
             return None
         choice = self._providers.resolve(selector.value)
-        if choice is None or (request.route.template == _STORING and len(choice.instances) > 1):
+        if choice is None or (request.route.template == _STORING and len(choice.candidates) > 1):
             return None
         body = RequestBody(request, self._limit)
         body.hold_arrived()
@@ -91,10 +91,10 @@ class Inference:
 
     async def stored_response(self, request: Request) -> None:
         """GET, POST or DELETE below /v1/responses/{id}: to the instance that made the response."""
-        instance: Instance | None = await self._affinity.home(request.route.id)
-        if instance is None:
+        replica: Replica | None = await self._affinity.home(request.route.id)
+        if replica is None:
             raise NotFound(f"No instance holds the response {request.route.id!r}.", code="response_not_found")
-        await self._forward(request, [instance], replayable=True)
+        await self._forward(request, [replica], replayable=True)
 
     async def unknown(self, request: Request) -> None:
         """A route that vLLM may have or not, which is its to say: a POST by its selector, else to the only instance.
@@ -108,19 +108,19 @@ class Inference:
         reads = request.method in ("GET", "HEAD")
         if not reads and self._providers.only is None:
             raise self._of_several(request.route)
-        await self._forward(request, list(self._providers.instances.values()), replayable=reads)
+        await self._forward(request, self._providers.replicas, replayable=reads)
 
     async def server(self, request: Request) -> None:
         """What one vLLM says of itself. Raises NotFound where there are several: none of them speaks for all."""
         only = self._providers.only
         if only is None:
             raise self._of_several(request.route)
-        await self._forward(request, [only], replayable=True)
+        await self._forward(request, ordered(only.replicas), replayable=True)
 
-    async def _forward(self, request: Request, instances: list[Instance], *, replayable: bool) -> None:
+    async def _forward(self, request: Request, replicas: list[Replica], *, replayable: bool) -> None:
         body = RequestBody(request, self._limit)
         body.hold_arrived()
-        choice = Choice(instances, "", bound=True)
+        choice = Choice(replicas, "", bound=True)
         await self._forwarder.forward(Outgoing(request, choice, body, replayable=replayable))
 
     def _of_several(self, route: Route) -> GatewayError:
@@ -149,10 +149,10 @@ class Inference:
                 raise self._of_several(route)
             names = ", ".join(self._providers.instances)
             raise ModelRequired(f"Name the model as '<instance>/<model>' in 'model'; instances: {names}.")
-        return Choice([only], "", bound=False)
+        return Choice(ordered(only.replicas), "", bound=False)
 
     async def _prefer_owner(self, choice: Choice, body: RequestBody) -> None:
-        """Of several instances leave the one that made the response which this request continues."""
+        """Of several replicas leave the one that made the response which this request continues."""
         response_id = await self._search.find_previous_response(body)
         if response_id is None:
             return
@@ -160,5 +160,5 @@ class Inference:
             owner = await self._affinity.home(response_id)
         except Overloaded:
             return
-        if owner in choice.instances:
-            choice.instances = [owner]
+        if owner in choice.candidates:
+            choice.candidates = [owner]

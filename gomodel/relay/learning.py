@@ -10,7 +10,7 @@ from aiohttp.http import RawResponseMessage
 from ..balancing.stored_responses import Affinity
 from ..downstream.request import Request
 from ..http1.response_fields import ResponseFields
-from ..upstream.instance import Instance
+from ..upstream.replica import Replica
 from .relay import Relay
 
 # The id stands first in a JSON answer and in the first event of a stream.
@@ -23,8 +23,8 @@ class LearningRelay(Relay):
 
     __slots__ = ("_affinity", "_seen")
 
-    def __init__(self, request: Request, instance: Instance, affinity: Affinity) -> None:
-        super().__init__(request, instance)
+    def __init__(self, request: Request, replica: Replica, affinity: Affinity) -> None:
+        super().__init__(request, replica)
         self._affinity: Affinity | None = affinity
         self._seen = b""
 
@@ -51,7 +51,7 @@ class LearningRelay(Relay):
         self._seen += data[:_LOOK_BYTES]
         found = _ID.search(self._seen)
         if found is not None:
-            affinity.learn(found[1].decode(), self.instance)
+            affinity.learn(found[1].decode(), self.replica)
         if found is not None or len(self._seen) >= _LOOK_BYTES:
             self._affinity = None
             self._seen = b""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ..balancing.choice import Choice
 from ..downstream.body import RequestBody, Source
 from ..downstream.request import Request
-from ..upstream.instance import Instance
+from ..upstream.replica import Replica
 from .relay import Relay
 
 
@@ -38,7 +38,7 @@ class Outgoing:
         body: RequestBody | None = None,
         *,
         replayable: bool = False,
-        relay: Callable[[Request, Instance], Relay] = Relay,
+        relay: Callable[[Request, Replica], Relay] = Relay,
         upgrade: bytes = b"",
     ) -> None:
         """`body` as far as it has to be read, None for a request without one.

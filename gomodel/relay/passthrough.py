@@ -6,12 +6,11 @@ server is decided in `routes.passthrough`. A body of any size passes, since it i
 
 from collections.abc import Collection
 
-from ..balancing.choice import Choice
+from ..balancing.choice import Choice, ordered
 from ..balancing.instances import Providers
 from ..downstream.body import RequestBody
 from ..downstream.request import Request
 from ..errors import NotFound
-from ..upstream.instance import Instance
 from .forward import Forwarder
 from .outgoing import Outgoing
 from .tunnel import UPGRADE, Tunnel, wants_websocket
@@ -33,11 +32,11 @@ class Passthrough:
         provider = request.route.provider
         if "vllm" not in self._types:
             raise NotFound("Passthrough to vLLM is disabled: ENABLED_PASSTHROUGH_PROVIDERS does not name vllm.")
-        instance: Instance | None = self._providers.by_type(provider, self._types)
+        instance = self._providers.by_type(provider, self._types)
         if instance is None:
             names = ", ".join(self._providers.instances)
             raise NotFound(f"No instance is named {provider!r}; there are: {names}.")
-        choice = Choice([instance], "", bound=True)
+        choice = Choice(ordered(instance.replicas), "", bound=True)
         if wants_websocket(request):
             await self._forwarder.forward(Outgoing(request, choice, relay=Tunnel, upgrade=UPGRADE))
             return

@@ -7,12 +7,12 @@ import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs, unquote
 
-from ..balancing.choice import Choice
+from ..balancing.choice import Choice, ordered
 from ..balancing.instances import Providers
 from ..downstream.request import Request
 from ..errors import ClientError, ModelRequired
 from ..selector.realtime_event import SessionUpdate
-from ..upstream.instance import Instance
+from ..upstream.replica import Replica
 from .forward import Forwarder
 from .outgoing import Outgoing
 from .tunnel import UPGRADE, Tunnel, require_websocket
@@ -43,7 +43,7 @@ class Realtime:
         if selectors:
             choice = await self._choose(selectors[0])
         elif only is not None:
-            choice = Choice([only], "", bound=False)
+            choice = Choice(ordered(only.replicas), "", bound=False)
         else:
             raise ModelRequired("Name the model in the query: /v1/realtime?model=<instance>/<model>.")
         request.record.model = choice.model
@@ -80,5 +80,5 @@ def _without_prefix(query: str) -> str:
     return "&".join(parts)
 
 
-def _realtime_tunnel(request: Request, instance: Instance) -> Tunnel:
-    return Tunnel(request, instance, SessionUpdate(instance.name))
+def _realtime_tunnel(request: Request, replica: Replica) -> Tunnel:
+    return Tunnel(request, replica, SessionUpdate(replica.name))

@@ -19,7 +19,7 @@ from ..http1.writers import Chunked, UntilClose, Writer, WrongLength
 from ..telemetry.counters import SECONDS
 from ..telemetry.record import Phase
 from ..upstream.breaker import Admission
-from ..upstream.instance import Instance
+from ..upstream.replica import Replica
 from .attempts import Outcome
 from .break_off import break_off
 from .exchange import Exchange
@@ -47,8 +47,8 @@ class Relay(Exchange):
         "trial",
     )
 
-    def __init__(self, request: Request, instance: Instance) -> None:
-        super().__init__(request, instance)
+    def __init__(self, request: Request, replica: Replica) -> None:
+        super().__init__(request, replica)
         self._writer: Writer | None = None  # from the head on
         self._as_framed = False  # a chunk goes to the client as it came
         self._event_stream = False
@@ -74,7 +74,7 @@ class Relay(Exchange):
             request.keep_alive = False
         try:
             parts, writer = begin_response(
-                request, self.instance, self.channel.transport, message, fields, data, complete
+                request, self.replica, self.channel.transport, message, fields, data, complete
             )
         except OldHttp as exc:
             self.channel.discard()
@@ -115,7 +115,7 @@ class Relay(Exchange):
         record = self._record
         now = monotonic()
         gap = now - record.since
-        gaps = self.instance.gaps
+        gaps = self.replica.gaps
         gaps.counts[bisect_left(SECONDS, gap)] += 1
         gaps.sum += gap
         record.since = now
@@ -141,7 +141,7 @@ class Relay(Exchange):
             now = monotonic()
             if record.first_byte:
                 gap = now - record.since
-                gaps = self.instance.gaps
+                gaps = self.replica.gaps
                 gaps.counts[bisect_left(SECONDS, gap)] += 1
                 gaps.sum += gap
             else:
@@ -185,7 +185,7 @@ class Relay(Exchange):
         """Give the client the refusal as it came, after all; not a 401, whose body nobody waited for."""
         assert self._withheld is not None
         message, fields, data, _ = self._withheld
-        self._record.instance = self.instance.name
+        self._record.instance = self.replica.name
         self.on_response(message, fields, data, True)
 
     def _miscounted(self) -> None:
@@ -197,4 +197,4 @@ class Relay(Exchange):
     def _interrupt(self) -> None:
         """After the head there is one honest answer left: say so where an event may stand, then break off."""
         tail = self._sent_last() if self._event_stream else None
-        break_off(self._request, self.instance.name, self._writer, tail)
+        break_off(self._request, self.replica.name, self._writer, tail)

@@ -14,7 +14,7 @@ from ..http1.head import status_line
 from ..http1.locations import Site, localised
 from ..http1.response_fields import ResponseFields
 from ..http1.writers import Chunked, Sized, UntilClose, Writer, WrongLength
-from ..upstream.instance import Instance
+from ..upstream.replica import Replica
 
 _NO_CONTENT = 204
 _NO_BODY = frozenset({_NO_CONTENT, 304})
@@ -22,7 +22,7 @@ _NO_BODY = frozenset({_NO_CONTENT, 304})
 
 def begin_response(
     request: Request,
-    instance: Instance,
+    replica: Replica,
     upstream: asyncio.BaseTransport | None,
     message: RawResponseMessage,
     fields: ResponseFields,
@@ -57,7 +57,7 @@ def begin_response(
     if status == _NO_CONTENT:
         lines = [line for line in lines if line[:15].lower() != b"content-length:"]
     if fields.locating:
-        lines = localised(lines, _site(request, instance, upstream), status)
+        lines = localised(lines, _site(request, replica, upstream), status)
     if request.cors:
         lines = [*(line for line in lines if line[:15].lower() != b"access-control-"), request.cors]
     parts = [status_line(status, message.reason), *lines]
@@ -72,18 +72,18 @@ def begin_response(
             parts.append(b"X-Accel-Buffering: no\r\n")
     if not request.keep_alive:
         parts.append(b"Connection: close\r\n")
-    parts.append(b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (request.record.id.encode(), instance.label))
+    parts.append(b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (request.record.id.encode(), replica.label))
     parts.append(data if writer is None else writer.write(data, complete))
     return parts, writer
 
 
-def _site(request: Request, instance: Instance, upstream: asyncio.BaseTransport | None) -> Site:
+def _site(request: Request, replica: Replica, upstream: asyncio.BaseTransport | None) -> Site:
     """Where the instance stands, under every name its answer may give itself."""
-    route, url, hosts = request.route, instance.url, {instance.url.hostname or ""}
+    route, url, hosts = request.route, replica.url, {replica.url.hostname or ""}
     peer = upstream.get_extra_info("peername") if upstream is not None else None
     if isinstance(peer, tuple):
         hosts.add(peer[0])
-    base, root = instance.base_path, instance.root_path
+    base, root = replica.base_path, replica.root_path
     target = (base if route.below_base else root) + route.tail
     port = str(url.port or "")
     return Site(url.scheme, hosts, port, base, root, route.below_base, target, route.own_base, route.own_root)

@@ -17,7 +17,7 @@ from ..http1.response_fields import ResponseFields
 from ..selector.realtime_event import SessionUpdate
 from ..telemetry.record import Phase
 from ..upstream.channel import Channel
-from ..upstream.instance import Instance
+from ..upstream.replica import Replica
 from .relay import Relay
 
 UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -54,9 +54,9 @@ class Tunnel(Relay):
 
     __slots__ = ("_open", "_update")
 
-    def __init__(self, request: Request, instance: Instance, update: SessionUpdate | None = None) -> None:
+    def __init__(self, request: Request, replica: Replica, update: SessionUpdate | None = None) -> None:
         """`update` rewrites the selector in a realtime session's first event; None leaves every byte alone."""
-        super().__init__(request, instance)
+        super().__init__(request, replica)
         self._open = False
         self._update = update
 
@@ -73,7 +73,7 @@ class Tunnel(Relay):
             return
         if message.headers.get("Upgrade", "").lower() != "websocket":
             self.channel.discard()
-            text = f"Instance '{self.instance.name}' switched to a protocol that nobody asked for."
+            text = f"Instance '{self.replica.name}' switched to a protocol that nobody asked for."
             self.on_failure(UpstreamError(text, code="http_upgrade_failed"))
             return
         lines = fields.lines
@@ -93,7 +93,7 @@ class Tunnel(Relay):
         if self.trial is not None:
             self.trial.succeeded(now)
             self.trial = None
-        own = b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (record.id.encode(), self.instance.label)
+        own = b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (record.id.encode(), self.replica.label)
         transport = self._protocol.transport
         if transport is not None:
             transport.write(b"".join([status_line(101, message.reason), *lines, UPGRADE, own, data]))

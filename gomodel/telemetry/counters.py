@@ -6,6 +6,7 @@ Decides what is counted and under which labels, all of them bounded. Knows nothi
 
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Iterator
 
 from ..config.settings import Config
 from . import access_line
@@ -52,6 +53,45 @@ class Histogram:
         self.counts[bisect_left(SECONDS, value_s)] += 1
         self.sum += value_s
 
+    def add(self, other: "Histogram") -> None:
+        """Count all that another one counted."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
+
+
+class ChunkGaps:
+    """The time between two pieces of a response body, by instance.
+
+    Counted per server, so that a probe can tell whether it is sending; what it counted stays when it goes.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[str, list[Histogram]] = {}
+        self._ended: dict[str, Histogram] = {}
+
+    def begin(self, instance: str) -> Histogram:
+        """The gaps of one more server of the instance."""
+        gaps = Histogram()
+        self._running.setdefault(instance, []).append(gaps)
+        return gaps
+
+    def end(self, instance: str, gaps: Histogram) -> None:
+        """Such a server is gone; once is enough."""
+        running = self._running.get(instance, [])
+        for at, each in enumerate(running):
+            if each is gaps:
+                del running[at]
+                self._ended.setdefault(instance, Histogram()).add(gaps)
+                return
+
+    def totals(self) -> Iterator[tuple[str, Histogram]]:
+        """What was counted, by instance."""
+        for instance in self._running:
+            total = Histogram()
+            for each in (*self._running[instance], self._ended.get(instance, Histogram())):
+                total.add(each)
+            yield instance, total
+
 
 class Latency:
     """The durations of one route on one instance."""
@@ -95,7 +135,7 @@ class Telemetry:
         self.requests: dict[tuple[str, str, str, int], Series] = {}  # by instance, route, model, status
         self.latency: dict[tuple[str, str], Latency] = defaultdict(Latency)  # by instance, route
         self.traffic: dict[str, Traffic] = defaultdict(Traffic)
-        self.gaps: dict[str, Histogram] = defaultdict(Histogram)
+        self.gaps = ChunkGaps()
         self.aborted: dict[tuple[str, Phase], int] = defaultdict(int)  # by who ended it
         self.connects: dict[tuple[str, str], int] = defaultdict(int)  # by instance, result
         self.retries: dict[str, int] = defaultdict(int)

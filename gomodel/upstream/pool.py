@@ -1,4 +1,4 @@
-"""The connections of one instance: opened by its ClientSession's connector, kept here, the freshest taken first.
+"""The connections of one replica: opened by its ClientSession's connector, kept here, the freshest taken first.
 
 Decides which idle connection serves next, when one is too old, and what a failed connect means. Knows nothing of
 what goes over them. `connector._factory`, `_create_connection`, `_wrap_create_connection` and `connect` are aiohttp's
@@ -25,7 +25,7 @@ from aiohttp.connector import BaseConnector
 from aiohttp.tracing import Trace
 from yarl import URL
 
-from ..config.settings import InstanceConfig, Timeouts
+from ..config.settings import InstanceConfig, Server, Timeouts
 from ..errors import ConnectError, GatewayError, LoopDetected, Overloaded, UntrustedCertificate, UpstreamTimeout
 from ..host import descriptors
 from ..host.tls_transport import TlsTransport
@@ -96,21 +96,23 @@ class _Connector(TCPConnector):
 
 
 class Pool:
-    """The connections of one instance: its ClientSession's connector opens them, the freshest idle one is taken first.
+    """The connections of one replica: its ClientSession's connector opens them, the freshest idle one is taken first.
 
     aiohttp's own pool hands out the oldest idle connection, the one most likely to be closed by vLLM's 5 s limit
     at that very moment; here the newest goes first and none is used after `upstream_keepalive_s`.
     """
 
-    def __init__(self, config: InstanceConfig, timeouts: Timeouts, network: Network, instances: int) -> None:
-        """`instances`: how many share what files this process may open."""
+    def __init__(
+        self, config: InstanceConfig, server: Server, timeouts: Timeouts, network: Network, servers: int
+    ) -> None:
+        """`servers`: how many share what files this process may open."""
         loop = asyncio.get_running_loop()
         self._name = config.name
         self.mark = network.mark  # of health probes
         connector: BaseConnector
         # force_close: aiohttp keeps nothing; what is kept is kept here.
-        if config.unix_socket is not None:
-            connector = UnixConnector(config.unix_socket, force_close=True, limit=0)
+        if server.unix_socket is not None:
+            connector = UnixConnector(server.unix_socket, force_close=True, limit=0)
         else:
             trust = True if config.ca_pem is None else _trusting(config.ca_pem)
             connector = _Connector(network, force_close=True, limit=0, ssl=trust)
@@ -126,19 +128,19 @@ class Pool:
             max_field_size=MAX_FIELD_BYTES,
         )
         self._connector = connector
-        self._origin = ClientRequest("GET", URL(config.base_url, encoded=True), loop=loop, session=self.session)
+        self._origin = ClientRequest("GET", URL(server.base_url, encoded=True), loop=loop, session=self.session)
         self._loop = loop
         self._idle: deque[Channel] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self.closed = False
         self._leads_back = False
-        self.configure(timeouts, instances)
+        self.configure(timeouts, servers)
 
-    def configure(self, timeouts: Timeouts, instances: int) -> None:
+    def configure(self, timeouts: Timeouts, servers: int) -> None:
         """Connect and keep connections by these from now on."""
         self._timeout = ClientTimeout(total=None, connect=timeouts.connect_s, sock_connect=timeouts.connect_s)
         self._keepalive_s = timeouts.upstream_keepalive_s
-        self._max_idle = min(MAX_IDLE, descriptors.most_idle(descriptors.limit(), _OPEN_FILES, instances))
+        self._max_idle = min(MAX_IDLE, descriptors.most_idle(descriptors.limit(), _OPEN_FILES, servers))
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweep()

@@ -16,7 +16,7 @@ from ..errors import GatewayError, LoopDetected, Overloaded
 from ..http1.response_fields import ResponseFields
 from .channel import Channel
 from .health import FORGIVEN, State
-from .instance import Instance
+from .replica import Replica
 
 _logger = logging.getLogger("gomodel")
 
@@ -36,9 +36,9 @@ _LOOP = 508  # said by a gomodel that finds its own probe at its door
 class Probes:
     """One task per instance that asks it, from `start` to `close`."""
 
-    def __init__(self, instances: Iterable[Instance], on_alive: Callable[[Instance], None] | None = None) -> None:
+    def __init__(self, replicas: Iterable[Replica], on_alive: Callable[[Replica], None] | None = None) -> None:
         """`on_alive` is called after every probe that was answered."""
-        self._instances = tuple(instances)
+        self._replicas = tuple(replicas)
         self._on_alive = on_alive
         self._tasks: list[asyncio.Task[None]] = []
         self._verdict = asyncio.Event()  # one is up, or something is known of all
@@ -50,8 +50,8 @@ class Probes:
 
     def start(self) -> None:
         """Ask every instance now and from now on."""
-        for instance in self._instances:
-            task = asyncio.create_task(self._watch(instance))
+        for replica in self._replicas:
+            task = asyncio.create_task(self._watch(replica))
             task.add_done_callback(_report_bug)
             self._tasks.append(task)
         self._judge()
@@ -77,14 +77,14 @@ class Probes:
             except TimeoutError:
                 pass
 
-    async def _watch(self, instance: Instance) -> None:
-        health = instance.health
+    async def _watch(self, replica: Replica) -> None:
+        health = replica.health
         fell = asyncio.Event()
         health.on_fall = fell.set
         pieces = 0
         while True:
-            before, pieces = pieces, sum(instance.gaps.counts)
-            await self._ask(instance, streaming=pieces > before)
+            before, pieces = pieces, sum(replica.gaps.counts)
+            await self._ask(replica, streaming=pieces > before)
             fell.clear()
             if health.settled:
                 try:
@@ -94,10 +94,10 @@ class Probes:
                     continue
             await asyncio.sleep(_about(RETRY_S))
 
-    async def _ask(self, instance: Instance, *, streaming: bool) -> None:
-        health = instance.health
+    async def _ask(self, replica: Replica, *, streaming: bool) -> None:
+        health = replica.health
         failures, began = health.failures, monotonic()
-        code = await ask(instance)
+        code = await ask(replica)
         if code is None or (streaming and code in FORGIVEN):
             return  # whoever sends to clients is alive, however late it answers us
         if code:
@@ -105,13 +105,13 @@ class Probes:
         else:
             health.alive(failures)
             if health.state is State.UP:
-                instance.breaker.probed(monotonic(), began)
+                replica.breaker.probed(monotonic(), began)
             if self._on_alive is not None:
-                self._on_alive(instance)
+                self._on_alive(replica)
         self._judge()
 
     def _judge(self) -> None:
-        states = [each.health.state for each in self._instances]
+        states = [each.health.state for each in self._replicas]
         if State.UP in states or State.UNKNOWN not in states:
             self._verdict.set()
 
@@ -149,7 +149,7 @@ class _Answer:
         """The question is one write."""
 
 
-async def ask(instance: Instance) -> str | None:
+async def ask(replica: Replica) -> str | None:
     """Ask GET /health over a connection of its own: "" when alive, else what is wrong; None when we could not ask.
 
     vLLM answers 200, or 503 when its engine is dead. Any other answer below 500 means that something serves there,
@@ -158,13 +158,13 @@ async def ask(instance: Instance) -> str | None:
     channel: Channel | None = None
     answer = _Answer()
     head = b"GET %b/health HTTP/1.1\r\n%bX-Request-Id: %b\r\nConnection: close\r\n\r\n" % (
-        instance.root_path.encode(),
-        instance.own_fields,
-        instance.pool.mark,
+        replica.root_path.encode(),
+        replica.own_fields,
+        replica.pool.mark,
     )
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            channel = await instance.pool.connect(probe=True)
+            channel = await replica.pool.connect(probe=True)
             channel.pool = None  # an answer without `Connection: close` must not lend it to a request
             channel.begin(answer, (head,), sent=True, head_only=False)
             status = await answer.status
@@ -178,7 +178,7 @@ async def ask(instance: Instance) -> str | None:
         if channel is not None:
             channel.discard()
     # From elsewhere, or the connection would have shown it.
-    instance.pool.judge(leads_back=status == _LOOP)
+    replica.pool.judge(leads_back=status == _LOOP)
     if status == _LOOP:
         return LoopDetected.code
     if status == _ENGINE_DEAD:

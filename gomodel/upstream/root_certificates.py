@@ -30,7 +30,7 @@ def postponed() -> Iterator[None]:
 
 def missing(config: Config) -> bool:
     """Whether an instance of `config` needs the root certificates and they have not been read."""
-    return _postponed and any(each.base_url.startswith("https:") for each in config.instances)
+    return _postponed and any(each.secured for each in config.instances)
 
 
 def provide(config: Config) -> None:

@@ -55,11 +55,16 @@ class GatewayHandle:
         """A record at ERROR that holds `part` is what this test is about."""
         self.logs.expected.append(part)
 
+    def replica(self, instance: str = "vllm") -> Any:
+        """The only replica of an instance."""
+        (replica,) = self.gateway.providers.instances[instance].replicas
+        return replica
+
     def remains(self) -> list[str]:
         """The gateway's sockets and tasks there are; after close() none may be, whoever else is still connected."""
         import gomodel
 
-        addresses = {address for each in self.config.instances if (address := _address(each)) is not None}
+        addresses = {_address(server) for each in self.config.instances for server in each.servers}
         ours = {sock.fileno() for sock in HARNESS_SOCKETS}
         found = []
         for fd in os.listdir("/proc/self/fd"):
@@ -90,8 +95,8 @@ async def start_gateway(env: Mapping[str, str], logs: Records) -> GatewayHandle:
     return GatewayHandle(gateway, config, logs)
 
 
-def _address(instance: Any) -> str | tuple[int, ...] | None:
-    return instance.unix_socket or (urlsplit(instance.base_url).port or 80,)
+def _address(server: Any) -> str | tuple[int, ...]:
+    return server.unix_socket or (urlsplit(server.base_url).port or 80,)
 
 
 def _is_socket(fd: int) -> bool:

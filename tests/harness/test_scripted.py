@@ -179,7 +179,7 @@ async def test_a_gateway_that_closed_without_its_sockets_and_tasks_is_noticed(up
     await direct.send(GET)
     listener = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
     (listening,) = listener.sockets
-    instance = SimpleNamespace(base_url=upstream.base_url, unix_socket=None)
+    instance = SimpleNamespace(servers=[SimpleNamespace(base_url=upstream.base_url, unix_socket=None)])
     handle = GatewayHandle(
         SimpleNamespace(port=listening.getsockname()[1]), SimpleNamespace(instances=[instance]), logs
     )

@@ -65,7 +65,7 @@ async def test_model_lists_are_known_and_not_asked_for_again(pair, connect, chan
     one.on_request(OK)
     assert (await ask(await connect(handle), BARE)).status == 200
     assert len(one.probes) + len(other.probes) == asked
-    assert handle.gateway.providers.instances["vllm"].models == ("shared",)
+    assert handle.replica().models == ("shared",)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
@@ -81,7 +81,7 @@ async def test_load_is_known_so_that_the_idlest_is_still_the_idlest(pair, connec
     assert [(await ask(client, BARE)).get("X-GoModel-Provider") for _ in range(3)] == ["vllm-b"] * 3
     one.release()
     assert (await running.read_rest()).complete
-    assert handle.gateway.providers.instances["vllm"].in_flight == 0
+    assert handle.replica().in_flight == 0
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
@@ -100,7 +100,7 @@ async def test_connections_are_kept_and_a_new_key_goes_over_them(pair, connect, 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 async def test_an_open_breaker_stays_open(pair, connect, change):
     handle, one, _ = pair
-    breaker = handle.gateway.providers.instances["vllm"].breaker
+    breaker = handle.replica().breaker
     for _ in range(5):
         now = monotonic()
         breaker.admit(now).failed(now, "connection_refused")
@@ -115,21 +115,21 @@ async def test_that_a_key_was_refused_is_known_of_that_key_alone(pair, connect, 
     one.on_request(json_response({"error": "Unauthorized"}, 401))
     own_error(await ask(await connect(handle), post(model="vllm/shared")), 502, "instance_key_refused")
     reload(pair, change)
-    health = handle.gateway.providers.instances["vllm"].health
+    health = handle.replica().health
     assert health.key_refused is ("VLLM_API_KEY" not in change)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 async def test_ready_is_ready_before_anything_was_asked_anew(pair, connect, change):
     handle, _, _ = pair
-    for instance in handle.gateway.providers.instances.values():
+    for instance in handle.gateway.providers.replicas:
         instance.health.ok(0)
-    since = [each.health.since for each in handle.gateway.providers.instances.values()]
+    since = [each.health.since for each in handle.gateway.providers.replicas]
     reload(pair, change)
     document = (await ask(await connect(handle), READY)).json()
     assert document["status"] == "ready"
     assert {document["instances"][name]["state"] for name in ("vllm", "vllm-b")} == {"up"}
-    after = handle.gateway.providers.instances
+    after = {each.name: each for each in handle.gateway.providers.replicas}
     assert [after[name].health.since for name in ("vllm", "vllm-b")] == since
 
 
@@ -147,13 +147,13 @@ async def test_who_made_a_response_is_known(pair, connect, change):
 
 async def test_another_address_is_another_server_of_which_nothing_is_known(pair, connect, make_upstream):
     handle, one, other = pair
-    before = handle.gateway.providers.instances["vllm"]
+    before = handle.replica()
     before.health.ok(0)
     one.on_request(json_response({"id": "resp_1"}))
     assert (await ask(await connect(handle), post("/v1/responses", model="vllm/shared"))).status == 200
     new = await make_upstream(models=("new",))
     handle.gateway.reload(configured(**KEPT, **env_for(vllm=new, vllm_b=other)))
-    after = handle.gateway.providers.instances["vllm"]
+    after = handle.replica()
     assert after is not before
     assert (after.models, after.health.state) == ((), State.UNKNOWN)
     for upstream in (new, other):  # both are asked, since who made it is gone
@@ -181,7 +181,7 @@ async def test_a_configured_list_counts_when_it_is_the_one_that_is_meant(gateway
     handle = await gateway(vllm=upstream, **before)
     await handle.gateway.app.models.merged()
     handle.gateway.reload(configured(**env_for(vllm=upstream), **after))
-    assert handle.gateway.providers.instances["vllm"].models == models
+    assert handle.replica().models == models
     assert list(handle.gateway.providers.by_model) == list(models)
 
 

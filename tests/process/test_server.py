@@ -230,11 +230,11 @@ async def test_a_stream_that_runs_at_a_reload_ends_by_the_old_table_which_is_clo
     before = handle.gateway.app
     handle.gateway.reload(configured(**env_for(vllm=new)))
     assert handle.gateway.app is not before
-    instance = before.providers.instances["vllm"]
-    assert not instance.pool.closed
+    (replica,) = before.providers.instances["vllm"].replicas
+    assert not replica.pool.closed
     old.release()
     assert (await client.read_rest()).complete
-    await nothing_left(lambda: [] if instance.pool.closed else ["the old pool"])
+    await nothing_left(lambda: [] if replica.pool.closed else ["the old pool"])
     await nothing_left(lambda: [str(each) for each in old.open_connections])
 
 
@@ -251,12 +251,12 @@ async def test_an_unchanged_instance_keeps_its_connections_models_and_breaker_ov
     client = await connect(handle)
     kept.repeat(json_response({}))
     running = await streaming(connect, handle, gone)
-    before = handle.gateway.providers.instances["vllm"]
+    before = handle.replica()
     for table in ({"vllm": kept, "vllm_new": new}, {"vllm": kept}):
         await client.send(chat(b'{"model": "mine"}'))
         assert (await client.read_response("POST")).status == 200
         handle.gateway.reload(configured(**env_for(**table)))
-    assert handle.gateway.providers.instances["vllm"] is before
+    assert handle.replica() is before
     await client.send(chat(b'{"model": "mine"}'))
     assert (await client.read_response("POST")).status == 200
     assert len({id(each.connection) for each in kept.requests}) == 1

@@ -69,7 +69,7 @@ async def test_the_gaps_of_a_stream_are_those_between_its_pieces(gateway, upstre
     upstream.on_request(SendPieces((SSE_HEAD, *pieces)))
     handle = await gateway(vllm=upstream)
     await ask(await connect(handle))
-    line, gaps = await line_of(handle), handle.gateway.providers.instances["vllm"].gaps
+    line, gaps = await line_of(handle), handle.replica().gaps
     assert sum(gaps.counts) == 40
     # They are parts of one whole: none is measured from anything but the piece before it, and none is left out.
     assert 0 < gaps.sum * 1000 <= line["duration_ms"] - line["first_byte_ms"] + 0.2

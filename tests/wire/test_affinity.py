@@ -237,7 +237,7 @@ async def test_only_so_many_are_remembered_the_latest_and_the_latest_used(pair, 
     handle, _, _ = pair
     monkeypatch.setattr(module, "REMEMBERED", 3)
     affinity = Affinity(handle.gateway.providers)
-    one, other = handle.gateway.providers.instances.values()
+    one, other = handle.gateway.providers.replicas
     for number in range(4):
         affinity.learn(f"resp_{number}", one)
     affinity.learn("resp_1", other)

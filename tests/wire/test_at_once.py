@@ -53,7 +53,7 @@ def under_way(handle, at_once):
 async def last_line(handle, count=2):
     await turned(lambda: len(access_lines(handle)) == count)
     line = access_lines(handle)[-1]
-    assert handle.gateway.providers.instances["vllm"].in_flight == 0
+    assert handle.replica().in_flight == 0
     return tuple(line.get(name) for name in ("status", "ended_by", "phase", "reason"))
 
 

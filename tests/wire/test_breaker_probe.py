@@ -15,7 +15,7 @@ QUICK = {"CIRCUIT_BREAKER_FAILURE_THRESHOLD": "1", "CIRCUIT_BREAKER_TIMEOUT": "1
 
 
 def breaker_of(handle, name="vllm"):
-    return handle.gateway.app.providers.instances[name].breaker
+    return handle.replica(name).breaker
 
 
 async def refuse(client, upstream, times=1):
@@ -152,7 +152,7 @@ async def test_an_answered_health_probe_lets_everybody_in(gateway, upstream, con
     upstream.repeat(response(b"", 502))
     handle = await gateway(QUICK | {"CIRCUIT_BREAKER_TIMEOUT": "60s"}, vllm=upstream, probes=True)
     client = await connect(handle)
-    await turned(lambda: handle.gateway.providers.instances["vllm"].health.settled)
+    await turned(lambda: handle.replica().health.settled)
     upstream.stop_listening()
     for each in upstream.open_connections:
         each.wire.close()

@@ -11,7 +11,7 @@ LISTED = {"CONFIGURED_PROVIDER_MODELS_MODE": "allowlist", "VLLM_MODELS": "m", "V
 
 
 def breaker_of(handle, name="vllm"):
-    return handle.gateway.app.providers.instances[name].breaker
+    return handle.replica(name).breaker
 
 
 async def refuse(client, upstream, times=1):

@@ -58,7 +58,7 @@ async def test_nobody_sees_it_while_another_instance_has_room(pair, busy, path):
     for _ in range(10):
         answer = await ask(client, post(path, model="m"))
         assert (answer.status, answer.get("X-GoModel-Provider")) == (200, "vllm-b")
-    assert handle.gateway.providers.instances["vllm"].breaker.closed
+    assert handle.replica().breaker.closed
 
 
 async def test_all_busy_the_last_ones_answer_passes_as_it_came_and_no_breaker_opens(pair):
@@ -69,7 +69,7 @@ async def test_all_busy_the_last_ones_answer_passes_as_it_came_and_no_breaker_op
         answer = await ask(client, BARE)
         assert (answer.status, answer.body, answer.get("server")) == (503, body_of(BUSY), "uvicorn")
         assert (len(one.requests), len(other.requests)) == (number, number)
-    for each in handle.gateway.providers.instances.values():
+    for each in handle.gateway.providers.replicas:
         assert each.breaker.closed
     # Nothing stays shut once there is room again.
     one.repeat(OK)
@@ -84,7 +84,7 @@ async def test_a_bound_request_gets_it_as_it_came_and_the_breaker_does_not_count
         answer = await ask(client, post(model="vllm/m"))
         assert (answer.status, answer.body, answer.get("X-GoModel-Provider")) == (503, body_of(busy), "vllm")
     assert (len(one.requests), other.requests) == (5, [])
-    assert handle.gateway.providers.instances["vllm"].breaker.closed
+    assert handle.replica().breaker.closed
 
 
 async def test_any_other_503_is_a_failure_and_goes_nowhere_else(pair):
@@ -171,7 +171,7 @@ async def test_a_trial_that_finds_it_busy_has_found_it(gateway, upstream, connec
     client = await connect(handle)
     upstream.on_request(BROKEN)
     await ask(client)
-    breaker = handle.gateway.providers.instances["vllm"].breaker
+    breaker = handle.replica().breaker
     assert not breaker.closed
     upstream.repeat(BUSY)
     await turned(lambda: breaker.candidate(monotonic()))

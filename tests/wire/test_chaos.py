@@ -232,9 +232,9 @@ async def test_whatever_clients_and_instances_do_no_byte_is_crossed_and_nothing_
     await turned(lambda: not telemetry.running.records and handle.gateway.connections == 0)
     chaos.judge_instance()
     assert chaos.whole > REQUESTS / 4
-    assert handle.gateway.providers.instances["vllm"].in_flight == 0
+    assert handle.replica().in_flight == 0
     counted = sum(series.count for series in telemetry.requests.values())
     assert chaos.whole <= counted <= REQUESTS
     # Those who left hold nothing at the instance; what is open there is idle.
-    pool = handle.gateway.providers.instances["vllm"].pool
+    pool = handle.replica().pool
     await turned(lambda: len([each for each in upstream.open_connections if not each.over.done]) <= len(pool._idle))

@@ -48,8 +48,8 @@ def leave(client, how: str) -> float:
 
 async def untouched(handle, upstream, connect) -> None:
     """A client's leaving counts against nobody: with a breaker that opens at once the next request is served."""
-    assert handle.gateway.providers.instances["vllm"].breaker.closed
-    assert handle.gateway.providers.instances["vllm"].in_flight == 0
+    assert handle.replica().breaker.closed
+    assert handle.replica().in_flight == 0
     upstream.on_request(OK)
     client = await connect(handle)
     assert (await ask(client)).body == b'{"id":"ok"}'
@@ -204,7 +204,7 @@ async def test_leaving_while_the_instance_is_being_connected_to(gateway, make_up
     await turned(lambda: any(each.phase.name == "CONNECT" for each in handle.gateway.telemetry.running.records))
     client.fin()
     assert await aborted(handle) == {("client", "connect"): 1}
-    assert handle.gateway.providers.instances["vllm"].breaker.closed
+    assert handle.replica().breaker.closed
 
 
 async def test_leaving_while_the_request_waits_to_be_tried_again(gateway, make_upstream, connect):

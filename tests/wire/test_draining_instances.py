@@ -73,7 +73,7 @@ async def test_another_instance_takes_what_a_draining_one_refuses(pair, steps, p
     assert one.requests[0].body == other.requests[0].body
     assert handle.gateway.telemetry.retries == {"vllm": 1}
     # Going away in good order is no failure.
-    assert handle.gateway.providers.instances["vllm"].breaker.closed
+    assert handle.replica().breaker.closed
 
 
 async def test_a_streaming_answer_of_the_other_instance_arrives_whole(pair):
@@ -109,7 +109,7 @@ async def test_when_all_drain_the_last_refusal_passes_unchanged(pair):
     answer = await ask(client, post())
     assert (answer.status, answer.json(), answer.get("X-GoModel-Provider")) == (500, REFUSAL, "vllm-b")
     assert (len(one.requests), len(other.requests)) == (1, 1)
-    states = {name: each.health.state.value for name, each in handle.gateway.providers.instances.items()}
+    states = {each.name: each.health.state.value for each in handle.gateway.providers.replicas}
     assert states == {"vllm": "draining", "vllm-b": "draining"}
 
 
@@ -235,7 +235,7 @@ async def test_an_instance_that_is_known_to_drain_is_the_last_to_be_asked(pair):
     one.on_request(DRAINING)
     other.repeat(OK)
     assert (await ask(client, post())).status == 200
-    assert handle.gateway.providers.instances["vllm"].health.state.value == "draining"
+    assert handle.replica().health.state.value == "draining"
     one.lenient = True
     one.repeat(ReadHead(), DRAINING, WaitFor(asyncio.Event()))
     raw = post(text="x" * 5000)
@@ -257,7 +257,7 @@ async def test_streams_that_run_end_well_on_a_draining_instance(pair, connect):
     answer = await client.read_rest()
     assert (answer.body, answer.complete) == (b"data: 1\n\ndata: [DONE]\n\n", True)
     # The end of a stream that began before says nothing of what is new.
-    assert handle.gateway.providers.instances["vllm"].health.state.value == "draining"
+    assert handle.replica().health.state.value == "draining"
     assert other.requests == []
 
 
@@ -272,7 +272,7 @@ async def test_an_instance_that_loads_refuses_connections_and_another_takes_it(p
     one.listen()
     one.repeat(OK)
     assert (await ask(client, post("vllm/m"))).status == 200
-    assert handle.gateway.providers.instances["vllm"].health.state.value == "up"
+    assert handle.replica().health.state.value == "up"
 
 
 @pytest.mark.parametrize("end", [Fin(), Reset()])

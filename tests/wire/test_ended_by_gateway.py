@@ -134,5 +134,5 @@ async def test_a_request_without_an_answer_is_told_to_come_back(gateway, upstrea
     answer = await client.read_response()
     own_error(answer, 503, "draining", "overloaded_error")
     assert (answer.get("Retry-After"), answer.get("Connection")) == ("5", "close")
-    assert handle.gateway.providers.instances["vllm"].breaker.closed
+    assert handle.replica().breaker.closed
     await nothing_left(handle.remains)

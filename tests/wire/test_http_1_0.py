@@ -57,7 +57,7 @@ async def test_an_answer_of_unknown_length_is_refused_where_its_break_would_look
         assert "proxy_http_version 1.1" in own_error(answer, 426, "http_1_1_required", "invalid_request_error")
     await upstream.requests[0].connection.closed  # no slot is held for an answer that nobody gets
     assert access_lines(handle)[0]["reason"] == "http_1_1_required"
-    assert handle.gateway.providers.instances["vllm"].breaker.closed
+    assert handle.replica().breaker.closed
 
 
 @pytest.mark.parametrize(

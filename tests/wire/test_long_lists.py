@@ -27,7 +27,7 @@ async def pair(gateway, make_upstream):
 
 
 def known(handle, name="vllm"):
-    return handle.gateway.providers.instances[name].models
+    return handle.replica(name).models
 
 
 async def test_others_are_served_while_a_long_list_is_read(pair, connect):
@@ -84,7 +84,7 @@ async def test_a_list_that_names_a_model_twice_holds_it_once(pair, connect):
 def test_the_index_is_that_of_all_lists_however_they_change():
     """What changed is all that is looked at, so it must come out as if everything had been."""
     dice = random.Random(1)
-    instances = [SimpleNamespace(name=name, models=(), listed=frozenset()) for name in ("a", "b", "c")]
+    instances = [SimpleNamespace(name=name, models=(), listed=frozenset(), gather=list) for name in ("a", "b", "c")]
     table = Providers.__new__(Providers)
     table.instances = {each.name: each for each in instances}
     table.by_model, table._indexed = {}, {}

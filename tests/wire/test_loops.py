@@ -77,7 +77,7 @@ async def test_an_instance_that_is_this_gateway_by_name_is_refused_without_a_byt
     # One request each, not one for every hop and retry.
     assert await counted(handle, 4) == {502: 3, 200: 1}
     assert (await aborted(handle, 4)).keys() <= {("upstream", "connect"), ("gomodel", "connect")}
-    instance = handle.gateway.providers.instances["vllm"]
+    instance = handle.replica()
     await turned(lambda: instance.health.code == "proxy_loop_detected")
     assert instance.breaker.closed
 
@@ -125,7 +125,7 @@ async def test_a_gateway_that_is_reached_through_another_port_knows_its_own_prob
     port = await relay.start()
     upstream.repeat(OK)
     handle = await gateway(vllm=f"http://127.0.0.1:{port}/v1", PORT=str(free_port()), probes=True)
-    instance = handle.gateway.providers.instances["vllm"]
+    instance = handle.replica()
     relay.target = handle.port
     await turned(lambda: instance.health.code == "proxy_loop_detected")
     before = relay.connections

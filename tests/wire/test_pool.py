@@ -52,7 +52,7 @@ async def test_an_idle_connection_is_closed_when_its_time_is_over(gateway, upstr
 async def test_one_that_is_too_old_is_not_used_even_where_nobody_had_time_to_close_it(gateway, upstream, connect):
     handle = await gateway(vllm=upstream, HTTP_UPSTREAM_KEEPALIVE="60s")
     client = await warm(connect, handle, upstream, 3)
-    kept = handle.gateway.providers.instances["vllm"].pool._idle
+    kept = handle.replica().pool._idle
     for channel, age_s in zip(kept, (61, 60, 59), strict=True):
         channel.idle_since -= age_s
     upstream.repeat(OK)

@@ -307,7 +307,7 @@ async def test_a_session_that_outlasts_the_drain_is_cut_without_a_close_frame(ga
 async def test_a_session_is_one_request_in_flight_and_one_in_the_counters(gateway, upstream, connect):
     handle = await gateway(vllm=upstream)
     client, server = await opened(handle, upstream, connect, handshake("/v1/realtime?model=vllm/m"))
-    instance = handle.gateway.providers.instances["vllm"]
+    instance = handle.replica()
     assert instance.in_flight == 1
     (record,) = handle.gateway.telemetry.running.records
     await client.send(frame(b"hello"))

@@ -208,4 +208,4 @@ async def test_an_instance_that_breaks_off_its_answer_to_a_streamed_upload_count
         await client.read_head()
         assert not (await client.read_rest()).complete
     await turned(lambda: not handle.gateway.telemetry.running.records)
-    assert not handle.gateway.providers.instances["vllm"].breaker.closed
+    assert not handle.replica().breaker.closed

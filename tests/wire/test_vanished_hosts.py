@@ -46,7 +46,7 @@ async def test_an_instance_has_less_than_a_minute_and_a_client_some(gateway, ups
     handle = await gateway(vllm=upstream)
     client = await connect(handle)
     assert (await ask(client)).status == 200
-    (channel,) = handle.gateway.providers.instances["vllm"].pool._idle
+    (channel,) = handle.replica().pool._idle
     assert silence_limits(channel.transport)[3] == 45_000
     assert silence_limits(client_of(handle).transport)[3] == 120_000
 

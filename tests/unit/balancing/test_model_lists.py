@@ -282,7 +282,7 @@ async def test_a_list_that_comes_late_is_there_the_next_time(pair, connect, monk
     client = await connect(handle)
     assert ids(await ask(client, LIST)) == ["vllm/a"]
     go_on.set()
-    await turned(lambda: handle.gateway.providers.instances["vllm-b"].models)
+    await turned(lambda: handle.replica("vllm-b").models)
     assert ids(await ask(client, LIST)) == ["vllm/a", "vllm-b/late"]
     assert (len(other.probes), len(other.requests)) == (0, 1)
 

@@ -107,7 +107,7 @@ class TestStatuses:
         lists = ModelLists(providers, config)
         assert await merged(lists) == ["vllm-b/m"]
         assert said()[status == 401 :] == unread(f"status {status}")
-        assert providers.instances["vllm"].health.key_refused == (status == 401)
+        assert providers.instances["vllm"].replicas[0].health.key_refused == (status == 401)
         assert await shown(config, capsys) == ("wants a key" if status == 401 else f"GET /models: status {status}")
         # Once each: no redirect was followed.
         assert [each.url for each in upstreams.questions].count(MODELS) == 2
@@ -126,8 +126,8 @@ class TestStatuses:
         upstreams.on_get(f"http://b.test/v1/responses/{ID}", status=404)
         affinity = Affinity(providers)
         if status == 200:
-            assert await affinity.home(ID) is providers.instances["vllm"]
-            assert await affinity.home(ID) is providers.instances["vllm"]  # and is not asked again
+            assert await affinity.home(ID) is providers.instances["vllm"].replicas[0]
+            assert await affinity.home(ID) is providers.instances["vllm"].replicas[0]  # and is not asked again
         elif status in HOLDS_NONE:
             assert await affinity.home(ID) is None
         else:

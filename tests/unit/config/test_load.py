@@ -16,12 +16,12 @@ import pytest
 from gomodel.config import load as config_module
 from gomodel.config.load import from_environ, load
 from gomodel.config.registry import OF_GOMODEL, VARIABLES
-from gomodel.config.settings import Certificate, Config, ConfigError, InstanceConfig, Secret
+from gomodel.config.settings import Certificate, Config, ConfigError, InstanceConfig, Secret, Server
 
 EXAMPLE = Path(__file__).parents[3] / ".env.example"
 PLAIN = {each.name for each in OF_GOMODEL if not each.secret}
 QUIET = {"GOMODEL_MASTER_KEY": "sk-master", "VLLM_BASE_URL": "http://gpu:8000/v1"}
-LOCAL = InstanceConfig("vllm", "http://localhost:8000/v1", None, None, ())
+LOCAL = InstanceConfig("vllm", (Server("http://localhost:8000/v1"),), None, ())
 
 
 def problems(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -397,7 +397,9 @@ INSTANCES = [
 
 @pytest.mark.parametrize(("environ", "instances"), INSTANCES)
 def test_an_environment_registers_these_instances(environ: dict[str, str], instances: list[tuple[str, str]]) -> None:
-    assert [(each.name, each.base_url) for each in from_environ(environ).instances] == instances
+    assert [
+        (each.name, *(server.base_url for server in each.servers)) for each in from_environ(environ).instances
+    ] == instances
 
 
 @pytest.mark.parametrize(
@@ -429,14 +431,16 @@ FIELDS = [
 @pytest.mark.parametrize(("prefix", "name"), FIELDS)
 def test_the_fields_of_an_instance_belong_together(prefix: str, name: str) -> None:
     environ = {f"{prefix}BASE_URL": "http://gpu/v1", f"{prefix}API_KEY": "sk-1", f"{prefix}MODELS": "b, a,b"}
-    assert from_environ(environ).instances == (InstanceConfig(name, "http://gpu/v1", None, Secret("sk-1"), ("b", "a")),)
+    assert from_environ(environ).instances == (
+        InstanceConfig(name, (Server("http://gpu/v1"),), Secret("sk-1"), ("b", "a")),
+    )
 
 
 @pytest.mark.parametrize(("prefix", "name"), FIELDS)
 def test_the_key_of_an_instance_can_be_in_a_file(tmp_path: Path, prefix: str, name: str) -> None:
     (tmp_path / "key").write_text("sk-1\n")
     environ = {f"{prefix}BASE_URL": "http://gpu/v1", f"{prefix}API_KEY_FILE": str(tmp_path / "key")}
-    assert from_environ(environ).instances == (InstanceConfig(name, "http://gpu/v1", None, Secret("sk-1"), ()),)
+    assert from_environ(environ).instances == (InstanceConfig(name, (Server("http://gpu/v1"),), Secret("sk-1"), ()),)
 
 
 def test_keys_of_one_instance_do_not_reach_another() -> None:
@@ -446,12 +450,12 @@ def test_keys_of_one_instance_do_not_reach_another() -> None:
 
 def test_a_unix_base_url_gives_socket_and_placeholder_host() -> None:
     (instance,) = from_environ({"VLLM_BASE_URL": "unix:///run/vllm.sock:/v1"}).instances
-    assert (instance.base_url, instance.unix_socket) == ("http://localhost/v1", "/run/vllm.sock")
+    assert instance.servers == (Server("http://localhost/v1", "/run/vllm.sock"),)
 
 
 def test_the_assumed_default_instance_keeps_key_and_models() -> None:
     (instance,) = from_environ({"VLLM_API_KEY": "k", "VLLM_MODELS": "m"}).instances
-    assert instance == InstanceConfig("vllm", "http://localhost:8000/v1", None, Secret("k"), ("m",))
+    assert instance == InstanceConfig("vllm", (Server("http://localhost:8000/v1"),), Secret("k"), ("m",))
 
 
 BAD_INSTANCES: list[tuple[dict[str, str], list[str]]] = [
@@ -1011,7 +1015,7 @@ def test_the_environment_lies_over_the_file(tmp_path: Path) -> None:
     path.write_text("PORT=9000\nHOST=127.0.0.1\nLOG_LEVEL=debug\nVLLM_BASE_URL=http://${GPU}:${P:-8000}/v1\n")
     config = load({"PORT": "9001", "GPU": "gpu-7", "LOG_LEVEL": ""}, path)
     assert (config.port, config.host, config.log_level) == (9001, "127.0.0.1", "info")
-    assert config.instances[0].base_url == "http://gpu-7:8000/v1"
+    assert config.instances[0].servers[0].base_url == "http://gpu-7:8000/v1"
 
 
 def test_load_leaves_the_environment_as_it_was(tmp_path: Path) -> None:
@@ -1113,7 +1117,7 @@ def test_the_example_uncommented_changes_nothing_but_the_second_instance(tmp_pat
     key = tmp_path / "key"
     key.write_text("k")
     config = load({"VLLM_TEST_API_KEY_FILE": str(key)}, path)
-    second = InstanceConfig("vllm-test", "http://gpu-2:8000/v1", None, Secret("k"), ("org/model-a", "org/model-b"))
+    second = InstanceConfig("vllm-test", (Server("http://gpu-2:8000/v1"),), Secret("k"), ("org/model-a", "org/model-b"))
     assert config == dataclasses.replace(from_environ({}), instances=(LOCAL, second), warnings=(OPEN_HERE,))
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gomodel.config import addresses, values
+from gomodel.config.settings import Server
 
 ACCEPTED: list[tuple[Callable[[str], Any], str, Any]] = [
     *[(values.boolean, text, True) for text in ("true", "1", "yes", "on", "TRUE", "True", "YES", "On", "oN")],
@@ -498,14 +499,14 @@ URLS_REFUSED = [
 
 @pytest.mark.parametrize(("text", "base_url"), URLS_ACCEPTED, ids=vector_id)
 def test_a_tcp_upstream_url_becomes_this_base_url(text: str, base_url: str) -> None:
-    assert addresses.upstream_url(text) == addresses.UpstreamUrl(base_url, None)
+    assert addresses.upstream_url(text) == Server(base_url)
 
 
 @pytest.mark.parametrize(("text", "base_url", "unix_socket"), UNIX_URLS_ACCEPTED, ids=vector_id)
 def test_a_unix_upstream_url_becomes_a_socket_and_a_placeholder_base_url(
     text: str, base_url: str, unix_socket: str
 ) -> None:
-    assert addresses.upstream_url(text) == addresses.UpstreamUrl(base_url, unix_socket)
+    assert addresses.upstream_url(text) == Server(base_url, unix_socket)
 
 
 @pytest.mark.parametrize(("text", "message"), URLS_REFUSED, ids=vector_id)

@@ -242,7 +242,7 @@ class TestTheRoute:
         handle = await gateway(vllm=upstream, vllm_b=upstream, CIRCUIT_BREAKER_FAILURE_THRESHOLD="1")
         upstream.on_request(response(b"{}", 503))
         await ask(await connect(handle))
-        first, second = handle.gateway.providers.instances.values()
+        first, second = handle.gateway.providers.replicas
         first.health.ok(first.health.failures)
         second.health.failed(DRAINING)
         found = await scrape(await connect(handle))
@@ -365,7 +365,7 @@ async def test_an_instance_of_which_nothing_is_known_says_nothing_to_other_worke
     app = handle.gateway.app
     found = snapshot(handle.gateway.telemetry, app.providers, app.models)
     assert found["gomodel_instance_up"] == [(("vllm",), None)]
-    app.providers.instances["vllm"].health.failed("connection_refused")
+    app.providers.replicas[0].health.failed("connection_refused")
     found = snapshot(handle.gateway.telemetry, app.providers, app.models)
     assert found["gomodel_instance_up"] == [(("vllm",), 0)]
 

@@ -19,6 +19,7 @@ class Known:
         self.in_flight = 3
         self.models = ("a", "b")
         self._admits = admits
+        self.replicas = [self]
         self.breaker = self
         self.opened_at, self.failed_at, self.cause = 0.0, 0.0, ""
         if state == "up":

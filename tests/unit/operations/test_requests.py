@@ -215,7 +215,7 @@ class TestDeletion:
         await sent.connection.closed
         assert await line_of(handle, "r-1") == (503, "gomodel", "head", CODE)
         # It was nobody's failure, and the client's connection is as good as before.
-        instance = handle.gateway.providers.instances["vllm"]
+        instance = handle.replica()
         assert (instance.breaker.closed, instance.in_flight) == (True, 0)
         upstream.on_request(OK)
         assert (await ask(client)).status == 200

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from gomodel.config.load import from_environ
+from gomodel.telemetry.counters import ChunkGaps
 from gomodel.upstream import probes as probes_module
 from gomodel.upstream.health import MISSES
-from gomodel.upstream.instance import Instance
 from gomodel.upstream.network import Network
 from gomodel.upstream.pool import Pool
+from gomodel.upstream.replica import Replica
 
 from ...harness.leaks import nothing_left
 from ...harness.scripted import (
@@ -75,7 +76,7 @@ async def test_a_probes_connection_is_never_lent_to_a_request(
     lent: list[Any] = []
     monkeypatch.setattr(Pool, "give", lambda pool, channel: lent.append(channel))
     handle = await gateway(vllm=upstream)
-    assert await probes_module.ask(handle.gateway.providers.instances["vllm"]) == ""
+    assert await probes_module.ask(handle.replica()) == ""
     assert lent == []
     await nothing_left(lambda: [str(each) for each in upstream.open_connections])
 
@@ -137,7 +138,7 @@ class TestProbes:
         monkeypatch.setattr(probes_module, "RETRY_S", 0.0)
         handle = await gateway(vllm=upstream, probes=True)
         assert await states(connect, handle) == (200, {"vllm": "up"})
-        handle.gateway.providers.instances["vllm"].health.failed("connection_refused")
+        handle.replica().health.failed("connection_refused")
         await becomes(connect, handle, (200, {"vllm": "up"}))
         seen = len(upstream.probes)
         for _ in range(100):
@@ -150,7 +151,7 @@ class TestProbes:
             upstream.on_request(ReadHead(), WaitFor(each), response(), path="/health")
         handle = await gateway(vllm=upstream, probes=True)
         await upstream.wait_for_request(1)
-        handle.gateway.providers.instances["vllm"].health.failed("connection_refused")
+        handle.replica().health.failed("connection_refused")
         answers[0].set()
         await upstream.wait_for_request(2)
         assert await states(connect, handle) == (503, {"vllm": "down"})
@@ -184,7 +185,7 @@ class TestProbes:
             upstream.on_request(Stall(), path="/health")
         handle = await gateway(vllm=upstream, probes=True)
         assert await states(connect, handle) == (200, {"vllm": "up"})
-        handle.gateway.providers.instances["vllm"].health.on_fall()  # the next regular probe is ten seconds away
+        handle.replica().health.on_fall()  # the next regular probe is ten seconds away
         await nothing_left(lambda: [] if upstream.probes else ["probes to come"])
         assert await states(connect, handle) == (200, {"vllm": "up"})
         assert "is down" not in handle.logs.text
@@ -217,11 +218,11 @@ class TestProbes:
     async def test_do_not_call_an_instance_down_that_is_busy_sending(self, gateway, upstream, connect, monkeypatch):
         handle = await gateway(vllm=upstream, probes=True)
         assert await states(connect, handle) == (200, {"vllm": "up"})
-        instance = handle.gateway.providers.instances["vllm"]
+        instance = handle.replica()
         probes = handle.gateway.app._operations._probes
         asked = []
 
-        async def too_busy(_: Instance) -> str:
+        async def too_busy(_: Replica) -> str:
             instance.gaps.observe(0.01)
             asked.append(1)
             return "http_response_timeout"
@@ -283,7 +284,7 @@ class TestProbes:
         handle = await gateway(vllm=upstream, probes=True)
         assert await states(connect, handle) == (503, {"vllm": "down"})
         upstream.listen()
-        instance = handle.gateway.providers.instances["vllm"]
+        instance = handle.replica()
         await nothing_left(lambda: [] if instance.models == ("m",) else ["the list"])
 
     async def test_end_with_the_gateway_in_the_middle_of_a_question(self, gateway, upstream, monkeypatch):
@@ -309,7 +310,7 @@ class TestProbes:
         assert await states(connect, handle) == (200, {"vllm": "up"})
 
     async def test_a_bug_in_one_is_reported(self, gateway, upstream, connect, monkeypatch):
-        async def broken(_: Instance) -> str:
+        async def broken(_: Replica) -> str:
             raise RuntimeError("a bug")
 
         monkeypatch.setattr(probes_module, "ask", broken)
@@ -404,7 +405,8 @@ class TestTheRoute:
 
 async def test_ask_says_why_an_instance_does_not_answer(upstream, no_leaks):
     config = from_environ({"VLLM_BASE_URL": upstream.base_url})
-    instance = Instance(config.instances[0], config, Network())
+    (instance,) = config.instances
+    replica = Replica(instance, instance.servers[0], config, Network(), ChunkGaps())
     on_health(upstream, b"HTTP/1.1 200 X\r\nContent-", Fin())
-    assert await probes_module.ask(instance) == "http_response_incomplete"
-    await instance.close()
+    assert await probes_module.ask(replica) == "http_response_incomplete"
+    await replica.close()

@@ -221,8 +221,8 @@ async def test_a_look_up_without_descriptors_is_503_for_now_and_nobodys_failure(
         assert answer.get("Retry-After") == "1"
     names.answer(HOST, "127.0.0.1")
     assert (await ask(client)).status == 200
-    assert handle.gateway.providers.instances["vllm"].breaker.closed
-    assert handle.gateway.providers.instances["vllm"].health.failed_at == 0
+    assert handle.replica().breaker.closed
+    assert handle.replica().health.failed_at == 0
 
 
 @pytest.mark.parametrize(("workers", "loop"), [("1", ""), ("2", ""), ("1", WITHOUT_UVLOOP)])

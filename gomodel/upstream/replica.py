@@ -1,15 +1,15 @@
-"""One vLLM server: its address and key, its connections, and what is known of its health, its models and its load.
+"""One vLLM server: its address, its connections, and what is known of its health, its models and its load.
 
-Decides whether a configuration still describes this server, and its rank among others. Knows nothing of the others.
+Decides whether a configuration still describes this server, and its rank among others. Knows nothing of the others,
+nor of the instance but its name and settings (`balancing.instance`).
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from random import random
 from urllib.parse import urlsplit
 
-from ..config.settings import Config, InstanceConfig
-from ..telemetry.counters import Histogram
+from ..config.settings import Config, InstanceConfig, Server
+from ..telemetry.counters import ChunkGaps
 from . import host_counts
 from .breaker import Breaker
 from .demotion import Demotion
@@ -20,40 +20,46 @@ from .pool import Pool
 _LAST = (State.DOWN, State.DRAINING)
 
 
-class Instance:
-    """One vLLM server."""
+class Replica:
+    """One vLLM server of an instance."""
 
-    def __init__(self, config: InstanceConfig, settings: Config, network: Network) -> None:
+    def __init__(
+        self, config: InstanceConfig, server: Server, settings: Config, network: Network, gaps: ChunkGaps
+    ) -> None:
+        """`config` is its instance's; `gaps` are all gaps of the process, to which its own belong."""
         self.config = config
+        self.server = server
         self.name = config.name
         self.label = config.name.encode()
-        url = self.url = urlsplit(config.base_url)
+        self.address = server.address
+        url = self.url = urlsplit(server.base_url)
         self.base_path = url.path
         self.root_path = url.path.removesuffix("/v1")
-        self.own_fields = _own_fields(config)
-        self.pool = Pool(config, settings.timeouts, network, len(settings.instances))
+        self.own_fields = _own_fields(config, server)
+        self.pool = Pool(config, server, settings.timeouts, network, settings.servers)
         self.breaker = Breaker(settings.breaker, config.name)
         self.health = Health(config.name)
         self.demotion = Demotion()
         # The address as well: a server is what is counted, and a reload may give its name to another one.
-        self.requests = host_counts.shared.counter(f"{config.name} {config.base_url}")
+        self.requests = host_counts.shared.counter(f"{config.name} {server}")
         self.lists(config.models)
-        self.gaps = Histogram()
+        self._all_gaps = gaps
+        self.gaps = gaps.begin(config.name)
 
-    def is_server_of(self, config: InstanceConfig) -> bool:
-        """Whether `config` describes this server, of which everything known stays true at a reload.
+    def is_server_of(self, config: InstanceConfig, server: Server) -> bool:
+        """Whether `server` of `config` is this server, of which everything known stays true at a reload.
 
         A key and a list of models are no part of a server.
         """
-        return replace(self.config, api_key=config.api_key, models=config.models) == config
+        return self.server == server and self.name == config.name and self.config.ca_pem == config.ca_pem
 
     def configure(self, config: InstanceConfig, settings: Config) -> None:
         """Go on by other settings, from the next connect, failure or request on."""
         if config.api_key != self.config.api_key:
             self.health.key_refused = False  # what is known of another key says nothing of this one
         self.config = config
-        self.own_fields = _own_fields(config)
-        self.pool.configure(settings.timeouts, len(settings.instances))
+        self.own_fields = _own_fields(config, self.server)
+        self.pool.configure(settings.timeouts, settings.servers)
         self.breaker.configure(settings.breaker)
 
     @property
@@ -78,12 +84,13 @@ class Instance:
     async def close(self) -> None:
         """Close its connections."""
         self.requests.release()
+        self._all_gaps.end(self.name, self.gaps)
         await self.pool.close()
 
 
-def _own_fields(config: InstanceConfig) -> bytes:
+def _own_fields(config: InstanceConfig, server: Server) -> bytes:
     """The lines of a request head that are the instance's own."""
-    fields = b"Host: %b\r\n" % urlsplit(config.base_url).netloc.encode()
+    fields = b"Host: %b\r\n" % urlsplit(server.base_url).netloc.encode()
     if config.api_key is not None:
         fields += b"Authorization: Bearer %b\r\n" % config.api_key.reveal().encode()
     return fields
