@@ -5,7 +5,7 @@ that cross keep their order, case, duplicates and every byte of their value. Pur
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..errors import BadRequest
 from .hop_by_hop import HOP_BY_HOP, PROTECTED_OPTIONS, connection_options
@@ -59,6 +59,28 @@ _KINDS: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP | NEVER_UPSTREAM, _DROP) | {
     b"sec-websocket-protocol": _SUBPROTOCOLS,
     b"content-encoding": _CONTENT_ENCODING,
 }
+# From here on they name the session, the likeliest first. Not X-Correlation-ID, which in many shops is one request's.
+_SESSION = 100
+SESSION_NAMES = (
+    "x-session-id",
+    "x-claude-code-session-id",
+    "session-id",
+    "session_id",
+    "x-litellm-session-id",
+    "helicone-session-id",
+    "agent-session-id",
+)
+
+
+def kinds_of_fields(sessions: Iterable[str] = SESSION_NAMES) -> dict[bytes, int]:
+    """What is done with a field, by its name; `sessions` are those that name a session, the first that is there counts.
+
+    A name that has another meaning keeps it.
+    """
+    return {name.lower().encode(): _SESSION + at for at, name in reversed(list(enumerate(sessions)))} | _KINDS
+
+
+_WITH_SESSIONS = kinds_of_fields()
 
 
 class RequestFields:
@@ -66,6 +88,7 @@ class RequestFields:
 
     __slots__ = (
         "_base",
+        "_by_name",
         "_kinds",
         "_length_at",
         "_lines",
@@ -87,12 +110,18 @@ class RequestFields:
         "options",
         "origin",
         "request_id",
+        "session",
         "trace",
         "varied",
     )
 
-    def __init__(self, raw_headers: Sequence[tuple[bytes, bytes]], strip: frozenset[bytes]) -> None:
-        """`strip` is lower case: the operator's STRIP_REQUEST_HEADERS."""
+    def __init__(
+        self,
+        raw_headers: Sequence[tuple[bytes, bytes]],
+        strip: frozenset[bytes],
+        kinds: Mapping[bytes, int] = _WITH_SESSIONS,
+    ) -> None:
+        """`strip` is lower case: the operator's STRIP_REQUEST_HEADERS. `kinds`: as `kinds_of_fields` makes them."""
         self.around_length: tuple[bytes, bytes] | None = None
         self.varied = False  # by `vary`
         self.allowed = False  # a head with these fields has passed every check of the chain
@@ -111,8 +140,10 @@ class RequestFields:
         self.host: bytes | None = None
         self.options: list[bytes] = []
         self.trace = b""
+        self.session = b""  # the session that the client names, or nothing
+        session_kind = 0
         forwarded: list[tuple[bytes, bytes]] = []
-        kinds = _KINDS
+        self._by_name = kinds
         for pair in raw_headers:
             name = pair[0].lower()
             kind = kinds.get(name, _PLAIN)
@@ -157,6 +188,11 @@ class RequestFields:
             elif kind == _CONTENT_ENCODING:
                 if pair[1].lower() not in (b"", b"identity"):
                     self.content_coding += b", " * bool(self.content_coding) + pair[1]
+                if name not in strip:
+                    forwarded.append(pair)
+            elif kind >= _SESSION:
+                if pair[1] and not 0 < session_kind <= kind:
+                    self.session, session_kind = pair[1], kind
                 if name not in strip:
                     forwarded.append(pair)
         self.forwarded = forwarded
@@ -207,20 +243,22 @@ class RequestFields:
     def varying(self, raw_headers: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
         """The name of each field that may have another value in a head that `vary` can take for this one, else b"".
 
-        Those that nothing here reads; and the length, the trace and the request id where they are the only ones of
-        their name. Where `client` is set a list of proxies said so. To be called after `write_once`.
+        Those that nothing here reads; and the length, the trace, the request id and the session where they are the
+        only ones of their kind. Where `client` is set a list of proxies said so. To be called after `write_once`.
         """
         names = [name.lower() for name, _ in raw_headers]
-        kinds = [_KINDS.get(name, _PLAIN) for name in names]
+        kinds = [self._by_name.get(name, _PLAIN) for name in names]
         self._kinds = kinds
+        one_session = sum(kind >= _SESSION for kind in kinds) == 1
         places = {id(pair): at for at, pair in enumerate(self.forwarded)}
         self._places = [places.get(id(pair), -1) for pair in raw_headers]
-        self._base = self.content_length or 0, self.trace, self.request_id
+        self._base = self.content_length or 0, self.trace, self.request_id, self.session
         proxied = b"x-forwarded-for" if self.client else b""
         return [
             pair[0]
             if (kind == _PLAIN and name != proxied)
             or (kind in (_CONTENT_LENGTH, _TRACEPARENT, _REQUEST_ID) and names.count(name) == 1)
+            or (kind >= _SESSION and one_session)
             else b""
             for kind, name, pair in zip(kinds, names, raw_headers, strict=True)
         ]
@@ -231,7 +269,7 @@ class RequestFields:
         False for a length that wants a closer look; the fields are nobody's then.
         """
         lines = self._lines.copy()
-        self.content_length, self.trace, self.request_id = self._base
+        self.content_length, self.trace, self.request_id, self.session = self._base
         for at, value in changed:
             kind, to = self._kinds[at], self._places[at]
             if kind == _CONTENT_LENGTH:
@@ -243,6 +281,8 @@ class RequestFields:
                 self.trace = value if _valid_traceparent(value) else b""
             elif kind == _REQUEST_ID:
                 self.request_id = value if _valid_request_id(value) else None
+            elif kind >= _SESSION:
+                self.session = value
             if to >= 0:
                 lines[to] = lines[to][: lines[to].index(b":")] + b": %b\r\n" % value
         self._around(lines)

@@ -41,7 +41,7 @@ _BALANCED = rf"(?:{_PLAIN}|)*+"
 for _ in range(6):
     _BALANCED = rf"(?:{_PLAIN}|[{{\[]{_BALANCED}[}}\]]|)*+"
 _SCALAR = r"[-+.0-9A-Za-z]"
-_VALUE = rf"(?:{_STRING}|{_SCALAR}++|[{{\[]{_BALANCED}[}}\]])"
+VALUE = rf"(?:{_STRING}|{_SCALAR}++|[{{\[]{_BALANCED}[}}\]])"
 _NAME = rf'{SPACE}"[^"]{{0,63}}+(?<!\\)"{SPACE}:{SPACE}'
 
 
@@ -57,7 +57,7 @@ def _total(pattern: str) -> Callable[[bytes | bytearray, int, int], re.Match[byt
 
 _space = _total(SPACE)
 # Whole elements of an array, each with the comma behind it.
-elements = _total(rf"(?:{SPACE}{_VALUE}{SPACE},|)*+")
+elements = _total(rf"(?:{SPACE}{VALUE}{SPACE},|)*+")
 scalar = _total(rf"{_SCALAR}*+")
 _balanced = _total(_BALANCED)
 _descent = _total(r'(?:[^"\]}]++|"[^"\\\[\]{}]{0,63}+"|)*+')
@@ -75,7 +75,7 @@ class Member:
         written = "".join(f"(?:{each}|{_escape(each)})" for each in name)
         member = rf'{SPACE}"{written}"{SPACE}:{SPACE}'
         self.is_name = compiled(written).fullmatch
-        self.others = rf"(?:(?!{member}){_NAME}{_VALUE}{SPACE},|)*+"
+        self.others = rf"(?:(?!{member}){_NAME}{VALUE}{SPACE},|)*+"
         # Whole members, then how the next one starts, as far as that is easy to tell: lastindex is one of the three
         # constants, or None.
         self.ahead = _total(rf'{self.others}(?:{member}()|{_NAME}(?:([\[{{])|(")))?')
@@ -116,7 +116,7 @@ def to_member(body: bytes | bytearray, turn: Turn, position: int, member: Member
             if known == _AT_MEMBER:
                 return position
             if known == _IN_NESTED:
-                position = yield from _nested_end(body, turn, position)
+                position = yield from nested_end(body, turn, position)
             elif known == _IN_STRING:
                 position = 1 + (yield from _string_end(body, turn, position))
             else:
@@ -164,7 +164,7 @@ def value_end(body: bytes | bytearray, turn: Turn, position: int) -> Found:
     if body[start] == QUOTE:
         return 1 + (yield from _string_end(body, turn, start + 1))
     if body[start] in OPENERS:
-        return (yield from _nested_end(body, turn, start + 1))
+        return (yield from nested_end(body, turn, start + 1))
     position = scalar(body, start, turn.end).end()
     if position == start:
         raise unexpected(body, turn, start)
@@ -174,7 +174,7 @@ def value_end(body: bytes | bytearray, turn: Turn, position: int) -> Found:
     return position
 
 
-def _nested_end(body: bytes | bytearray, turn: Turn, position: int) -> Found:
+def nested_end(body: bytes | bytearray, turn: Turn, position: int) -> Found:
     """From behind an opening bracket; returns the position behind its counterpart. Which kind is vLLM's concern."""
     depth = 1
     while depth:

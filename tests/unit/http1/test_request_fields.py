@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from gomodel.errors import BadRequest
 from gomodel.http1.head import request_head
 from gomodel.http1.hop_by_hop import connection_options
-from gomodel.http1.request_fields import RequestFields
+from gomodel.http1.request_fields import SESSION_NAMES, RequestFields, kinds_of_fields
 from gomodel.http1.response_fields import ResponseFields
 
 NO_STRIP: frozenset[bytes] = frozenset()
@@ -213,6 +213,29 @@ def test_the_facts_of_a_request_are_kept_for_the_gateway():
     assert (made.keys, made.origin) == ([(b"x-api-key", b"c"), (b"api-key", b"d")], b"https://a.test")
     assert (made.expect, made.content_type, made.content_length) == (b"100-continue", b"application/json", 7)
     assert (made.trace, made.host, made.chunked) == (TRACE, b"h", False)
+
+
+@pytest.mark.parametrize("name", SESSION_NAMES)
+def test_a_session_is_known_by_its_header_which_goes_on(name):
+    pair = (name.title().encode(), b"s-1")
+    made = fields((b"X-Correlation-ID", b"no"), pair)
+    assert (made.session, made.forwarded) == (b"s-1", [(b"X-Correlation-ID", b"no"), pair])
+    stripped = fields(pair, strip=frozenset({name.encode()}))
+    assert (stripped.session, stripped.forwarded) == (b"s-1", [])
+
+
+def test_of_several_sessions_the_likeliest_name_counts_wherever_it_stands():
+    pairs = [(name.encode(), b"%d" % at) for at, name in enumerate(SESSION_NAMES)]
+    assert fields(*pairs).session == fields(*reversed(pairs)).session == b"0"
+    assert fields((b"X-Session-ID", b""), *pairs[1:]).session == b"1"
+    assert fields((b"Session-Id", b"a"), (b"session-id", b"b")).session == b"a"
+
+
+def test_an_operator_names_further_sessions_but_none_that_mean_something_else():
+    kinds = kinds_of_fields((*SESSION_NAMES, "X-Chat", "Authorization"))
+    made = RequestFields([(b"x-chat", b"c"), (b"Authorization", b"Bearer k")], NO_STRIP, kinds)
+    assert (made.session, made.authorization, made.forwarded) == (b"c", [b"Bearer k"], [(b"x-chat", b"c")])
+    assert fields((b"x-chat", b"c")).session == b""
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ def known(base=BASE, client=""):
 def facts(message, fields):
     length = fields.content_length
     sent = request_head(message.method, message.path, fields, b"Host: y\r\n", b"id", 3)
-    return sent, length, fields.trace, fields.request_id, fields.host, fields.authorization, fields.content_type
+    given = fields.trace, fields.request_id, fields.session
+    return sent, length, given, fields.host, fields.authorization, fields.content_type
 
 
 def same(data, base=BASE):
@@ -136,9 +137,18 @@ def test_any_other_head_is_the_parsers(old, new):
     assert not same(BASE.replace(old, new, 1))
 
 
-@pytest.mark.parametrize("name", [b"traceparent: " + TRACE, b"X-Request-Id: r-1"])
+SESSION = BASE.replace(b"X-A: 1", b"X-Session-ID: s-1", 1)
+
+
+def test_a_head_of_another_session_is_like_it():
+    assert same(SESSION, SESSION)
+    assert same(SESSION.replace(b"s-1", b"s-22", 1), SESSION)
+    assert same(SESSION.replace(b"s-1", b"", 1), SESSION)
+
+
+@pytest.mark.parametrize("name", [b"traceparent: " + TRACE, b"X-Request-Id: r-1", b"Session-Id: s-1"])
 def test_one_of_two_that_count_once_is_the_parsers(name):
-    base = BASE.replace(b"X-A: 1", name, 1)
+    base = (SESSION if b"Session" in name else BASE).replace(b"x-a:2" if b"Session" in name else b"X-A: 1", name, 1)
     assert same(base, base)
     assert not same(base[::-1].replace(b"1"[::-1], b"2", 1)[::-1].replace(name, name[:-1] + b"9", 1), base)
 

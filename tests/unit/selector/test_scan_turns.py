@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gomodel.errors import GatewayError
+from gomodel.selector.conversation import MESSAGES, ConversationScan
 from gomodel.selector.form import MultipartScan
 from gomodel.selector.json_body import JsonScan
 from gomodel.selector.previous_response import PreviousResponse
@@ -93,6 +94,32 @@ SLOW = {
 @pytest.mark.parametrize(("start", "filler"), SLOW.values(), ids=SLOW)
 def test_a_turn_of_a_slow_body_is_short(scan: Callable[[], Scan], start: bytes, filler: bytes) -> None:
     assert worst_turn(scan(), [start + filled(filler), filled(filler)]) <= CALLS
+
+
+@pytest.mark.parametrize(
+    "before", [b"{", b'{"messages":[{', b'{"session_id":0,"user_id":0,', b'{"prompt_cache_key":0,']
+)
+@pytest.mark.parametrize(("start", "filler"), SLOW.values(), ids=SLOW)
+def test_a_turn_of_a_slow_conversation_is_short(before: bytes, start: bytes, filler: bytes) -> None:
+    scan = ConversationScan(before + start[1:] + filled(filler), MESSAGES)
+    assert worst_turn(scan, [b""]) <= CALLS
+
+
+MESSAGES_OF_NOTHING = (
+    b"{},",
+    b"1,",
+    b'{"role":"a"},',
+    b'{"role":"user"},',
+    b'{"content":[{},1,{"a":1},',
+    b'{"a":1,"content":"",',
+)
+
+
+@pytest.mark.parametrize("filler", MESSAGES_OF_NOTHING)
+def test_a_turn_of_messages_that_say_nothing_is_short(filler: bytes) -> None:
+    for role in (b"", b'{"role":"user","content":['):
+        scan = ConversationScan(b'{"messages":[' + role + filled(filler), MESSAGES)
+        assert worst_turn(scan, [b""]) <= CALLS
 
 
 @pytest.mark.parametrize(("start", "filler"), SLOW.values(), ids=SLOW)
@@ -183,3 +210,4 @@ def test_no_bytes_make_a_turn_long(start: bytes, tokens: list[bytes], again: boo
     filler = filled(b"".join(tokens), 2 * SLICE_BYTES)
     for scan in (JsonScan(), PreviousResponse()):
         assert worst_turn(scan, [start + filler] + [filler] * again) <= CALLS
+    assert worst_turn(ConversationScan(start + filler, MESSAGES), [b""]) <= CALLS
