@@ -153,11 +153,13 @@ class Arrivals(ClientConnection):
         upload = self._upload
         assert upload is not None
         self._bound(data)
-        upload.feed(body.feed(data))
+        payload = body.feed(data)
         if body.complete:
             self._body = self._upload = None
-            upload.end()
-        elif body.broken:
+            upload.feed(payload, last=True)
+            return body.rest
+        upload.feed(payload)
+        if body.broken:
             self._body = self._upload = None
             self._ended = True
             upload.set_exception(BadRequest("The framing of the request body is invalid."))

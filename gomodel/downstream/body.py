@@ -4,26 +4,25 @@ Decides when an upload is too large, too slow or broken, and where the bytes wai
 file beyond. Knows nothing of what is in it or where it goes.
 """
 
+from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
 
 from ..errors import BodyTooLarge, RequestTimeout
 from ..telemetry.record import Phase, Record
 from .request import Request
 from .spool import Spool
+from .upload import Upload
 
 # An audio file before the `model` field must not be held in memory, by many clients at once (contract section 4).
 IN_MEMORY_BYTES = 256 << 10
 
 
-class Source(Protocol):
-    """Brings a body piece by piece; b"" at the end."""
-
-    async def read(self) -> bytes: ...
+# So many pieces of a body that comes in tiny ones are made one, or what holds them would be more than what they hold.
+_PIECES = 1024
 
 
 class RequestBody:
-    """One request's body: held as far as it is wanted and `cut`, then sent as what `release` and `read` bring.
+    """One request's body: held as far as it is wanted and `cut`, then sent as what `release` and `take` bring.
 
     To be closed by who calls `read_on` with `spill`.
     """
@@ -40,7 +39,7 @@ class RequestBody:
         self._record: Record = request.record
         self._limit = limit_bytes
         self._spool: Spool | None = None
-        self.held: bytes | bytearray = b""  # what of it was read and waits in memory
+        self.held: list[bytes] = []  # what of it was read and waits in memory, in pieces
         self.removed_bytes = 0
 
     @property
@@ -48,74 +47,106 @@ class RequestBody:
         """Whether nothing more has to be waited for."""
         return self._payload.is_eof()
 
-    def hold_arrived(self) -> bytes:
-        """Hold, and return, all that has arrived by now; nothing may have been read before.
-
-        Raises BodyTooLarge, BadRequest for broken framing.
-        """
-        self.held = arrived = self._count(self._payload.read_nowait())
-        return arrived
-
-    async def read_on(self, *, spill: bool = False) -> bytes:
-        """Hold the next piece and return it, b"" at the end; with `spill` on disk once it is too much for memory.
-
-        Raises what `read` does, and Overloaded when the disk takes no more.
-        """
-        piece = await self._read()
-        held = self.held
-        if not piece:
-            return piece
-        if self._spool is not None or (spill and len(held) + len(piece) > IN_MEMORY_BYTES):
-            self._spill(piece)
-        elif not held:
-            self.held = piece
-        elif isinstance(held, bytearray):
-            held += piece
-        else:
-            self.held = bytearray(held)
-            self.held += piece
-        return piece
-
-    def _spill(self, piece: bytes) -> None:
-        if self._spool is None:
-            self._spool = Spool()
-            self._spool.write(self.held)
-            self.held = b""
-        self._spool.write(piece)
-
-    def cut(self, at: int, size: int) -> None:
-        """Leave out `size` bytes at offset `at` of what is held. To be called once at the most."""
-        self.removed_bytes = size
-        held = self.held
-        if self._spool is not None:
-            self._spool.cut(at, size)
-        elif isinstance(held, bytearray):
-            del held[at : at + size]  # moves what stands behind it, and copies nothing else
-        else:
-            self.held = held[:at] + held[at + size :]
-
     @property
     def complete(self) -> bool:
         """Whether all of it has been read."""
         return self._payload.at_eof()
 
-    def release(self) -> tuple[bytes | bytearray, Source | None]:
+    @property
+    def spooled(self) -> bool:
+        """Whether what was read of it waits on disk."""
+        return self._spool is not None
+
+    def hold_arrived(self) -> bytes:
+        """Hold, and return, all that has arrived by now. Raises BodyTooLarge, BadRequest for broken framing."""
+        piece = self._payload.read_nowait()
+        if piece:
+            self._count(piece)
+            self._hold(piece)
+        return piece
+
+    async def read_on(self, *, spill: bool = False) -> bytes:
+        """Hold the next piece and return it, b"" at the end; with `spill` on disk once it is too much for memory.
+
+        Raises what `take` does, and Overloaded when the disk takes no more.
+        """
+        payload = self._payload
+        if not payload.is_eof():
+            self._want()
+        piece = await payload.readany()
+        if not piece:
+            return piece
+        self._count(piece)
+        if self._spool is not None or (spill and sum(map(len, self.held)) + len(piece) > IN_MEMORY_BYTES):
+            self._spill(piece)
+        else:
+            self._hold(piece)
+        return piece
+
+    def _hold(self, piece: bytes) -> None:
+        held = self.held
+        held.append(piece)
+        if len(held) > _PIECES:
+            held[:] = [b"".join(held)]
+
+    def _spill(self, piece: bytes) -> None:
+        if self._spool is None:
+            self._spool = Spool()
+            for each in self.held:
+                self._spool.write(each)
+            self.held.clear()
+        self._spool.write(piece)
+
+    def cut(self, at: int, size: int) -> None:
+        """Leave out `size` bytes at offset `at` of what is held. To be called once at the most."""
+        self.removed_bytes = size
+        if self._spool is not None:
+            self._spool.cut(at, size)
+            return
+        left: list[bytes] = []
+        for piece in self.held:
+            if not size or at >= len(piece):
+                left.append(piece)
+                at -= len(piece)
+                continue
+            end = at + size
+            left += piece[:at], piece[end:]
+            size = max(0, end - len(piece))
+            at = 0
+        self.held = left
+
+    def release(self) -> tuple[list[bytes], "RequestBody | None"]:
         """What waits in memory, which is the caller's from now on, and what brings the rest; None when that is all."""
-        held, self.held = self.held, b""
+        held, self.held = self.held, []
         return held, None if self._spool is None and self._payload.at_eof() else self
 
-    async def read(self) -> bytes:
-        """The next piece of what waits on disk, then of what arrives, as soon as there is one; b"" at the end.
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Call `listener` whenever there may be something to `take`, until there is another or None."""
+        payload = self._payload
+        if isinstance(payload, Upload):
+            payload.listener = listener
 
-        Raises BodyTooLarge, RequestTimeout after HTTP_REQUEST_IDLE_TIMEOUT of silence, BadRequest for broken framing,
-        ConnectionResetError when the client has left.
+    def take(self) -> list[bytes]:
+        """The next piece of what waits on disk, or all that has arrived; nothing at the end, or when more has to come.
+
+        Raises BodyTooLarge, RequestTimeout after HTTP_REQUEST_IDLE_TIMEOUT of silence, BadRequest for broken framing.
         """
         if self._spool is not None and (piece := self._spool.read()):
-            return piece
-        return await self._read()
+            return [piece]
+        pieces = self._payload.take()
+        for piece in pieces:
+            self._count(piece)
+        return pieces
+
+    def ask(self) -> None:
+        """More of it is wanted. Raises ConnectionResetError when the client has left."""
+        payload = self._payload
+        self._want()
+        if isinstance(payload, Upload):
+            payload.ask()
 
     def rewind(self) -> None:
-        """Let `read` begin at the start of what waits on disk once more."""
+        """Let `take` begin at the start of what waits on disk once more."""
         if self._spool is not None:
             self._spool.rewind()
 
@@ -124,27 +155,24 @@ class RequestBody:
         if self._spool is not None:
             self._spool.close()
 
-    async def _read(self) -> bytes:
-        payload = self._payload
-        if not payload.is_eof():
-            request = self._request
-            if request.protocol.transport is None:
-                raise ConnectionResetError("The client has left.")
-            # "100 Continue" goes out when the key is known to be good and the bytes are wanted (RFC 9110 10.1.1).
-            if request.fields.expect and not request.started and not request.http_10:
-                request.fields.expect = b""
-                request.protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            # What it sends is no sign of life from a client that does not read.
-            if self._record.phase is not Phase.WRITE:
-                self._record.enter(Phase.REQUEST, monotonic(), self)
-        return self._count(await payload.readany())
+    def _want(self) -> None:
+        """It is the client's turn."""
+        request = self._request
+        if request.protocol.transport is None:
+            raise ConnectionResetError("The client has left.")
+        # "100 Continue" goes out when the key is known to be good and the bytes are wanted (RFC 9110 10.1.1).
+        if request.fields.expect and not request.started and not request.http_10:
+            request.fields.expect = b""
+            request.protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # What it sends is no sign of life from a client that does not read.
+        if self._record.phase is not Phase.WRITE:
+            self._record.enter(Phase.REQUEST, monotonic(), self)
 
-    def _count(self, piece: bytes) -> bytes:
+    def _count(self, piece: bytes) -> None:
         record = self._record
         record.bytes_in += len(piece)
         if record.bytes_in > self._limit:
             raise too_large(self._limit)
-        return piece
 
     def overdue(self, phase: Phase) -> None:
         """The upload stalled."""

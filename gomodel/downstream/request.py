@@ -108,6 +108,9 @@ class Arrived:
     def at_eof(self) -> bool:
         return not self.data
 
+    def take(self) -> list[bytes]:
+        return [data] if (data := self.read_nowait()) else []
+
     def read_nowait(self) -> bytes:
         data, self.data = self.data, b""
         return data
@@ -152,7 +155,7 @@ class Request:
         self.http_10 = message.version < _HTTP_11
         self.keep_alive = not (message.should_close or self.http_10 or message.method == "CONNECT")
         # The fields, when they were looked at and found good with an equal head before.
-        self.known = payload.fields if type(payload) is Arrived else None
+        self.known = payload.fields
         self.error: BadRequest | None = None  # the message could not be parsed
         self.cors = b""  # lines for the answer; an instance's own are dropped where there are some
         self.started = False  # a response head has been written

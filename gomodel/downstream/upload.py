@@ -6,7 +6,10 @@ read of the socket and not two. Knows nothing of framing.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
+
+from ..http1.request_fields import RequestFields
 
 # What may wait before the client is held back; small pieces of a fast upload need not stop it each time.
 HIGH_BYTES = 1 << 16
@@ -20,11 +23,28 @@ class Pausable(Protocol):
 
 
 class Upload:
-    """One body, read by one reader; what `RequestBody` asks of it."""
+    """One body, read by one reader; what `RequestBody` asks of it.
 
-    __slots__ = ("_connection", "_ended", "_error", "_paused", "_pieces", "_waiter", "waiting_bytes")
+    A `listener` is called whenever there may be something to `take`: more of it, its end, or why there is no more. It
+    is for who need not wait; who has to wait calls `readany`.
+    """
 
-    def __init__(self, connection: Pausable) -> None:
+    __slots__ = (
+        "_connection",
+        "_ended",
+        "_error",
+        "_paused",
+        "_pieces",
+        "_waiter",
+        "fields",
+        "listener",
+        "waiting_bytes",
+    )
+
+    def __init__(self, connection: Pausable, fields: RequestFields | None = None) -> None:
+        """`fields` are those of the head it came with, when that is known."""
+        self.fields = fields
+        self.listener: Callable[[], None] | None = None
         self._connection = connection
         self._pieces: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -33,27 +53,26 @@ class Upload:
         self._paused = False
         self.waiting_bytes = 0
 
-    def feed(self, data: bytes) -> None:
-        """A piece has arrived."""
-        if not data:
+    def feed(self, data: bytes, last: bool = False) -> None:
+        """A piece has arrived; with the `last` one all of it has."""
+        if data:
+            self._pieces.append(data)
+            self.waiting_bytes += len(data)
+        elif not last:
             return
-        self._pieces.append(data)
-        self.waiting_bytes += len(data)
-        self._wake()
-        if self.waiting_bytes >= HIGH_BYTES and not self._paused:
+        if last:
+            self._ended = True
+        self._tell()
+        if last:
+            self.ask()
+        elif self.waiting_bytes >= HIGH_BYTES and not self._paused:
             self._paused = True
             self._connection.pause_reading()
-
-    def end(self) -> None:
-        """All of it has arrived."""
-        self._ended = True
-        self._wake()
-        self._resume()
 
     def set_exception(self, error: BaseException) -> None:
         """Nothing more will come; whoever reads is told why, at once."""
         self._error = error
-        self._wake()
+        self._tell()
 
     def is_eof(self) -> bool:
         return self._ended
@@ -61,20 +80,24 @@ class Upload:
     def at_eof(self) -> bool:
         return self._ended and not self._pieces
 
-    def read_nowait(self) -> bytes:
-        """All that waits. Raises what `set_exception` was told."""
+    def take(self) -> list[bytes]:
+        """All that waits, as it came. Raises what `set_exception` was told."""
         if self._error is not None:
             raise self._error
-        pieces = self._pieces
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
+        pieces = list(self._pieces)
+        self._pieces.clear()
         self.waiting_bytes = 0
-        return data
+        return pieces
+
+    def read_nowait(self) -> bytes:
+        """All that waits, in one. Raises what `set_exception` was told."""
+        pieces = self.take()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def readany(self) -> bytes:
         """All that waits, as soon as there is something; b"" at the end. Raises what `set_exception` was told."""
         while not self._pieces and not self._ended and self._error is None:
-            self._resume()
+            self.ask()
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
@@ -82,11 +105,14 @@ class Upload:
                 self._waiter = None
         return self.read_nowait()
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _resume(self) -> None:
+    def ask(self) -> None:
+        """More is wanted: the client is held back no longer."""
         if self._paused:
             self._paused = False
             self._connection.resume_reading()
+
+    def _tell(self) -> None:
+        if self.listener is not None:
+            self.listener()
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -62,14 +62,15 @@ class BodySearch:
         the end of one without it.
         """
         scan = PreviousResponse()
-        piece: bytes | bytearray = body.held
-        while True:
-            await self._feed(scan, piece)
+        for held in body.held:
+            await self._feed(scan, held)
             if scan.done:
                 return scan.id
-            piece = await body.read_on(spill=True)
-            if not piece:
-                return None
+        while piece := await body.read_on(spill=True):
+            await self._feed(scan, piece)
+            if scan.done:
+                break
+        return scan.id if scan.done else None
 
     async def _feed(self, scan: Scan[_Result], piece: bytes | bytearray) -> _Result:
         """Feed a piece, however long that takes: one body at a time goes on with what is not done in one turn."""

@@ -6,12 +6,10 @@ while the client does not read. Both connections are let go of whatever happens.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from time import monotonic
 
 from aiohttp.http import RawResponseMessage
 
-from ..downstream.body import Source
 from ..downstream.request import Request
 from ..errors import ConnectError, GatewayError, StaleConnection, UpstreamTimeout
 from ..http1.response_fields import ResponseFields
@@ -19,7 +17,8 @@ from ..telemetry.record import Phase
 from ..upstream.breaker import Admission
 from ..upstream.channel import Channel
 from ..upstream.replica import Replica
-from .upload import UploadTask
+from .outgoing import Outgoing
+from .upload import UploadFlow
 
 
 class Exchange(ABC):
@@ -56,7 +55,7 @@ class Exchange(ABC):
         self.channel: Channel
         self.admission: Admission
         self.failures = 0  # of the instance's health when the attempt began
-        self._upload: UploadTask | None = None
+        self._upload: UploadFlow | None = None
         self._answered_early = False  # before the upload ended; the rest of it will not be read
         self._held = False
         self.status = 0  # of the response, once its head went out
@@ -72,29 +71,26 @@ class Exchange(ABC):
     def _interrupt(self) -> None:
         """End a response that cannot be finished, so that the client cannot take it for a whole one."""
 
-    async def run(
-        self, channel: Channel, head: bytes, parts: list[bytes | bytearray], body: Source | None
-    ) -> GatewayError | None:
-        """Send `head` and `parts`, then what `body` still brings; move the response and wait for its end like `ended`.
-
-        Of a body that still comes `parts` is emptied: it cannot be sent again, and what was sent is not to be kept.
-        """
+    async def run(self, channel: Channel, head: bytes, outgoing: Outgoing) -> GatewayError | None:
+        """Send `head` and the body; move the response and wait for its end like `ended`."""
         self._done = self._loop.create_future()
-        self.begin(channel, (head, *parts), sent=body is None)
-        if body is not None and not self._over:
-            parts.clear()
-            self._upload = UploadTask(self, channel, body, self._record, chunked=self._request.fields.chunked)
+        self.begin(channel, head, outgoing)
         return await self.ended()
 
-    def begin(self, channel: Channel, parts: Sequence[bytes | bytearray], *, sent: bool = True) -> None:
-        """Send `parts`, which are all of the request where it is `sent`; the response moves by itself from here on.
+    def begin(self, channel: Channel, head: bytes, outgoing: Outgoing) -> None:
+        """Send `head` and what is here of the body; the rest of it and the response move by themselves from here on.
 
         Where no task waits for its end the client's connection is told of it.
         """
         self.channel = channel
         self._record.enter(Phase.HEAD, monotonic(), self)
         self._protocol.feeder = self
-        channel.begin(self, parts, sent=sent, head_only=self._request.method == "HEAD")
+        rest = outgoing.rest
+        channel.begin(self, (head, *outgoing.parts), sent=rest is None, head_only=self._request.method == "HEAD")
+        if rest is not None and not self._over:
+            outgoing.flows()
+            self._upload = UploadFlow(self, channel, outgoing, rest, self._record)
+            self._upload.start()
 
     async def ended(self) -> GatewayError | None:
         """Wait for the end of the response. Returns the failure if no head went out.
@@ -114,13 +110,13 @@ class Exchange(ABC):
             raise
         finally:
             self.finish()
-            if self._upload is not None:
-                await self._upload.stop()
 
     def finish(self) -> None:
         """Let go of both connections once it is over; one that still brings a response is closed."""
         self._protocol.feeder = None
         self._record.owner = None
+        if self._upload is not None:
+            self._upload.stop()
         if self.channel.sink is self:
             self.channel.discard()
 
@@ -143,8 +139,10 @@ class Exchange(ABC):
             self.failed = error.code
         self._end(error)
 
-    def on_writable(self) -> None:  # noqa: B027 - a hook
-        """The upload may go on; its task has been woken."""
+    def on_writable(self) -> None:
+        """The instance reads: the upload may go on."""
+        if self._upload is not None:
+            self._upload.go_on()
 
     def _is_over(self) -> bool:
         return self._over or (self._done is not None and self._done.done())

@@ -4,8 +4,8 @@ Makes the attempts and keeps account of them: in-flight counts, the breaker's ve
 tried again is decided by `attempts`. What may not be repeated never gets a reused connection, so the keep-alive race
 cannot hit it.
 
-What an instance refuses goes to another candidate if all of the body is here, in memory or in a file. A body that
-streams through is not kept, so the refusal of an upload that came in several pieces is the client's answer.
+What an instance refuses goes to another candidate if all that was sent of the body is here, in memory or in a file. A
+large body that streams through is not kept, so the refusal of such an upload is the client's answer.
 """
 
 import asyncio
@@ -75,7 +75,6 @@ class Forwarder:
         self._refuse_own(request)
         left = self._retry.max_retries
         fresh = not outgoing.replayable
-        held = outgoing.whole
         last: Attempt | None = None
         answer: Attempt | None = None  # the last refusal, for the case that nobody else can be reached
         failed: list[Replica] = []  # a request counts once for an instance's breaker, however often it is tried there
@@ -100,7 +99,9 @@ class Forwarder:
             if outcome is Outcome.ANSWERED:
                 return
             others = len(choice.candidates) > 1
-            step = next_step(outcome, left=left, others=others, held=held, moved=moved, earlier=answer is not None)
+            step = next_step(
+                outcome, left=left, others=others, held=outgoing.whole, moved=moved, earlier=answer is not None
+            )
             if outcome in REFUSALS:
                 answer = last
             if step is Step.NEXT:
@@ -144,12 +145,12 @@ class Forwarder:
         if channel is None:
             return False
         outgoing.begun = relay = self._relay(outgoing, replica, replica.breaker.ordinary)
-        relay.begin(channel, (head, *outgoing.parts))
+        relay.begin(channel, head, outgoing)
         return True
 
     def end(self, outgoing: Outgoing) -> bool:
         """Take account of the attempt that `begin` made and that is over; False where it was not simply answered."""
-        relay = outgoing.begun
+        relay: Relay | None = outgoing.begun
         if relay is None or relay.error is not None or relay.refusal is not None or relay.failed:
             return False
         relay.finish()
@@ -173,7 +174,8 @@ class Forwarder:
     @staticmethod
     def _relay(outgoing: Outgoing, replica: Replica, admission: Admission) -> Relay:
         """For an attempt, which begins to count here."""
-        relay = outgoing.relay(outgoing.request, replica)
+        make = outgoing.relay or Relay
+        relay: Relay = make(outgoing.request, replica)
         relay.admission = admission
         relay.failures = replica.health.failures
         outgoing.request.record.instance = replica.name
@@ -200,7 +202,7 @@ class Forwarder:
                         return Attempt(replica, outcome, relay, exc)
                     if admission.trial:
                         relay.trial = admission
-                    error = await relay.run(channel, self._head(outgoing, replica), outgoing.parts, outgoing.rest)
+                    error = await relay.run(channel, self._head(outgoing, replica), outgoing)
                 if isinstance(error, ConnectError):
                     self._unreachable(replica, admission, error, failed)
                     return Attempt(replica, Outcome.NOT_CONNECTED, relay, error)

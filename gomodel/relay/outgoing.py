@@ -1,22 +1,23 @@
 """A request as it is to be sent: the body as far as it is held, where it may go, how its answer is to be taken.
 
-Decides how a body that was shortened or read ahead is framed again, and whether it can be sent a second time. Knows
-nothing of connections or of what becomes of it.
+Decides how a body that was shortened or read ahead is framed again, whether it can be sent a second time, and for how
+long what was sent is kept for that. Knows nothing of connections or of what becomes of it.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from ..balancing.choice import Choice
-from ..downstream.body import RequestBody, Source
+from ..downstream.body import IN_MEMORY_BYTES, RequestBody
 from ..downstream.request import Request
 from ..upstream.replica import Replica
-from .relay import Relay
 
 
 class Outgoing:
     """What is to be sent, and how its answer is to be taken."""
 
     __slots__ = (
+        "_kept_bytes",
         "begun",
         "body",
         "choice",
@@ -38,35 +39,65 @@ class Outgoing:
         body: RequestBody | None = None,
         *,
         replayable: bool = False,
-        relay: Callable[[Request, Replica], Relay] = Relay,
+        relay: Callable[[Request, Replica], Any] | None = None,
         upgrade: bytes = b"",
     ) -> None:
         """`body` as far as it has to be read, None for a request without one.
 
-        `replayable` says that the route may be repeated; `upgrade` is the lines that ask for another protocol.
+        `replayable` says that the route may be repeated; `relay` makes another Relay than the plain one; `upgrade` is
+        the lines that ask for another protocol.
         """
         self.request = request
         self.choice = choice
         self.body = body
         self.relay = relay
         self.upgrade = upgrade
-        self.begun: Relay | None = None  # a first attempt that goes on
+        self.begun: Any = None  # the Relay of a first attempt that goes on
         self.tail: str = request.route.tail
-        held: bytes | bytearray = b""
-        rest: Source | None = None
+        held: list[bytes] = []
+        rest: RequestBody | None = None
         self.removed_bytes = 0
         if body is not None:
             held, rest = body.release()
             self.removed_bytes = body.removed_bytes
+        fields = request.fields
+        if fields.chunked:
+            size = sum(map(len, held))
+            end = b"" if rest else b"0\r\n\r\n"
+            held = [b"%x\r\n" % size, *held, b"\r\n" + end] if size else [end]
+        self.parts: list[bytes] = held  # what is here of it, as it goes out
         self.rest = rest  # what brings all that is not in `parts`
-        self.whole = rest is None or (body is not None and body.complete)  # all of it is here and can be sent again
-        self.replayable = replayable and rest is None
-        self.parts: list[bytes | bytearray] = [held]  # emptied when they are sent and more of the body follows
-        if request.fields.chunked:
-            end = b"\r\n" if held else b""
-            self.parts = [b"%x\r\n" % len(held) if held else b"", held, end if rest else end + b"0\r\n\r\n"]
+        self.whole = True  # all that was sent is here, in memory or on disk, and can be sent again
+        self._kept_bytes = 0
+        self.replayable = replayable
+        if rest is not None:
+            self._kept_bytes = sum(map(len, held))
+            length = fields.content_length
+            self.whole = rest.complete if rest.spooled else self._kept_bytes <= IN_MEMORY_BYTES
+            self.replayable = replayable and length is not None and length <= IN_MEMORY_BYTES and not rest.spooled
+
+    def flows(self) -> None:
+        """The `parts` are sent and the `rest` follows; what is too much to be sent again is let go."""
+        if not self.whole:
+            self.parts.clear()
+
+    def keep(self, pieces: list[bytes]) -> None:
+        """These were sent of the `rest`."""
+        if not self.whole or self.rest is None or self.rest.spooled:
+            return
+        self._kept_bytes += sum(map(len, pieces))
+        if self._kept_bytes <= IN_MEMORY_BYTES:
+            self.parts += pieces
+        else:
+            self.whole = False
+            self.parts.clear()
+
+    def end(self) -> None:
+        """All of the `rest` was sent."""
+        if self.whole and self.rest is not None and not self.rest.spooled:
+            self.rest = None
 
     def rewind(self) -> None:
         """Make ready to be sent again from the start; only where it is `whole`."""
-        if self.rest is not None and self.body is not None:
-            self.body.rewind()
+        if self.rest is not None:
+            self.rest.rewind()

@@ -18,6 +18,7 @@ from ..selector.realtime_event import SessionUpdate
 from ..telemetry.record import Phase
 from ..upstream.channel import Channel
 from ..upstream.replica import Replica
+from .outgoing import Outgoing
 from .relay import Relay
 
 UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -60,12 +61,10 @@ class Tunnel(Relay):
         self._open = False
         self._update = update
 
-    async def run(
-        self, channel: Channel, head: bytes, parts: list[bytes | bytearray], body: object
-    ) -> GatewayError | None:
+    async def run(self, channel: Channel, head: bytes, outgoing: Outgoing) -> GatewayError | None:
         """See Relay.run; returns when the WebSocket is over."""
         channel.upgradable = True
-        return await super().run(channel, head, parts, None)
+        return await super().run(channel, head, outgoing)
 
     def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
         if message.code != 101:

@@ -1,18 +1,19 @@
 """The rest of a request's body on its way to the instance, at the pace of whoever is slower.
 
-Sends what was not here when the request went out, in a task of its own, since the answer may come before the upload
-ends. Decides whose fault it is when the upload fails. Knows nothing of the answer.
+Sends what was not here when the request went out, in the turn of the loop in which it comes, beside the answer, which
+may come before the upload ends. Decides whose fault it is when the upload fails. Knows nothing of the answer.
 """
 
 import asyncio
 import logging
 from typing import Protocol
 
-from ..downstream.body import Source
+from ..downstream.body import RequestBody
 from ..errors import BadRequest, BodyTooLarge, ClientError, GatewayError, InternalError
 from ..http1.writers import Chunked
 from ..telemetry.record import Record
 from ..upstream.channel import Channel, Sink
+from .outgoing import Outgoing
 
 _logger = logging.getLogger("gomodel")
 
@@ -24,52 +25,80 @@ class Sender(Sink, Protocol):
     def on_upload_failure(self, error: GatewayError) -> None: ...
 
 
-class UploadTask:
-    """One upload that goes on beside the answer."""
+class UploadFlow:
+    """One upload that goes on beside the answer; `go_on` is called whenever either side may be ready for more."""
 
-    __slots__ = ("_body", "_channel", "_record", "_sender", "_task", "_writer")
+    __slots__ = ("_body", "_channel", "_outgoing", "_over", "_record", "_sender", "_writer")
 
-    def __init__(self, sender: Sender, channel: Channel, body: Source, record: Record, *, chunked: bool) -> None:
+    def __init__(self, sender: Sender, channel: Channel, outgoing: Outgoing, body: RequestBody, record: Record) -> None:
+        """`outgoing` keeps what is sent for as long as it can be sent again."""
         self._sender = sender
         self._channel = channel
+        self._outgoing = outgoing
         self._body = body
         self._record = record
-        self._writer = Chunked() if chunked else None
-        self._task = asyncio.get_running_loop().create_task(self._send())
-        self._task.add_done_callback(self._over)
+        self._writer = Chunked() if outgoing.request.fields.chunked else None
+        self._over = False
 
-    async def stop(self) -> None:
-        """Return when the task has ended; it is cancelled where it goes on."""
-        # A wait, even for what is done, is a turn in which the client's connection may be lost and cancel the caller.
-        if not self._task.done():
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+    def start(self) -> None:
+        """Begin, once the head and what was held are written."""
+        self._body.listen(self.go_on)
+        self.go_on()
 
-    async def _send(self) -> None:
-        channel, sender, writer = self._channel, self._sender, self._writer
+    def stop(self) -> None:
+        """Take no more of it."""
+        if not self._over:
+            self._over = True
+            self._body.listen(None)
+
+    def go_on(self) -> None:
+        """Send what is there as far as the instance takes it, then ask for more."""
+        if self._over:
+            return
         try:
-            while piece := await self._body.read():
-                if channel.transport is None or channel.sink is not sender:
-                    return
-                channel.transport.write(writer.write(piece, False) if writer is not None else piece)
-                if channel.writing_paused:
-                    piece = b""  # over TLS another copy waits to be sent
-                    sender.on_instances_turn()
-                    await channel._drain_helper()
+            self._send()
         except ClientError as exc:
             if isinstance(exc, (BadRequest, BodyTooLarge)):
                 self._record.blame("client", exc.code)
-            sender.on_upload_failure(exc)
-            return
+            self._fail(exc)
         except ConnectionError:
-            return  # either side is lost: the channel tells what became of it, or the request is being cancelled
-        if writer is not None and channel.transport is not None:
-            channel.transport.write(writer.write(b"", True))
-        if channel.sink is sender:
+            self.stop()  # the client has left, and its request is being cancelled
+        except Exception:
+            _logger.exception("The upload of request %s failed in the gateway", self._record.id)
+            self._fail(InternalError())
+
+    def _send(self) -> None:
+        channel, sender, body, writer = self._channel, self._sender, self._body, self._writer
+        transport = channel.transport
+        if transport is None or channel.sink is not sender:
+            self.stop()  # the channel tells what became of it
+            return
+        if channel.writing_paused:
+            return
+        pieces = body.take()
+        last = body.complete and not (pieces and body.spooled)
+        if writer is not None:
+            pieces = [writer.write(piece, False) for piece in pieces]
+            if last:
+                pieces.append(writer.write(b"", True))
+        if pieces:
+            self._outgoing.keep(pieces)
+            if len(pieces) == 1:
+                transport.write(pieces[0])
+            else:
+                transport.writelines(pieces)
+        if last:
+            self._outgoing.end()
+            self.stop()
             channel.sent = True
             sender.on_instances_turn()
+        elif channel.writing_paused:
+            sender.on_instances_turn()
+        elif pieces and body.spooled:
+            asyncio.get_running_loop().call_soon(self.go_on)  # others have their turn
+        else:
+            body.ask()
 
-    def _over(self, task: "asyncio.Task[None]") -> None:
-        if not task.cancelled() and task.exception() is not None:
-            _logger.error("The upload of request %s failed in the gateway", self._record.id, exc_info=task.exception())
-            self._sender.on_upload_failure(InternalError())
+    def _fail(self, error: GatewayError) -> None:
+        self.stop()
+        self._sender.on_upload_failure(error)

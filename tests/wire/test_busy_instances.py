@@ -6,11 +6,14 @@ from time import monotonic
 
 import pytest
 
+from gomodel.downstream.body import IN_MEMORY_BYTES
+
 from ..harness.forms import form
 from ..harness.forms import post as form_post
 from ..harness.scripted import (
     LAST_CHUNK,
     SSE_HEAD,
+    ReadBody,
     ReadHead,
     SendByteByByte,
     WaitFor,
@@ -135,16 +138,36 @@ async def test_a_form_that_was_received_whole_goes_on_whole(pair, spools, size):
 
 
 @pytest.mark.usefixtures("first_of_equals")
-async def test_a_body_that_streams_through_gets_the_answer(pair):
+async def test_a_large_body_that_streams_through_gets_the_answer(pair):
     _, client, one, other = pair
     one.lenient = True
-    one.on_request(ReadHead(), BUSY, WaitFor(asyncio.Event()))
-    raw = request(
-        "POST", CHAT, [("Content-Type", "application/json")], json.dumps({"model": "m", "t": "x" * 9}).encode()
-    )
+    one.on_request(ReadHead(), ReadBody(IN_MEMORY_BYTES + 1), BUSY, WaitFor(asyncio.Event()))
+    body = json.dumps({"model": "m", "t": "x" * (IN_MEMORY_BYTES + 100)}).encode()
+    raw = request("POST", CHAT, [("Content-Type", "application/json")], body)
     await client.send(raw[:-3])
     answer = await client.read_response()
     assert (answer.status, answer.body, other.requests) == (503, body_of(BUSY), [])
+
+
+@pytest.mark.usefixtures("first_of_equals")
+@pytest.mark.parametrize("chunks", [False, True], ids=["length", "chunked"])
+@pytest.mark.parametrize("at_once", [False, True], ids=["while it comes", "once it is here"])
+async def test_another_takes_what_comes_in_pieces_as_long_as_it_can_be_sent_again(pair, chunks, at_once):
+    _, client, one, other = pair
+    one.lenient = True
+    one.on_request(ReadHead(), *([ReadBody()] if at_once else []), BUSY, WaitFor(asyncio.Event()))
+    other.on_request(OK)
+    body = json.dumps({"model": "m", "t": "x" * 90_000}).encode()
+    pieces = [body[:20], body[20:60_000], body[60_000:]]
+    raw = request("POST", CHAT, [("Content-Type", "application/json")], pieces if chunks else body)
+    await client.send(raw[:-30_000])
+    await one.wait_for_request()
+    if not at_once:
+        await other.wait_for_request()
+    await client.send(raw[-30_000:])
+    answer = await client.read_response()
+    assert (answer.status, answer.get("X-GoModel-Provider"), answer.end) == (200, "vllm-b", "keepalive")
+    assert other.requests[0].body == body
 
 
 @pytest.mark.usefixtures("first_of_equals")

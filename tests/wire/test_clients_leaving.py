@@ -184,7 +184,7 @@ async def test_leaving_in_the_turn_in_which_a_piece_of_the_upload_came_is_no_err
     await client.send(request("POST", target, [(name, value)]) + first)
     await turned(lambda: upstream.requests)
     [connection] = fragile.gateway._server.clients
-    await turned(lambda: connection._upload is not None and connection._upload._waiter is not None)
+    await turned(lambda: connection._upload is not None and connection._upload.listener is not None)
     connection.data_received(more)
     connection.connection_lost(None)
     client.reset()

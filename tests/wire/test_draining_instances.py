@@ -5,12 +5,15 @@ import json
 
 import pytest
 
+from gomodel.downstream.body import IN_MEMORY_BYTES
+
 from ..harness.forms import form
 from ..harness.forms import post as form_post
 from ..harness.scripted import (
     LAST_CHUNK,
     SSE_HEAD,
     Fin,
+    ReadBody,
     ReadHead,
     Reset,
     SendByteByByte,
@@ -183,11 +186,11 @@ async def test_a_client_that_leaves_during_a_refusal_leaves_nothing_behind(pair)
     assert other.requests == []
 
 
-async def test_a_body_that_is_still_arriving_cannot_be_sent_again(pair):
+async def test_a_large_body_that_is_still_arriving_cannot_be_sent_again(pair):
     """What has gone to the first instance is not kept, so its refusal is the answer."""
     _, client, one, other = pair
-    one.on_request(ReadHead(), DRAINING, WaitFor(asyncio.Event()))
-    raw = post(text="x" * 5000)
+    one.on_request(ReadHead(), ReadBody(IN_MEMORY_BYTES + 1), DRAINING, WaitFor(asyncio.Event()))
+    raw = post(text="x" * (IN_MEMORY_BYTES + 5000))
     await client.send(raw[:-2000])
     answer = await client.read_response()
     assert (answer.status, answer.json(), answer.get("Connection")) == (500, REFUSAL, "close")

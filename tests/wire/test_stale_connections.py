@@ -7,10 +7,11 @@ import asyncio
 
 import pytest
 
+from gomodel.downstream.body import IN_MEMORY_BYTES
 from gomodel.upstream.pool import Pool
 
-from ..harness.scripted import LAST_CHUNK, Fin, ReadRequest, Reset, request
-from ..harness.verdicts import OK, aborted, access_lines, ask, own_error, post, served, turned
+from ..harness.scripted import LAST_CHUNK, Fin, ReadHead, ReadRequest, Reset, request
+from ..harness.verdicts import KEPT, OK, aborted, access_lines, ask, own_error, post, served, turned
 
 STALE = [pytest.param(Fin(), id="fin"), pytest.param(Reset(), id="reset")]
 BODIES = {
@@ -106,16 +107,43 @@ async def test_what_may_not_be_repeated_is_not(gateway, upstream, connect):
     assert len(upstream.requests) == 1
 
 
-async def test_an_upload_that_is_still_coming_gets_a_fresh_connection(gateway, upstream, connect):
+@pytest.mark.parametrize(
+    ("size", "chunks", "connections"),
+    [(1000, False, [2]), (IN_MEMORY_BYTES, False, [1, 1]), (1000, True, [1, 1])],
+    ids=["small", "large", "of any size"],
+)
+async def test_an_upload_that_may_be_too_much_to_send_again_gets_a_fresh_connection(
+    gateway, upstream, connect, size, chunks, connections
+):
     upstream.repeat(OK)
-    client = await connect(await gateway(vllm=upstream))
+    client = await connect(await gateway(KEPT, vllm=upstream))
     await ask(client)
-    raw = request("POST", "/v1/chat/completions", body=b'{"model":"m","x":"' + b"x" * 1000 + b'"}')
+    body = b'{"model":"m","x":"' + b"x" * size + b'"}'
+    raw = request("POST", "/v1/chat/completions", body=[body[:20], body[20:]] if chunks else body)
     await client.send(raw[:-10])
     await upstream.wait_for_request(2)
     await client.send(raw[-10:])
     assert (await client.read_response()).status == 200
-    assert served(upstream) == [1, 1]
+    assert served(upstream) == connections
+
+
+@pytest.mark.parametrize("how", [Fin(), Reset()])
+async def test_an_upload_on_a_stale_connection_is_made_good_while_it_comes(gateway, upstream, connect, how):
+    upstream.on_request(OK)
+    upstream.on_request(ReadHead(), how)
+    upstream.on_request(OK)
+    handle = await gateway(KEPT, vllm=upstream)
+    client = await connect(handle)
+    await ask(client)
+    body = b'{"model":"m","x":"' + b"x" * 100_000 + b'"}'
+    raw = request("POST", "/v1/chat/completions", body=body)
+    for at in range(0, len(raw) - 10, 40_000):
+        await client.send(raw[at : min(at + 40_000, len(raw) - 10)])
+    await upstream.wait_for_request(3)
+    await client.send(raw[-10:])
+    assert (await client.read_response()).status == 200
+    assert upstream.requests[2].body == body
+    assert handle.gateway.telemetry.retries == {"vllm": 1}
 
 
 async def test_a_chunked_upload_that_is_still_coming_is_not_sent_twice(gateway, upstream, connect):

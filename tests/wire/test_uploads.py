@@ -10,6 +10,7 @@ import json
 
 import pytest
 
+from gomodel.downstream.body import IN_MEMORY_BYTES
 from gomodel.relay import inference
 
 from ..harness.scripted import (
@@ -266,7 +267,7 @@ async def test_the_limit_itself_passes_and_passthrough_has_none(gateway, upstrea
     assert [len(each.body) for each in upstream.requests] == [1019, 100_000]
 
 
-async def test_what_was_sent_of_an_upload_is_not_kept_while_the_rest_arrives(gateway, upstream, connect, monkeypatch):
+async def test_what_was_sent_of_an_upload_is_kept_only_while_it_is_little(gateway, upstream, connect, monkeypatch):
     made = []
 
     class Seen(inference.Outgoing):
@@ -277,6 +278,11 @@ async def test_what_was_sent_of_an_upload_is_not_kept_while_the_rest_arrives(gat
     monkeypatch.setattr(inference, "Outgoing", Seen)
     upstream.on_request(ReadHead(), Stall())
     client = await connect(await gateway(vllm=upstream))
-    await client.send(request("POST", CHAT, [("Content-Length", "100000")]) + b'{"model":"vllm/m","x":"' + bytes(500))
+    size = IN_MEMORY_BYTES
+    await client.send(request("POST", CHAT, [("Content-Length", str(2 * size))]) + b'{"model":"vllm/m","x":"')
     await upstream.wait_for_connection()
-    await turned(lambda: made and not made[0].parts)
+    await turned(lambda: made and b"".join(made[0].parts) == b'{"model":"m","x":"')
+    await client.send(b"x" * (size // 2))
+    await turned(lambda: sum(map(len, made[0].parts)) > size // 2)
+    await client.send(b"x" * (size // 2))
+    await turned(lambda: not made[0].parts)
