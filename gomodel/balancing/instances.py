@@ -40,8 +40,10 @@ class Providers:
         self.instances: dict[str, Instance] = {
             each.name: Instance(each, config, self.network, gaps, known.get(each.name)) for each in config.instances
         }
-        # The instance when there is just one (contract section 4, rule 3).
-        self.only = next(iter(self.instances.values())) if len(self.instances) == 1 else None
+        self._former = config.former
+        # The instance when there is just one (contract section 4, rule 3). What was for another one, or for nobody, must
+        # not go to a server because a reload left it alone.
+        self.only = next(iter(self.instances.values())) if len(self.instances) == 1 and not config.former else None
         self.by_model: dict[str, list[Instance]] = {}
         self._indexed: dict[str, frozenset[str]] = {}
         self.index()
@@ -114,6 +116,8 @@ class Providers:
         head, _, model = shown.partition("/")
         if head in self.instances:
             said = f"Instance '{head}' does not list the model {model!r}."
+        elif head in self._former:
+            said = f"Instance '{head}' is no longer served."
         else:
             said = f"No instance is named in {shown!r} and none lists it as a model."
         similar = self._near(selector)

@@ -119,7 +119,8 @@ class BreakerConfig:
 class Config:
     """Everything gomodel is told. `port` is None when only the unix socket is listened on.
 
-    `dotenv`: some of it was told by a .env file; `dotenv_ended`: whose last line has its line end.
+    `dotenv`: some of it was told by a .env file; `dotenv_ended`: whose last line has its line end. `former`: names of
+    instances whose servers are not served any more since a reload of this gateway.
     """
 
     instances: tuple[InstanceConfig, ...]
@@ -154,6 +155,7 @@ class Config:
     warnings: tuple[str, ...]
     dotenv: bool = field(default=False, compare=False)
     dotenv_ended: bool = field(default=True, compare=False)
+    former: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def servers(self) -> int:

@@ -147,6 +147,13 @@ def _gone(config: Config, current: Config) -> list[str]:
     return [each.name for each in current.instances if each.name not in left]
 
 
+def _former(config: Config, current: Config) -> frozenset[str]:
+    """The names whose servers a reload took away, which does not include one that has another name now."""
+    served = {(each.base_url, each.unix_socket) for each in config.instances}
+    renamed = {each.name for each in current.instances if (each.base_url, each.unix_socket) in served}
+    return current.former.union(_gone(config, current)) - renamed - {each.name for each in config.instances}
+
+
 def _vanished(config: Config, current: Config) -> list[str]:
     """What `current` has and `config` lacks in a way that looks like a file that is not whole.
 
@@ -176,11 +183,16 @@ def _taken(config: Config, current: Config) -> Config:
         fixed["certificate"] = current.certificate
     _logger.info("The configuration was read again; requests that run end by the old one")
     start_log.settings(config)
+    former = _former(config, current)
     if gone := _gone(config, current):
         _logger.warning("No longer configured, and no longer served: %s", ", ".join(gone))
+        if former and len(config.instances) == 1:
+            _logger.warning(
+                "Until a restart %s gets only what names it or a model that it lists", config.instances[0].name
+            )
     if ignored:
         _logger.warning("Changed but ignored until a restart: %s", ", ".join(ignored))
     for warning in config.warnings:
         if warning not in current.warnings:
             _logger.warning("%s", warning)
-    return replace(config, **fixed)
+    return replace(config, former=former, **fixed)

@@ -206,7 +206,47 @@ async def test_instances_that_disappear_are_a_warning(tmp_path: Path, caplog: py
     assert await asyncio.to_thread(finished.wait, SAFETY_S)
     with caplog.at_level(logging.WARNING, "gomodel"):
         assert rereading.result(current) is not None
-    assert caplog.messages == ["No longer configured, and no longer served: vllm-b"]
+    assert caplog.messages == [
+        "No longer configured, and no longer served: vllm-b",
+        "Until a restart vllm-a gets only what names it or a model that it lists",
+    ]
+
+
+ONE, OTHER, THIRD = (f"VLLM_{name}_BASE_URL=http://{name.lower()}/v1\n" for name in "ABC")
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    ("files", "former"),
+    [
+        ([ONE, ONE + OTHER], set()),
+        ([ONE + OTHER, ONE], {"vllm-b"}),
+        ([ONE, OTHER], {"vllm-a"}),
+        ([ONE, OTHER, THIRD], {"vllm-a", "vllm-b"}),
+        ([ONE, OTHER, ONE], {"vllm-b"}),
+        ([ONE + OTHER, ONE, ONE + OTHER], set()),
+        ([ONE + OTHER, ONE, ONE + "LOG_LEVEL=debug\n"], {"vllm-b"}),
+        ([ONE, ONE.replace("_A_", "_NEW_")], set()),
+        ([ONE + OTHER, ONE.replace("_A_", "_B_")], set()),
+        ([ONE, ONE.replace("//a/", "//b/")], set()),
+    ],
+)
+async def test_a_name_whose_server_a_reload_took_away_is_remembered_until_it_is_served_again(
+    tmp_path: Path, files: list[str], former: set[str]
+) -> None:
+    env = tmp_path / ".env"
+    put(env, files[0])
+    current = load({}, env)
+    for text in files[1:]:
+        put(env, text)
+        finished = threading.Event()
+        rereading = Rereading(lambda files: load({}, env, files), finished.set)
+        rereading.begin(current)
+        assert await asyncio.to_thread(finished.wait, SAFETY_S)
+        found = rereading.result(current)
+        assert found is not None
+        current = found
+    assert current.former == former
 
 
 @pytest.mark.parametrize("left", [0, 1])
@@ -263,9 +303,9 @@ def test_what_hangs_is_given_up_and_heard_of_no_more(
     hang.set()
 
 
-async def status(port: int) -> int:
+async def status(port: int, raw: bytes = CHAT) -> int:
     client = await RawClient.connect(port)
-    await client.send(CHAT)
+    await client.send(raw)
     answer = await client.read_response("POST")
     client.wire.close()
     return int(answer.status)
@@ -380,3 +420,50 @@ async def test_a_half_written_file_sends_no_prompt_elsewhere(
     await process.says(f"The new configuration is not used, the old one stays: {LOST}")
     assert [await status(port) for _ in range(4)] == [200] * 4
     assert await process.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_file_that_stays_half_written_sends_nobodys_prompt_to_the_instance_that_is_left(
+    run: Run, make_upstream: Any, tmp_path: Path, workers: str
+) -> None:
+    one, other = await make_upstream(models=("m",)), await make_upstream(models=("n",))
+    for each in (one, other):
+        each.repeat(response(b"answer"))
+    env = tmp_path / ".env"
+    left = f"VLLM_OTHER_BASE_URL={other.base_url}\n"
+    whole = f"{left}VLLM_BASE_URL={one.base_url}\n"
+    env.write_text(whole)
+    process = await run({"GOMODEL_WORKERS": workers, "GOMODEL_MASTER_KEY": ""}, code=IMPATIENT)
+    port = await process.listening()
+
+    async def answers(*models: str) -> list[int]:
+        return [await status(port, json_request(f'{{"model": "{model}"}}')) for model in models]
+
+    assert await answers("vllm/m", "vllm-other/n", "m", "n", "x") == [200, 200, 200, 200, 404]
+    taken = len(other.requests)
+    env.write_text(left)
+    process.signal(signal.SIGHUP)
+    await process.says("Until a restart vllm-other gets only what names it or a model that it lists")
+    await turned_to(port, 404)
+    assert await answers("vllm/m", "m", "x") == [404] * 3
+    assert await status(port, json_request("{}")) == 400
+    assert [each.body for each in other.requests[taken:] if each.body] == []
+    assert await answers("vllm-other/n", "n") == [200, 200]
+    env.write_text(whole)
+    process.signal(signal.SIGHUP)
+    await turned_to(port, 200)
+    assert await answers("m", "n") == [200, 200]
+    assert await process.stop() == 0
+
+
+def json_request(body: str) -> bytes:
+    return request("POST", "/v1/chat/completions", [("Connection", "close")], body.encode())
+
+
+async def turned_to(port: int, expected: int) -> None:
+    """Every worker has the new configuration: so many requests in a row are answered so."""
+    alike = 0
+    async with asyncio.timeout(SAFETY_S):
+        while alike < 20:
+            found = await status(port, json_request('{"model": "vllm/m"}'))
+            alike = alike + 1 if found == expected else 0
