@@ -41,8 +41,8 @@ class Providers:
             each.name: Instance(each, config, self.network, gaps, known.get(each.name)) for each in config.instances
         }
         self._former = config.former
-        # The instance when there is just one (contract section 4, rule 3). What was for another one, or for nobody, must
-        # not go to a server because a reload left it alone.
+        # The instance when there is just one (contract section 4, rule 3). What was for another one, or for nobody,
+        # must not go to a server because a reload left it alone.
         self.only = next(iter(self.instances.values())) if len(self.instances) == 1 and not config.former else None
         self.by_model: dict[str, list[Instance]] = {}
         self._indexed: dict[str, frozenset[str]] = {}

@@ -8,8 +8,7 @@ import sys
 from time import monotonic
 from typing import NamedTuple
 
-from aiohttp import ClientConnectorError, ClientError, ClientTimeout
-from yarl import URL
+from aiohttp import ClientError
 
 from ..balancing.instances import Providers
 from ..balancing.model_lists import fetch_list
@@ -17,12 +16,11 @@ from ..config.settings import Config, variable_of
 from ..errors import GatewayError, UntrustedCertificate
 from ..host.tls import tls_context
 from ..upstream.model_list import ListError
+from ..upstream.other_scheme import BAD_REQUEST, SPEAKS_TLS, doubtful, speaks_other
 from ..upstream.replica import Replica
 from .serving import run_loop
 
 _SHOWN_MODELS = 3
-_TLS_LIMIT_S = 2.0
-_SAYS_TLS = "It speaks TLS: its base URL should begin with https://."
 _BAD_REQUEST, _UNAUTHORIZED = 400, 401
 _HEADINGS = ("INSTANCE", "URL", "KEY", "STATE", "MODELS")
 
@@ -72,22 +70,31 @@ async def _ask(replica: Replica) -> _Finding:
         replica.pool.give(channel)
         entries = await fetch_list(replica)
     except GatewayError as error:
-        return _Finding(False, error.code.replace("_", " "), "-", _hint(replica, error))
+        hint = await _scheme_hint(replica, error.code) or _hint(replica, error)
+        return _Finding(False, error.code.replace("_", " "), "-", hint)
     except TimeoutError:
         return _Finding(
             False, "no answer in time", "-", "It takes connections and does not answer; its own log may say why."
         )
     except ListError as error:
-        # nginx and Go's servers say 400 to plain HTTP where they expect TLS; others close.
-        tls = error.status == _BAD_REQUEST and await _speaks_tls(replica)
-        hint = _SAYS_TLS if tls else _list_hint(replica, error.status)
+        doubt = BAD_REQUEST if error.status == _BAD_REQUEST else ""
+        hint = await _scheme_hint(replica, doubt) or _list_hint(replica, error.status)
         return _Finding(False, _refusal(replica, str(error)), "-", hint)
     except (ClientError, OSError, ValueError):
-        return _Finding(False, "no valid HTTP answer", "-", _SAYS_TLS if await _speaks_tls(replica) else "")
+        return _Finding(False, "no valid HTTP answer", "-", await _scheme_hint(replica, "http_protocol_error"))
     names = [entry.id for entry in entries]
     more = ", ..." if len(names) > _SHOWN_MODELS else ""
     took_ms = (monotonic() - begun) * 1000
     return _Finding(True, f"ok, {took_ms:.0f} ms", f"{len(names)}: {', '.join(names[:_SHOWN_MODELS])}{more}")
+
+
+async def _scheme_hint(replica: Replica, code: str) -> str:
+    """What to do where a failure with this code comes from the wrong scheme; "" where it does not."""
+    server = replica.server
+    other = await speaks_other(replica.pool.session, server) if doubtful(server, code) else ""
+    if other == SPEAKS_TLS:
+        return "It speaks TLS: its base URL should begin with https://."
+    return "It does not speak TLS: its base URL should begin with http://." if other else ""
 
 
 def _hint(replica: Replica, error: GatewayError) -> str:
@@ -113,22 +120,6 @@ def _list_hint(replica: Replica, status: int) -> str:
         return "It answers with an error of its own; its own log says why."
     url = variable_of(replica.name, "BASE_URL")
     return f"{url} must be the base URL of a vLLM, which ends in /v1, as in http://localhost:8000/v1."
-
-
-async def _speaks_tls(replica: Replica) -> bool:
-    """Whether an instance that did not answer plain HTTP would have taken a TLS handshake."""
-    if replica.server.unix_socket is not None or not replica.server.base_url.startswith("http:"):
-        return False
-    url = URL(replica.server.base_url.replace("http:", "https:", 1), encoded=True)
-    timeout = ClientTimeout(total=_TLS_LIMIT_S)
-    try:
-        # Nothing secret is sent, so it does not matter who answers.
-        async with replica.pool.session.head(url, ssl=False, timeout=timeout, allow_redirects=False):
-            return True
-    except (ClientConnectorError, TimeoutError):
-        return False
-    except (ClientError, OSError, ValueError):
-        return True
 
 
 def _refusal(replica: Replica, why: str) -> str:

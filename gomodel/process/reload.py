@@ -149,8 +149,8 @@ def _gone(config: Config, current: Config) -> list[str]:
 
 def _former(config: Config, current: Config) -> frozenset[str]:
     """The names whose servers a reload took away, which does not include one that has another name now."""
-    served = {(each.base_url, each.unix_socket) for each in config.instances}
-    renamed = {each.name for each in current.instances if (each.base_url, each.unix_socket) in served}
+    served = {server for each in config.instances for server in each.servers}
+    renamed = {each.name for each in current.instances if not served.isdisjoint(each.servers)}
     return current.former.union(_gone(config, current)) - renamed - {each.name for each in config.instances}
 
 

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from time import monotonic
 
 from ..config.settings import variable_of
+from .other_scheme import SPEAKS_PLAIN_HTTP, SPEAKS_TLS
 
 _logger = logging.getLogger("gomodel")
 
 # A saturated vLLM misses a deadline of two seconds now and then while it generates at full speed.
 MISSES = 3
 FORGIVEN = frozenset({"connection_terminated", "connection_timeout", "http_response_timeout"})
+_SCHEMES = {SPEAKS_TLS: "https://", SPEAKS_PLAIN_HTTP: "http://"}
 # Said by an instance that shuts down: refuses whatever is new although its /health still answers 200.
 DRAINING = "draining"
 KEY_REFUSED = "instance_key_refused"
@@ -125,6 +127,8 @@ class Health:
         if state is State.DRAINING:
             _logger.warning("Instance %s is shutting down", self._name)
         else:
-            _logger.warning("Instance %s is down: %s", self._name, self.code)
+            scheme = _SCHEMES.get(self.code)
+            said = f". {variable_of(self._name, 'BASE_URL')} should begin with {scheme}" if scheme else ""
+            _logger.warning("Instance %s is down: %s%s", self._name, self.code, said)
         if before is not State.DOWN and self.on_fall is not None:
             self.on_fall()

@@ -12,10 +12,12 @@ from time import monotonic
 
 from aiohttp.http import RawResponseMessage
 
+from ..config.settings import Server
 from ..errors import GatewayError, LoopDetected, Overloaded
 from ..http1.response_fields import ResponseFields
 from .channel import Channel
 from .health import FORGIVEN, State
+from .other_scheme import BAD_REQUEST, doubtful, speaks_other
 from .replica import Replica
 
 _logger = logging.getLogger("gomodel")
@@ -30,6 +32,7 @@ _JITTER = 0.2
 FIRST_VERDICT_S = 0.5
 
 _ENGINE_DEAD = 503
+_BAD_REQUEST = 400
 _LOOP = 508  # said by a gomodel that finds its own probe at its door
 
 
@@ -42,6 +45,7 @@ class Probes:
         self._on_alive = on_alive
         self._tasks: list[asyncio.Task[None]] = []
         self._verdict = asyncio.Event()  # one is up, or something is known of all
+        self._other: dict[Server, str] = {}  # what speaks_other said, while a server's probes go on to fail so
 
     @property
     def asking(self) -> bool:
@@ -97,7 +101,7 @@ class Probes:
     async def _ask(self, replica: Replica, *, streaming: bool) -> None:
         health = replica.health
         failures, began = health.failures, monotonic()
-        code = await ask(replica)
+        code = await self._in_words(replica, await ask(replica))
         if code is None or (streaming and code in FORGIVEN):
             return  # whoever sends to clients is alive, however late it answers us
         if code:
@@ -109,6 +113,16 @@ class Probes:
             if self._on_alive is not None:
                 self._on_alive(replica)
         self._judge()
+
+    async def _in_words(self, replica: Replica, code: str | None) -> str | None:
+        """The same, or that the server speaks the other scheme, which is found out once."""
+        server = replica.server
+        if not code or not doubtful(server, code):
+            self._other.pop(server, None)
+            return code
+        if server not in self._other:
+            self._other[server] = await speaks_other(replica.pool.session, server)
+        return self._other[server] or ("" if code == BAD_REQUEST else code)
 
     def _judge(self) -> None:
         states = [each.health.state for each in self._replicas]
@@ -153,7 +167,7 @@ async def ask(replica: Replica) -> str | None:
     """Ask GET /health over a connection of its own: "" when alive, else what is wrong; None when we could not ask.
 
     vLLM answers 200, or 503 when its engine is dead. Any other answer below 500 means that something serves there,
-    perhaps without such a route. Redirects are not followed.
+    perhaps without such a route, unless it is a 400, which no vLLM says to this. Redirects are not followed.
     """
     channel: Channel | None = None
     answer = _Answer()
@@ -183,4 +197,6 @@ async def ask(replica: Replica) -> str | None:
         return LoopDetected.code
     if status == _ENGINE_DEAD:
         return "engine_dead"
+    if status == _BAD_REQUEST:
+        return BAD_REQUEST
     return "" if status < 500 else "destination_unavailable"

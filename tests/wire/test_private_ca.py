@@ -10,7 +10,7 @@ from gomodel.config.settings import ConfigError
 from gomodel.process.check import print_table
 
 from ..harness.gateway import DEFAULTS
-from ..harness.scripted import Fin, request
+from ..harness.scripted import Fin, request, response
 from ..harness.verdicts import ask, own_error, tells_nothing
 from .test_connect_faults import KEY_AND_CERTIFICATE
 
@@ -142,8 +142,9 @@ async def test_check_says_that_an_instance_speaks_tls_or_that_it_does_not(upstre
         capsys, VLLM_BASE_URL=f"http://{NAME}:{port}/v1"
     )
     upstream.on_accept(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", Fin())
+    upstream.on_request(response())
     said = await checked(capsys, VLLM_BASE_URL=upstream.base_url.replace("http:", "https:"))
-    assert "Instance 'vllm' is set to https but does not speak TLS." in said
+    assert "It does not speak TLS: its base URL should begin with http://" in said
 
 
 @pytest.mark.parametrize(

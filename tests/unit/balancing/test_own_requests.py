@@ -22,6 +22,7 @@ from gomodel.config.load import Config, from_environ
 from gomodel.errors import ConnectError, GatewayError, Overloaded, UpstreamTimeout
 from gomodel.process.check import print_table
 from gomodel.upstream.channel import Channel
+from gomodel.upstream.other_scheme import SPEAKS_PLAIN_HTTP, speaks_other
 from gomodel.upstream.pool import Pool
 
 from ...harness.answers import Answers, answers
@@ -305,6 +306,8 @@ HEADS = {
     "silence": ({"exception": TimeoutError(CANARY)}, False),
     "silence in the handshake": ({"exception": FAILURES["late connection"][0]}, False),
     "closed behind the handshake": ({"exception": FAILURES["closed"][0]}, True),
+    "silence behind the handshake": ({"exception": FAILURES["late bytes"][0]}, True),
+    "no descriptor": ({"exception": FAILURES["descriptors"][0]}, False),
     "another protocol behind it": ({"exception": FAILURES["head"][0]}, True),
 }
 SUSPICIOUS = {"400": {"status": 400}, "closed": {"exception": FAILURES["closed"][0]}}
@@ -317,7 +320,7 @@ async def test_check_asks_whether_it_is_tls_where_plain_http_is_not_understood(
 ):
     head, speaks = HEADS[tls]
     upstreams.on_get(MODELS, **SUSPICIOUS[plain])
-    upstreams.on("HEAD", BASE.replace("http:", "https:"), **head)
+    upstreams.on_get(BASE.replace("http:", "https:"), **head)
     assert not await print_table(config)
     output = capsys.readouterr().out
     assert ("\nvllm: It speaks TLS: its base URL should begin with https://.\n" in output) == speaks
@@ -325,6 +328,29 @@ async def test_check_asks_whether_it_is_tls_where_plain_http_is_not_understood(
     [question] = [each for each in upstreams.questions if each.url.startswith("https://vllm.")]
     assert question.options["ssl"] is False
     assert "headers" not in question.options  # nobody in particular answers, who must not see the key
+
+
+PLAIN = {
+    "an answer": ({"status": 404}, True),
+    "a redirect": ({"status": 301, "headers": {"Location": MODELS}}, True),
+    "a wish for TLS": ({"status": 400}, False),
+    **{name: ({"exception": exception}, False) for name, (exception, _) in FAILURES.items()},
+}
+
+
+@pytest.mark.parametrize("answer", PLAIN)
+async def test_who_answers_plain_http_where_https_is_set_speaks_it(answer, upstreams):
+    said, speaks = PLAIN[answer]
+    providers = Providers(from_environ({"VLLM_BASE_URL": "https://vllm.test:8443/v1", "VLLM_API_KEY": CANARY}))
+    upstreams.on_get("http://vllm.test:8443/v1", **said)
+    replica = providers.replicas[0]
+    try:
+        found = await speaks_other(replica.pool.session, replica.server)
+    finally:
+        await providers.close()
+    assert found == (SPEAKS_PLAIN_HTTP if speaks else "")
+    [question] = upstreams.questions
+    assert (question.options.get("headers"), question.options["allow_redirects"]) == (None, False)
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,7 @@ class TestProbes:
         [((Fin(),), "connection_terminated"), ((b"SSH-2.0-x\r\n", Stall()), "http_protocol_error")],
     )
     async def test_call_an_instance_down_that_does_not_speak_http(self, gateway, upstream, connect, steps, error):
+        upstream.lenient = True  # it is asked for TLS, too
         on_health(upstream, *steps)
         handle = await gateway(vllm=upstream, probes=True)
         [entry] = (await ask(await connect(handle), READY)).json()["instances"].values()
