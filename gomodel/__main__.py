@@ -79,6 +79,8 @@ def _refuse(error: "ConfigError") -> int:
     print(f"gomodel: the configuration has {count} problem{'s' if count > 1 else ''}:", file=sys.stderr)
     for problem in error.problems:
         print(f"  {problem}", file=sys.stderr)
+    for hint in error.hints:
+        print(f"warning: {hint}", file=sys.stderr)
     return CONFIG_ERROR
 
 

@@ -181,7 +181,7 @@ class ModelLists:
         for each in self.lists:
             if each.replica is replica and each.task is None:
                 old = each.fetched_at is None or now - each.fetched_at >= self._refresh_s
-                if replica.health.key_refused or (old and not each.configured):
+                if replica.health.key_doubted or (old and not each.configured):
                     each.task = asyncio.create_task(self._fetch(each))
 
     def reread(self, replica: Replica) -> None:

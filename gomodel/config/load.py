@@ -86,9 +86,10 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
         warnings=(),
     )
     _cross_check(reader, config)
+    others = len(reader.warnings)
     warn_of_unknown_names(reader, ours)
     if reader.problems:
-        raise ConfigError(reader.problems)
+        raise ConfigError(reader.problems, reader.warnings[others:])
     return replace(config, warnings=tuple(reader.warnings))
 
 
@@ -108,13 +109,15 @@ def load(environ: Mapping[str, str], dotenv_path: Path | None = Path(".env"), fi
         return from_environ(environ, files)
     file = dotenv_file.read(dotenv_path, environ, files)
     problems: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
     try:
         config = from_environ({**file.values, **environ}, files, file.values.keys() - file.referenced)
     except ConfigError as error:
         # The file's own report of an unresolved reference has the line; a second one would say less.
         problems = tuple(problem for problem in error.problems if problem.partition(":")[0] not in file.unresolved)
+        hints = error.hints
     if file.problems or problems:
-        raise ConfigError(file.problems + problems)
+        raise ConfigError(file.problems + problems, file.warnings + hints)
     return replace(config, dotenv=bool(file.values), dotenv_ended=file.ended, warnings=file.warnings + config.warnings)
 
 

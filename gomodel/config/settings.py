@@ -164,8 +164,12 @@ class Config:
 
 
 class ConfigError(Exception):
-    """All that is wrong with a configuration, one line each; the message is those lines."""
+    """All that is wrong with a configuration, one line each; the message is those lines.
 
-    def __init__(self, problems: Iterable[str]) -> None:
+    `hints` are the warnings that may explain them: names that are not read, lines without an effect.
+    """
+
+    def __init__(self, problems: Iterable[str], hints: Iterable[str] = ()) -> None:
         self.problems = tuple(problems)
+        self.hints = tuple(hints)
         super().__init__("\n".join(self.problems))

@@ -43,6 +43,8 @@ _FIXED = {
 def log_refusal(error: ConfigError) -> None:
     """Say that a new configuration changes nothing, and everything that is wrong with it."""
     _logger.error("The new configuration is not used, the old one stays: %s", "; ".join(error.problems))
+    for hint in error.hints:
+        _logger.warning("%s", hint)
 
 
 class Rereading:

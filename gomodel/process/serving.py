@@ -99,7 +99,8 @@ class Serving:
         limit_s = gateway.config.drain_s
         if running := len(gateway.telemetry.running.records):
             are, them = ("is", "it") if running == 1 else ("are", "them")
-            _logger.info(
+            # Whoever waits for it at a terminal wants to know why, also where only warnings are logged.
+            _logger.warning(
                 "Draining: %s %s running and may take %gs; a second signal (Ctrl-C) ends %s now",
                 *(count(running, "request"), are, limit_s, them),
             )

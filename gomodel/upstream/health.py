@@ -43,6 +43,7 @@ class Health:
         "code",
         "failed_at",
         "failures",
+        "key_changed",
         "key_refused",
         "key_refused_at",
         "on_fall",
@@ -62,6 +63,7 @@ class Health:
         self.failed_at = 0.0
         self.key_refused = False  # it answers, and does nothing for the gateway's key
         self.key_refused_at = 0.0
+        self.key_changed = False  # in place of one that was refused, and not tried yet
         self.on_fall: Callable[[], None] | None = None
 
     def ok(self, failures: int) -> None:
@@ -93,7 +95,7 @@ class Health:
         """The instance answered 401 to the gateway's own key, or for want of one."""
         if self.key_refused:
             return
-        self.key_refused = True
+        self.key_refused, self.key_changed = True, False
         self.key_refused_at = self.failed_at = monotonic()
         self.code = KEY_REFUSED
         self.settled = False
@@ -105,11 +107,22 @@ class Health:
         if self.on_fall is not None:
             self.on_fall()
 
+    def change_key(self) -> None:
+        """The gateway has another key for the instance: what is known of the old one says nothing of it."""
+        self.key_changed = self.key_changed or self.key_refused
+        self.key_refused = False
+
+    @property
+    def key_doubted(self) -> bool:
+        """Whether it is worth finding out if the instance takes the gateway's key."""
+        return self.key_refused or self.key_changed
+
     def accept_key(self) -> None:
         """The instance answered what it guards with a key."""
-        if self.key_refused:
-            self.key_refused = False
-            _logger.info("Instance %s accepts the key of the gateway again", self._name)
+        if self.key_doubted:
+            how = "now" if self.key_changed else "again"
+            self.key_refused = self.key_changed = False
+            _logger.info("Instance %s accepts the key of the gateway %s", self._name, how)
 
     def _rise(self) -> None:
         self._misses = 0

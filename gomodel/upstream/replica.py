@@ -56,7 +56,7 @@ class Replica:
     def configure(self, config: InstanceConfig, settings: Config) -> None:
         """Go on by other settings, from the next connect, failure or request on."""
         if config.api_key != self.config.api_key:
-            self.health.key_refused = False  # what is known of another key says nothing of this one
+            self.health.change_key()
         self.config = config
         self.own_fields = _own_fields(config, self.server)
         self.pool.configure(settings.timeouts, settings.servers)

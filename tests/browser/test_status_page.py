@@ -62,8 +62,12 @@ def test_a_running_stream_appears_and_can_be_aborted(page: Page, start: Start, s
 
 def test_a_wrong_key_is_refused_and_another_may_be_tried(page: Page, start: Start, picture: Picture) -> None:
     gateway = start("--demo")
+    refused: list[str] = []
+    page.on("response", lambda answer: refused.append(answer.url) if answer.status == 401 else None)
     page.goto(gateway.url)
     expect(page.get_by_label("Master key")).to_be_focused()
+    # Each is a line of the gateway's log.
+    assert [url.rpartition("/")[2] for url in refused] == ["requests"]
     # Who has no key sees no more than /health/ready tells everybody.
     expect(page.get_by_role("status")).to_have_text("ready")
     expect(page.locator("#instances tr")).to_have_count(2)

@@ -165,6 +165,22 @@ async def test_every_problem_of_the_configuration_is_listed_and_nothing_is_bound
     assert "secret-4711" not in process.text + process.output
 
 
+@pytest.mark.parametrize("arguments", [[], ["check"]])
+async def test_names_that_are_not_read_are_said_beside_the_problems_that_they_may_explain(
+    run: Run, tmp_path: Path, arguments: list[str]
+) -> None:
+    (tmp_path / ".env").write_text("VLM_A_BASE_URL=http://a/v1\nVLLM_A_API_KEY=x\nPORT=1\nPORT=2\n")
+    process = await run({"GOMODEL_MASTERKEY": "secret-4711"}, *arguments)
+    assert await process.ended() == 64
+    assert process.lines == [
+        "gomodel: the configuration has 1 problem:",
+        "  VLLM_A_API_KEY: is set but VLLM_A_BASE_URL is not; the instance vllm-a has no address",
+        "warning: .env line 4: PORT is set again; line 3 has no effect",
+        "warning: GOMODEL_MASTERKEY is not a variable of gomodel; the nearest is GOMODEL_MASTER_KEY",
+        "warning: VLM_A_BASE_URL is not a variable of gomodel; the nearest is VLLM_BASE_URL",
+    ]
+
+
 async def test_an_env_file_that_cannot_be_read_is_a_problem_of_the_configuration(run: Run, tmp_path: Path) -> None:
     (tmp_path / ".env").mkdir()
     process = await run()

@@ -195,6 +195,20 @@ def test_a_file_that_never_settles_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
+def test_names_that_are_not_read_are_said_beside_the_problems_that_they_may_explain(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    env = tmp_path / ".env"
+    put(env, GPU)
+    current = load({}, env)
+    put(env, f"{GPU}VLM_A_BASE_URL=http://a/v1\nVLLM_A_API_KEY=x\n")
+    with pytest.raises(ConfigError) as caught:
+        read_again(lambda files: load({}, env, files), current)
+    reload.log_refusal(caught.value)
+    assert caplog.messages[1:] == ["VLM_A_BASE_URL is not a variable of gomodel; the nearest is VLLM_BASE_URL"]
+
+
+@pytest.mark.usefixtures("at_once")
 async def test_instances_that_disappear_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     env = tmp_path / ".env"
     put(env, TWO)

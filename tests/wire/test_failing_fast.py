@@ -6,11 +6,13 @@ import logging
 
 import pytest
 
+from gomodel.config.load import from_environ
 from gomodel.upstream import probes
 
 from ..harness.forms import form
 from ..harness.forms import post as form_post
-from ..harness.scripted import LAST_CHUNK, ReadHead, WaitFor, chunked, head, json_response, request, response
+from ..harness.gateway import DEFAULTS
+from ..harness.scripted import LAST_CHUNK, ReadHead, WaitFor, chunked, env_for, head, json_response, request, response
 from ..harness.verdicts import CHAT, OK, access_lines, ask, counted, own_error, post, turned
 from ..harness.verdicts import post as bound_post
 
@@ -212,6 +214,22 @@ async def test_probes_find_out_that_the_key_is_good_again(gateway, upstream, con
     await turned(lambda: not health.key_refused)
     assert instance_of(handle).models == ("m",)
     await turned(lambda: health.settled)
+
+
+@pytest.mark.parametrize("mode", ["fallback", "allowlist"])
+async def test_a_key_that_a_reload_mends_is_said_to_be_accepted(gateway, upstream, connect, monkeypatch, mode):
+    monkeypatch.setattr(probes, "RETRY_S", 0.02)
+    upstream.repeat(UNAUTHORIZED)
+    refuse_list(upstream)
+    environ = {**DEFAULTS, **env_for(vllm=upstream), "VLLM_MODELS": "m", "CONFIGURED_PROVIDER_MODELS_MODE": mode}
+    handle = await gateway(environ, probes=True)
+    own_error(await ask(await connect(handle)), 502, "instance_key_refused")
+    await turned(lambda: instance_of(handle).health.key_refused)
+    upstream._request_scripts.clear()
+    upstream.repeat(OK)
+    handle.gateway.reload(from_environ({**environ, "VLLM_API_KEY": "good"}))
+    said = "Instance vllm accepts the key of the gateway now"
+    await turned(lambda: [each.getMessage() for each in handle.logs.records].count(said) == 1)
 
 
 async def test_a_model_list_that_is_refused_finds_it_before_a_client_does(gateway, make_upstream, connect):

@@ -87,6 +87,7 @@ DEFAULTS = [
     ("certificate", None),
     ("dotenv", False),
     ("dotenv_ended", True),
+    ("former", frozenset()),
 ]
 
 

@@ -164,3 +164,22 @@ class TestKey:
     def test_can_be_refused_where_nobody_waits_for_a_fall(self, up):
         up.refuse_key()
         assert up.key_refused
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        (["refuse_key", "accept_key", "accept_key"], ["refuses", "accepts the key of the gateway again"]),
+        (["refuse_key", "change_key", "accept_key", "accept_key"], ["refuses", "accepts the key of the gateway now"]),
+        (["refuse_key", "change_key", "change_key", "accept_key"], ["refuses", "accepts the key of the gateway now"]),
+        (["refuse_key", "change_key", "refuse_key", "accept_key"], ["refuses", "refuses", "again"]),
+        (["change_key", "accept_key"], []),
+        (["accept_key"], []),
+    ],
+)
+def test_what_becomes_of_a_key_is_logged_once(up, caplog, events, said):
+    caplog.set_level(logging.INFO, logger="gomodel")
+    for each in events:
+        getattr(up, each)()
+    assert len(caplog.messages) == len(said)
+    assert all(part in message for part, message in zip(said, caplog.messages, strict=True))
