@@ -84,6 +84,11 @@ class Downstream(ServedByTask):
         if self._messages:
             waiter.set_result(None)
 
+    @property
+    def to_spare(self) -> bool:
+        """Whether nothing is being done for this client: no request of it runs, or its answer has been sent."""
+        return self._lingering is not None or self.idle_since is not None
+
     def turn_away(self, serve: Handler, within_s: float) -> None:
         """There is no room for this client: `serve` its next request, if that comes in time, and close."""
         self._begin = in_its_turn

@@ -17,8 +17,10 @@ _logger = logging.getLogger("gomodel")
 
 # A client that was active this recently may have its next request on the way.
 _QUIET_S = 0.5
-# A newcomer that is refused has this long to send the request that gets the answer; so many may be waiting at a time.
+# A newcomer that is refused has this long to send the request that gets the answer, and that sure of its place it is
+# when others come; so many may be waiting at a time.
 REFUSED_S = 2.0
+_SURE_S = 0.1
 _REFUSED_SHARE = 16
 # Looking for idle clients goes through all of them, so it finds many at once and is not repeated sooner.
 _LOOK_AGAIN_S = 0.1
@@ -33,12 +35,21 @@ class Client(Protocol):
     def abort(self) -> None: ...
 
 
+class Refused(Protocol):
+    """A client for whom there was no room."""
+
+    @property
+    def to_spare(self) -> bool: ...  # nothing is being done for it: it has not asked yet, or has its answer
+    def abort(self) -> None: ...
+
+
 class ClientLimit:
     """How many clients there may be, `most`, and who has to go when there are more."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._victims: deque[Client] = deque()
+        self._waiting: dict[Refused, float] = {}  # who was refused and is still there, since when; the oldest first
         self._look_at = float("-inf")
         self._said_at = float("-inf")
         self._closed = self._refused = self._dropped = 0
@@ -65,13 +76,35 @@ class ClientLimit:
                 return True
         return False
 
-    def refuses(self, count: int) -> bool:
-        """Whether the newest of `count` clients may stay to be told so, as there is no room for it."""
-        told = count <= self.most + self.refusals
+    def may_wait(self, count: int, now: float) -> bool:
+        """Whether the newest of `count` clients, for whom there is no room, may stay to be told so.
+
+        When as many wait already as may, whoever was refused longest ago has to give up its place: else those who say
+        nothing would keep everybody from an answer.
+        """
+        told = count <= self.most + self.refusals or self._give_up_place(now)
         self._refused += told
         self._dropped += not told
         self._say()
         return told
+
+    def waits(self, client: Refused, now: float) -> None:
+        """A client has been refused, and is told so when it asks."""
+        self._waiting[client] = now
+
+    def left(self, client: Refused) -> None:
+        """A client is gone, or shall be no concern of this any more."""
+        self._waiting.pop(client, None)
+
+    def _give_up_place(self, now: float) -> bool:
+        for client, since in self._waiting.items():
+            if now - since < _SURE_S:
+                return False
+            if client.to_spare:
+                del self._waiting[client]
+                client.abort()
+                return True
+        return False
 
     def _say(self) -> None:
         """Once a second at most, whatever goes on."""

@@ -76,16 +76,23 @@ class Server(web.Server):
         crowded = not self._has_room()
         super().connection_made(handler, transport)
         if crowded:
-            if self.limit.refuses(self._count):
+            now = self._loop.time()
+            if self.limit.may_wait(self._count, now):
+                self.limit.waits(handler, now)
                 handler.turn_away(self._refuse, REFUSED_S)
             else:
                 transport.abort()
 
+    def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
+        """A client is gone."""
+        super().connection_lost(handler, exc)
+        self.limit.left(handler)
+
     def shaking_hands(self, client: TlsClient) -> bool:
         """A TLS client has connected; whether there is room for it to say hello."""
         limit = self.limit
-        if not self._has_room() and self._count >= limit.most + limit.refusals:
-            limit.refuses(self._count + 1)
+        full = not self._has_room() and self._count >= limit.most + limit.refusals
+        if full and not limit.may_wait(self._count + 1, self._loop.time()):
             return False
         self.handshakes.add(client)
         return True

@@ -4,7 +4,7 @@ Decides who has to act on it. No key, query string or body reaches a line. How a
 """
 
 import logging
-from time import time
+from time import monotonic, time
 
 from ..routes.targets import shown_path
 from .record import PHASE_WORDS, Record
@@ -16,6 +16,9 @@ _SHOWN_CHARS = 200
 
 # What only the operator of the gateway can mend: a bug in it, and descriptors or disk that it lacks.
 _OURS = frozenset({"internal_error", "connection_limit", "spool_full"})
+# Said of every newcomer in a crowd: one line in this time says it, and how many were not written since the last.
+CROWD = "connection_limit"
+_CROWD_S = 1.0
 # A client that speaks another version of HTTP is no failure of the server's, whatever the number says.
 _VERSION_NOT_SUPPORTED = 505
 
@@ -29,17 +32,44 @@ _LINES = {
 }
 
 
+class Crowd:
+    """Which lines about CROWD are written."""
+
+    def __init__(self) -> None:
+        self._said_at = float("-inf")
+        self._suppressed = 0
+
+    def next(self, now: float) -> int | None:
+        """How many lines the next one stands for besides itself; None when it is not to be written."""
+        if now - self._said_at < _CROWD_S:
+            self._suppressed += 1
+            return None
+        self._said_at = now
+        suppressed, self._suppressed = self._suppressed, 0
+        return suppressed
+
+
+_crowd = Crowd()
+
+
 def write(record: Record, seconds: float, *, polled: bool) -> None:
     """The line of a request that took `seconds`, where anybody wants it; `polled` as `Route.polled`."""
-    level = logging.INFO
+    level, suppressed = logging.INFO, 0
     if record.ended_by or record.status >= 400 or polled:
         level = severity(record, polled=polled)
+        if record.reason == CROWD:
+            more = _crowd.next(monotonic())
+            if more is None:
+                return
+            suppressed = more
     if access.isEnabledFor(level):
         # What Logger.info does besides, looking for its caller above all, costs as much as relaying a request.
         line = logging.LogRecord.__new__(logging.LogRecord)
         line.__dict__ = values = _LINES[level].copy()
         values["created"] = time()
-        values["fields"] = fields(record, seconds)
+        values["fields"] = said = fields(record, seconds)
+        if suppressed:
+            said["suppressed"] = suppressed
         access.handle(line)
 
 

@@ -58,10 +58,42 @@ def test_looking_for_idle_clients_is_not_repeated_at_once():
 
 def test_a_flood_is_one_line_in_the_log(caplog):
     limit = ClientLimit(16)
-    told = [limit.refuses(count) for count in range(17, 1017)]
+    told = [limit.may_wait(count, 0.0) for count in range(17, 1017)]
     assert told == [True] * 8 + [False] * 992
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "16 clients are connected" in caplog.text
+
+
+class Told:
+    """A client that was refused."""
+
+    def __init__(self, *, to_spare: bool = True) -> None:
+        self.to_spare = to_spare
+        self.aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_who_was_refused_longest_ago_gives_up_its_place_unless_it_is_being_answered():
+    limit = ClientLimit(16)
+    clients = [Told(to_spare=number != 1) for number in range(8)]
+    for number, client in enumerate(clients):
+        assert limit.may_wait(17 + number, number / 100)
+        limit.waits(client, number / 100)
+    limit.left(clients[2])
+    found = []
+    for now in (0.09, 0.105, 0.115, 0.135, 0.136, 0.99):
+        found.append((limit.may_wait(25, now), [number for number, each in enumerate(clients) if each.aborted]))
+    # Each is sure of its place for a tenth of a second.
+    assert found == [
+        (False, []),
+        (True, [0]),
+        (False, [0]),
+        (True, [0, 3]),
+        (False, [0, 3]),
+        (True, [0, 3, 4]),
+    ]
 
 
 @pytest.fixture
@@ -155,6 +187,28 @@ async def test_a_newcomer_without_room_that_sends_nothing_is_closed_soon_and_a_f
     await turned(lambda: handle.gateway.connections == 3)
     lines = [record for record in handle.logs.records if "clients are connected" in record.getMessage()]
     assert [record.levelno for record in lines] == [logging.WARNING]
+    go_on.set()
+    for client in clients:
+        assert (await client.read_response()).status == 200
+
+
+@pytest.mark.parametrize("first", [b"", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"])
+async def test_newcomers_who_keep_their_places_for_nothing_lose_them_to_the_next(
+    gateway, upstream, connect, three, monkeypatch, first
+):
+    """Silent, or with their answer and an upload that nobody waits for."""
+    monkeypatch.setattr(client_limit, "_QUIET_S", 60.0)
+    monkeypatch.setattr(client_limit, "_SURE_S", 0.0)
+    handle, clients, go_on = await busy_clients(gateway, upstream, connect)
+    waiting = [await connect(handle) for _ in range(ClientLimit(3).refusals)]
+    for each in waiting:
+        await each.send(first)
+        if first:
+            assert (await each.read_response()).status == 503
+    await turned(lambda: handle.gateway.connections == 3 + len(waiting))
+    for number in range(3):
+        own_error(await ask(await connect(handle)), 503, "connection_limit", "overloaded_error")
+        assert await waiting[number].closed in ("fin", "reset")
     go_on.set()
     for client in clients:
         assert (await client.read_response()).status == 200

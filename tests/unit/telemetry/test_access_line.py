@@ -6,7 +6,8 @@ import logging
 import pytest
 
 from gomodel.config.load import from_environ
-from gomodel.telemetry.access_line import access, fields, severity, shown
+from gomodel.telemetry import access_line
+from gomodel.telemetry.access_line import access, fields, severity, shown, write
 from gomodel.telemetry.counters import Telemetry
 from gomodel.telemetry.record import Phase
 
@@ -131,3 +132,17 @@ def test_a_stream_that_was_broken_off_is_seen_at_warn_too(counters, caplog):
     counters.finish(ended(ended_by="client", reason="disconnected", phase=Phase.DATA), "m", 101.0)
     [line] = caplog.records
     assert vars(line)["fields"]["reason"] == "connection_terminated"
+
+
+def test_of_a_crowd_one_line_a_second_is_written_and_says_how_many_more_there_were(caplog, monkeypatch):
+    caplog.set_level(logging.DEBUG, logger="gomodel.access")
+    times = [100.0, 100.1, 100.9, 101.0, 101.1, 105.0, 107.0]
+    monkeypatch.setattr(access_line, "_crowd", access_line.Crowd())
+    monkeypatch.setattr(access_line, "monotonic", iter(times).__next__)
+    crowd, other = ended(status=503, reason="connection_limit"), ended(status=503, reason="spool_full")
+    for _ in times:
+        write(crowd, 0.0, polled=False)
+        write(other, 0.0, polled=False)
+    said = [vars(line)["fields"] for line in caplog.records]
+    assert [each.get("suppressed") for each in said if each["reason"] == "connection_limit"] == [None, 2, 1, None]
+    assert len([each for each in said if each["reason"] == "spool_full"]) == 7
