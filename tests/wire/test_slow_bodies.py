@@ -1,14 +1,16 @@
 """A body that takes long to read: the requests of others are served meanwhile, and it is read to its end."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
+from gomodel.relay import body_search
 from gomodel.selector.turns import STEPS
 
 from ..harness.forms import PATH, form, part
 from ..harness.forms import post as post_form
-from ..harness.scripted import SAFETY_S, request
+from ..harness.scripted import request
 from ..harness.verdicts import CHAT, OK, ask, post
 
 # Thousands of steps each.
@@ -24,9 +26,28 @@ CASES = {
 }
 
 
+class Turns:
+    """Stops at the first pause in reading a body until `go_on`, and counts the others."""
+
+    def __init__(self, monkeypatch):
+        self.count = 0
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+        monkeypatch.setattr(body_search, "asyncio", SimpleNamespace(Lock=asyncio.Lock, sleep=self._sleep))
+
+    async def _sleep(self, seconds):
+        assert seconds == 0
+        self.count += 1
+        self.begun.set()
+        await self.go_on.wait()
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("chunks", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize(("target", "body"), CASES.values(), ids=CASES)
-async def test_others_are_served_while_a_slow_body_is_read(gateway, make_upstream, connect, target, body, chunks):
+async def test_others_are_served_while_a_slow_body_is_read(
+    gateway, make_upstream, connect, monkeypatch, target, body, chunks
+):
+    turns = Turns(monkeypatch)
     upstreams = [await make_upstream() for _ in range(3)]
     for each in upstreams:
         each.repeat(OK)
@@ -40,12 +61,11 @@ async def test_others_are_served_while_a_slow_body_is_read(gateway, make_upstrea
         else request("POST", target, [("Content-Type", "application/json")], sent)
     )
     await sender.send(raw)
-    served = 0
-    async with asyncio.timeout(SAFETY_S):
-        while not upstreams[0].requests + upstreams[1].requests:
-            assert (await ask(client, post(model="vllm-c/n"))).status == 200
-            served += 1
-    assert served > 1
+    await turns.begun.wait()
+    assert (await ask(client, post(model="vllm-c/n"))).status == 200
+    assert upstreams[0].requests + upstreams[1].requests == []
+    turns.go_on.set()
     assert (await sender.read_response()).status == 200
+    assert turns.count > 1
     (seen,) = upstreams[0].requests + upstreams[1].requests
     assert seen.body == body.replace(b"vllm/m", b"m")

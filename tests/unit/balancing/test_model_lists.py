@@ -7,7 +7,7 @@ import pytest
 
 from gomodel.errors import ModelNotFound
 
-from ...harness.scripted import Fin, Stall, WaitFor, chunked, head, json_response, request, response
+from ...harness.scripted import SAFETY_S, Fin, Stall, WaitFor, chunked, head, json_response, request, response
 from ...harness.verdicts import OK, ask, own_error, post, turned
 
 LIST = request("GET", "/v1/models")
@@ -274,15 +274,18 @@ def test_the_patience_is_that_of_the_contract():
 
 
 async def test_a_list_that_comes_late_is_there_the_next_time(pair, connect, monkeypatch):
-    monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", 0.02)
+    monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", SAFETY_S)
     start, _, other = pair
     go_on = asyncio.Event()
     answers(other, WaitFor(go_on), models(entry("late")))
     handle = await start()
     client = await connect(handle)
+    reading = asyncio.create_task(handle.gateway.app.models.merged())
+    await turned(lambda: handle.replica("vllm").models)
+    monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", 0.02)
     assert ids(await ask(client, LIST)) == ["vllm/a"]
     go_on.set()
-    await turned(lambda: handle.replica("vllm-b").models)
+    await reading
     assert ids(await ask(client, LIST)) == ["vllm/a", "vllm-b/late"]
     assert (len(other.probes), len(other.requests)) == (0, 1)
 
