@@ -155,6 +155,19 @@ async def test_leaving_with_everything_unread_ends_the_generation(fragile, upstr
     await untouched(fragile, upstream, connect)
 
 
+@pytest.mark.transports("tcp")
+@pytest.mark.parametrize("begun", [b"", SSE_HEAD + chunked(b"1")], ids=["before the answer", "in the answer"])
+async def test_leaving_resets_the_connection_to_the_instance(fragile, upstream, connect, begun):
+    upstream.on_request(*([begun] if begun else []), Stall())
+    client = await connect(fragile)
+    await client.send(post())
+    connection = (await upstream.wait_for_request()).connection
+    if begun:
+        await client.read_head()
+    client.fin()
+    assert await connection.closed == "reset"
+
+
 async def test_leaving_while_the_instance_does_not_read_the_upload(gateway, make_upstream, connect):
     upstream = await make_upstream(receive_buffer=4096)
     upstream.on_request(ReadHead(), Stall())

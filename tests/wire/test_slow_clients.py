@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from gomodel.telemetry.record import Phase
+
 from ..conftest import LOOP
 from ..harness.leaks import nothing_left
 from ..harness.processes import RUN, WITHOUT_UVLOOP
@@ -123,6 +125,23 @@ async def test_an_upload_that_goes_on_is_no_sign_of_life_from_a_client_that_does
     assert await aborted(handle) == {("client", "write"): 1}
     await upstream.connections[0].closed
     await uploading
+
+
+@pytest.mark.transports("tcp", "tls", "unix")
+async def test_a_client_that_does_not_read_is_waited_for_when_its_upload_has_ended_too(gateway, upstream, connect):
+    upstream.on_request(ReadHead(), SSE_HEAD, MORE_THAN_BUFFERS)
+    handle = await gateway(vllm=upstream)
+    client = await connect(handle, receive_buffer=4096)
+    await client.send(request("POST", "/p/vllm/x", [("Content-Length", "2")]) + b"x")
+    await turned(lambda: [each.phase for each in handle.gateway.telemetry.running.records] == [Phase.WRITE])
+    [record] = handle.gateway.telemetry.running.records
+    relay, since = record.owner, record.since
+    await client.send(b"x")
+    await turned(lambda: relay.channel.sent)
+    assert (record.phase, record.since) == (Phase.WRITE, since)
+    client.reset()
+    assert await aborted(handle) == {("client", "write"): 1}
+    await upstream.connections[0].closed
 
 
 async def slowly(client, size: int, piece: int, every_s: float) -> bytes:

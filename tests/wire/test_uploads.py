@@ -202,8 +202,21 @@ async def test_a_connection_whose_upload_was_answered_early_serves_no_other_requ
     # What it reads next would be taken for the rest of the upload.
     assert (await ask(await connect(handle))).status == 200
     assert served(upstream) == [1, 1]
+    assert await upstream.connections[0].closed == "reset"
     assert not upstream.requests[0].complete
     assert upstream.requests[1].complete
+
+
+async def test_a_request_still_to_be_sent_when_its_answer_ends_the_connection_is_cut_off_by_a_reset(
+    gateway, make_upstream, connect
+):
+    upstream = await make_upstream(receive_buffer=4096)
+    upstream.on_request(ReadHead(), response(b"{}", 200, [("Connection", "close")]), Stall())
+    client = await connect(await gateway(vllm=upstream))
+    answer = await ask(client, request("POST", CHAT, body=b'{"input":"' + b"x" * 4 * BIG + b'","model":"vllm/m"}'))
+    assert answer.status == 200
+    assert await upstream.connections[0].closed == "reset"
+    assert not upstream.requests[0].complete
 
 
 async def test_an_answer_that_streams_while_the_upload_goes_on_gets_all_of_it(gateway, upstream, connect):

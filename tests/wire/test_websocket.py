@@ -226,6 +226,15 @@ async def test_a_101_that_nobody_asked_for_is_a_502(gateway, upstream, connect, 
     await upstream.connections[0].closed
 
 
+async def test_an_offer_that_was_refused_is_none_any_more(gateway, upstream, connect):
+    upstream.on_request(response(b"", 403))
+    upstream.on_request(SWITCH + frame(b"gotcha", key=None), Stall())
+    client = await connect(await gateway(vllm=upstream))
+    assert (await ask(client, handshake())).status == 403
+    own_error(await ask(client, request("GET", "/p/vllm/ws")), 502, "http_upgrade_failed")
+    assert [len(each.requests) for each in upstream.connections] == [2]
+
+
 @pytest.mark.parametrize(
     "framing", [("Content-Length", "5"), ("content-length", "0"), ("Transfer-Encoding", "chunked")]
 )
