@@ -9,7 +9,7 @@ import sys
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from . import audio, chat, completions, messages, pooling, realtime, responses, status
+from . import audio, chat, completions, embeddings, messages, realtime, responses, status
 from .engine import ENGINE, Engine
 from .errors import ApiError, dumps
 
@@ -28,22 +28,16 @@ _GET: dict[str, Handler] = {
 _POST: dict[str, Handler] = {
     "/detokenize": status.detokenize,
     "/ping": status.health,
-    "/pooling": pooling.pooling,
-    "/rerank": pooling.rerank,
-    "/score": pooling.score,
     "/tokenize": status.tokenize,
     "/v1/audio/transcriptions": audio.transcribe,
     "/v1/audio/translations": audio.transcribe,
     "/v1/chat/completions": chat.chat_completions,
     "/v1/completions": completions.completions,
-    "/v1/embeddings": pooling.embeddings,
+    "/v1/embeddings": embeddings.embeddings,
     "/v1/messages": messages.create,
     "/v1/messages/count_tokens": messages.count_tokens,
-    "/v1/rerank": pooling.rerank,
     "/v1/responses": responses.create,
     "/v1/responses/{id}/cancel": responses.cancel,
-    "/v1/score": pooling.score,
-    "/v2/rerank": pooling.rerank,
 }
 
 

@@ -13,10 +13,10 @@ from .errors import Unparsable, ValidationFailed
 from .wire import fault_of
 
 _FIELDS: dict[tuple[type, ...], str] = {
-    (str,): "model role name instructions previous_response_id query encoding_format",
+    (str,): "model role name instructions previous_response_id encoding_format",
     (list,): "messages tools tool_calls stop_sequences tokens",
-    (str, list): "prompt input stop system documents",
-    (int,): "max_tokens max_completion_tokens max_output_tokens min_tokens n seed dimensions top_n",
+    (str, list): "prompt input stop system",
+    (int,): "max_tokens max_completion_tokens max_output_tokens min_tokens n seed dimensions",
     (bool,): "stream ignore_eos background store",
     (dict,): "function parameters input_schema response_format stream_options text",
     (float, int): "temperature top_p",

@@ -78,7 +78,6 @@ class Channel(ResponseHandler):
         """Send `parts`, the head and what is held of the body; `sent` when that is all of it."""
         self.sink = sink
         self.sent = sent
-        self._body = None
         self._head_only = head_only
         transport = self.transport
         if transport is None:

@@ -11,7 +11,7 @@ from aiohttp import FormData
 
 from gomodel.simulator import build_app
 
-from .client import ASK, MODEL, datas, post
+from .client import MODEL, datas, post
 
 
 @pytest.fixture
@@ -35,41 +35,6 @@ async def test_embeddings_agree_in_every_encoding(client: Any) -> None:
 async def test_dimensions_are_what_was_asked_for(client: Any, dimensions: int | None, size: int) -> None:
     answer = await post(client, "/v1/embeddings", {"input": "x", "dimensions": dimensions})
     assert len(answer["data"][0]["embedding"]) == size
-
-
-@pytest.mark.parametrize("path", ["/score", "/v1/score"])
-@pytest.mark.parametrize(
-    ("pair", "scores"),
-    [({"text_1": "a", "text_2": ["b", "a"]}, 2), ({"queries": ["a", "b"], "documents": ["b", "a"]}, 2)],
-)
-async def test_scores_come_per_pair(client: Any, path: str, pair: Any, scores: int) -> None:
-    answer = await post(client, path, pair)
-    assert [item["index"] for item in answer["data"]] == list(range(scores))
-    assert all(0 <= item["score"] <= 1 for item in answer["data"])
-
-
-@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
-async def test_rerank_orders_documents_by_likeness(client: Any, path: str) -> None:
-    documents = ["quantum flux", "a cat sat", "the dog sat"]
-    answer = await post(client, path, {"query": "the cat sat", "documents": documents, "top_n": 2})
-    scores = [result["relevance_score"] for result in answer["results"]]
-    assert len(scores) == 2
-    assert scores == sorted(scores, reverse=True)
-    assert all(result["document"]["text"] == documents[result["index"]] for result in answer["results"])
-    assert 0 not in [result["index"] for result in answer["results"]]
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "kind"),
-    [
-        ("/pooling", {"input": ["a", "b"]}, "data"),
-        ("/pooling", {"messages": ASK}, "data"),
-    ],
-)
-async def test_pooling_routes_answer_per_input(client: Any, path: str, body: Any, kind: str) -> None:
-    answer = await post(client, path, body)
-    assert [item["index"] for item in answer["data"]] == list(range(len(body.get("input", [0]))))
-    assert all(kind in item for item in answer["data"])
 
 
 def upload(*fields: tuple[str, str], size: int = 3_000_000) -> FormData:

@@ -94,8 +94,6 @@ BAD = "Bad Request"
         ("/v1/embeddings", {"model": MODEL}, 400, BAD, "body.input"),
         ("/v1/embeddings", {"input": "x", "encoding_format": "hex"}, 400, BAD, "body.encoding_format"),
         ("/v1/embeddings", {"input": "x", "dimensions": 0}, 400, "BadRequestError", "dimensions"),
-        ("/v1/score", {"text_1": "x"}, 400, BAD, "body.text_2"),
-        ("/v1/score", {"text_1": ["x", "y"], "text_2": ["z"]}, 400, "BadRequestError", None),
         ("/v1/responses", {"model": MODEL}, 400, BAD, "body.input"),
         ("/v1/responses", {"input": "x", "previous_response_id": "no"}, 404, "invalid_request_error", "response_id"),
         ("/v1/responses/no/cancel", {}, 404, "invalid_request_error", "response_id"),
