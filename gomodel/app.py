@@ -3,8 +3,10 @@
 Decides what each kind of route does with a request. Knows nothing of sockets, signals or processes.
 """
 
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
+from .access.callers import Callers
+from .access.rights import known_caller
 from .balancing.instances import Providers
 from .balancing.model_lists import ModelLists
 from .balancing.stored_responses import Affinity
@@ -14,12 +16,25 @@ from .downstream.request import Handler, Reply, Request
 from .errors import NotFound, Overloaded
 from .http1.forwarded import TrustedProxies
 from .http1.origins import Origins, is_loopback
-from .middleware import Checks, Middleware, Recording, allowed, compose, errors, master_key, sanity
+from .middleware import (
+    CallerChecks,
+    CallerRecording,
+    Check,
+    Checks,
+    Middleware,
+    Recording,
+    allowed,
+    compose,
+    errors,
+    master_key,
+    sanity,
+)
 from .operations.handlers import Operations
 from .operations.status_page import status_page
 from .relay.forward import Forwarder
 from .relay.inference import Inference
 from .relay.passthrough import Passthrough
+from .relay.permitted import PermittedForwarder
 from .relay.realtime import Realtime
 from .routes.route import Kind
 from .routes.router import Router
@@ -45,12 +60,16 @@ class App:
         known = previous.providers if previous is not None else None
         self.providers: Providers = Providers(config, known, network, telemetry.gaps)
         self.models: ModelLists = ModelLists(self.providers, config, previous.models if previous is not None else None)
-        self._forwarder = Forwarder(self.providers, telemetry, config.retry, self.models.reread)
+        self.callers: Callers | None = None
+        if config.keys is not None:
+            self.callers = Callers(config.keys, config.master_keys, previous.callers if previous is not None else None)
+        forwarder = Forwarder if self.callers is None else PermittedForwarder
+        self._forwarder = forwarder(self.providers, telemetry, config.retry, self.models.reread)
         self._affinity: Affinity = Affinity(self.providers, previous._affinity if previous is not None else None)
         self._inference = Inference(
             self.providers, self.models, self._forwarder, self._affinity, config.body_limit_bytes
         )
-        self._operations = Operations(telemetry, self.providers, self.models, lambda: self.draining)
+        self._operations = Operations(telemetry, self.providers, self.models, lambda: self.draining, self.callers)
         router = Router(
             base_path=config.base_path or "/",
             passthrough=config.passthrough,
@@ -73,14 +92,20 @@ class App:
             **self._operations.handlers,
         }
         strip = frozenset(name.encode() for name in config.strip_request_headers)
+        if self.callers is not None:
+            strip |= {b"x-vllm-priority"}  # who comes first is for the keys file to say
         proxies = TrustedProxies(config.forwarded_allow_ips) if config.forwarded_allow_ips else None
         origins = Origins(config.cors_allow_origins) if config.cors_allow_origins else None
-        if config.master_key is not None:
-            door = master_key(config.master_key)
+        if self.callers is not None:
+            door: Check = known_caller(self.callers)
+        elif config.master_keys:
+            door = master_key(config.master_keys)
         else:
             door = own_pages(origins, loopback=config.port is not None and is_loopback(config.host))
-        self._recording = Recording(telemetry, router, self.providers, strip, proxies)
-        self._checks = Checks([sanity, *([preflights(origins)] if origins is not None else []), door, allowed])
+        checks = [sanity, *([preflights(origins)] if origins is not None else []), door, allowed]
+        recording = Recording if self.callers is None else CallerRecording
+        self._recording = recording(telemetry, router, self.providers, strip, proxies)
+        self._checks = Checks(checks) if self.callers is None else CallerChecks(checks, self.callers)
         self._shared = origins is not None
         shared = [sharing(origins)] if origins is not None else []
         layers: list[Middleware] = [self._recording, *shared, errors, self._checks]
@@ -122,7 +147,7 @@ class App:
     def _dispatch(self, request: Request) -> Awaitable[Reply | None]:
         outgoing, request.outgoing = request.outgoing, None
         if outgoing is not None:
-            return self._forwarder.forward(outgoing)
+            return self._forwarder.go_on(outgoing)
         if self.refusing and request.route.kind not in _OPERATORS:
             raise Overloaded("The gateway is shutting down.", code="draining", retry_after_s=5)
         handler = self._handlers.get(request.route.kind)
@@ -132,11 +157,11 @@ class App:
 
     async def model_list(self, request: Request) -> Reply:
         """GET /v1/models."""
-        return Reply(200, await self.models.merged())
+        return Reply(200, await self.models.merged(_allows(request)))
 
     async def model(self, request: Request) -> Reply:
         """GET /v1/models/{id}."""
-        return Reply(200, await self.models.one(request.route.id))
+        return Reply(200, await self.models.one(request.route.id, _allows(request)))
 
     async def health(self, request: Request) -> Reply:
         """Alive; says nothing of instances. A probe of our own that comes back here is told so (RFC 5842 7.2)."""
@@ -147,13 +172,25 @@ class App:
     def start(self) -> None:
         """Begin what goes on in the background."""
         self._operations.start()
+        if self.callers is not None:
+            self.callers.start()
 
     def stop(self) -> None:
         """End what goes on in the background; another app serves from now on."""
         self._operations.stop()
+        if self.callers is not None:
+            self.callers.stop()
 
     async def close(self, shared: Collection[Replica] = ()) -> None:
         """Give back what it holds, but for the replicas in `shared`, which another app goes on with."""
+        if self.callers is not None:
+            self.callers.stop()
         await self._operations.close()
         await self.models.close()
         await self.providers.close(shared)
+
+
+def _allows(request: Request) -> Callable[[str, str], bool] | None:
+    """What may be asked for, where that is not everything."""
+    caller = request.caller
+    return caller.allows if caller is not None and caller.entry.models else None

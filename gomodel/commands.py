@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 OK = 0
 FAILED = 1
+WRONG_USE = 2
 CONFIG_ERROR = 64  # EX_USAGE of sysexits.h
 INTERRUPTED = 130
 
@@ -143,9 +144,27 @@ def _refuse_platform() -> int:
     return FAILED
 
 
+def _new_key(options: "Namespace | None") -> int:
+    from .access.new_key import new_key  # noqa: PLC0415
+    from .config.keys_file import checked_name  # noqa: PLC0415
+
+    assert options is not None
+    try:
+        new_key(checked_name(options.name))
+    except ValueError as error:
+        print(f"gomodel new-key: {options.name!r}: {error}", file=sys.stderr)
+        return WRONG_USE
+    return OK
+
+
+def _new_key_options(parser: "ArgumentParser") -> None:
+    parser.add_argument("name", metavar="NAME", help="who gets it, as logs and metrics will say")
+
+
 # The first is meant where none is named.
 COMMANDS = (
     Command("serve", "serve what the environment describes (default)", serve, epilog=_variables),
     Command("check", "check the configuration, ask every instance once, and exit", _check),
     Command("demo", "serve in front of a simulated vLLM: no GPU, no model, no key", _demo, _demo_options),
+    Command("new-key", "print a new key once, and its entry for the keys file", _new_key, _new_key_options),
 )

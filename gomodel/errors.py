@@ -164,6 +164,14 @@ class Forbidden(ClientError):
     code = "admin_route_closed"
 
 
+class NotAllowed(ClientError):
+    """The caller's key is good, but not for this route or model (contract section 9)."""
+
+    status = 403
+    type = "permission_error"
+    code = "not_allowed"
+
+
 class ForeignOrigin(ClientError):
     """A page of another site, which its browser keeps from reading this."""
 

@@ -9,10 +9,11 @@ methods, which `App.begin` calls for a request whose body is here, in the same o
 import asyncio
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from time import monotonic
 
+from .access.callers import Callers
 from .balancing.instances import Providers
 from .config.settings import Secret
 from .dialects import anthropic_body, openai_body
@@ -124,6 +125,17 @@ def _client(proxies: TrustedProxies, request: Request) -> str:
     return fields.client
 
 
+class CallerRecording(Recording):
+    """The same where callers are told apart: what a caller has running and what ended is counted with it."""
+
+    def end(self, request: Request) -> None:
+        """It is over, and its record says how it ended."""
+        super().end(request)
+        record = request.record
+        if record.caller is not None:
+            record.caller.leave(record.status)
+
+
 async def errors(request: Request, handler: Handler) -> Reply | None:
     """The one place where a failure becomes a response; what is no GatewayError is a bug and says nothing of itself."""
     try:
@@ -168,14 +180,15 @@ class Checks:
 
     def answer(self, request: Request) -> Reply | None:
         """None for a request that passes. Raises GatewayError."""
-        fields = request.fields
-        if fields.allowed:
-            return None
+        return None if request.fields.allowed else self._look(request, verdict=True)
+
+    def _look(self, request: Request, verdict: object) -> Reply | None:
+        """`verdict` is what is remembered with a head that passes."""
         for check in self._checks:
             reply = check(request)
             if reply is not None:
                 return reply
-        fields.allowed = True
+        request.fields.allowed = verdict
         return None
 
     def __call__(self, request: Request, handler: Handler) -> Awaitable[Reply | None]:
@@ -184,6 +197,25 @@ class Checks:
             raise refusal
         reply = self.answer(request)
         return handler(request) if reply is None else _given(reply)
+
+
+class CallerChecks(Checks):
+    """The same where callers are told apart: what is remembered of a head holds as long as the keys do."""
+
+    def __init__(self, checks: list[Check], callers: Callers) -> None:
+        super().__init__(checks)
+        self._callers = callers
+
+    def answer(self, request: Request) -> Reply | None:
+        """As Checks; the record knows the caller then, even where it may not what it asks."""
+        fields, record, verdict = request.fields, request.record, self._callers.verdict
+        try:
+            return None if fields.allowed is verdict else self._look(request, verdict)
+        finally:
+            caller = fields.caller
+            if caller is not None and record.caller is None:
+                record.caller = caller
+                caller.enter()
 
 
 async def _given(reply: Reply) -> Reply:
@@ -200,30 +232,20 @@ def sanity(request: Request) -> None:
     request.fields.check(request.http_10)
 
 
-def master_key(key: Secret) -> Check:
-    """Let in who presents the key; missing, wrong and doubled keys read the same (contract section 2)."""
-    expected = key.reveal().encode()
-
-    def authenticate(request: Request) -> None:
-        if not request.route.open and not presents(request.fields, expected):
-            raise Unauthorized
-
-    return authenticate
-
-
-def presents(fields: RequestFields, expected: bytes) -> bool:
-    """Whether Authorization, x-api-key, api-key or a WebSocket's subprotocol holds the key, each one at most.
+def master_key(keys: Iterable[Secret]) -> Check:
+    """Let in who presents one of the keys; missing, wrong and doubled keys read the same (contract section 2).
 
     Compared in constant time, as bytes.
     """
-    keys = fields.keys
-    if len(fields.authorization) > 1 or (len(keys) > 1 and len(dict(keys)) < len(keys)):
-        return False
-    if fields.authorization:
-        scheme, _, token = fields.authorization[0].partition(b" ")
-        if scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), expected):
-            return True
-    return any(hmac.compare_digest(key, expected) for _, key in keys)
+    expected = [key.reveal().encode() for key in keys]
+
+    def authenticate(request: Request) -> None:
+        if not request.route.open and not any(
+            hmac.compare_digest(key, each) for key in request.fields.presented() for each in expected
+        ):
+            raise Unauthorized
+
+    return authenticate
 
 
 def allowed(request: Request) -> Reply | None:

@@ -21,6 +21,9 @@ from .instances import Providers
 
 _logger = logging.getLogger("gomodel")
 
+# Whether a caller may ask an instance for a model.
+Allows = Callable[[str, str], bool]
+
 # An answer waits this long for lists at most; a slower instance's list arrives for the next one.
 PATIENCE_S = 2.0
 _FETCH_TIMEOUT_S = 10.0
@@ -110,45 +113,50 @@ class ModelLists:
                 each.publish()
             providers.index()
 
-    async def merged(self) -> bytes:
-        """The body of GET /v1/models. Raises Overloaded (503) when nothing is known of any instance."""
+    async def merged(self, allows: Allows | None = None) -> bytes:
+        """The body of GET /v1/models; of those that `allows` where it is given.
+
+        Raises Overloaded (503) when nothing is known of any instance.
+        """
         await self._refresh(self._refresh_s)
         self._require_something()
-        if self._ids == "prefixed":
+        if self._ids == "prefixed" and allows is None:
             parts = [each.encoded for each in self.lists if each.entries]
         else:
-            parts = await self._renamed()
+            parts = await self._renamed(allows)
         return b'{"object": "list", "data": [%b]}' % b", ".join(parts)
 
-    async def _renamed(self) -> list[bytes]:
+    async def _renamed(self, allows: Allows | None) -> list[bytes]:
         """The entries under the ids that MODEL_IDS asks for; a bare id that several instances list comes once.
 
         One that begins like an instance's name keeps its prefix, for alone it would mean a model of that instance.
         """
         bare: dict[str, bytes] = {}
         prefixed = []
-        for entries in [each.entries for each in self.lists]:
+        only_prefixed, both = self._ids == "prefixed", self._ids == "both"
+        for instance, entries in [(each.replica.name, each.entries) for each in self.lists]:
             for at, entry in enumerate(entries.values(), 1):
-                misleading = entry.id.partition("/")[0] in self._providers.instances
-                if not misleading:
-                    bare.setdefault(entry.id, entry.bare)
-                if misleading or self._ids == "both":
-                    prefixed.append(entry.encoded)
+                if allows is None or allows(instance, entry.id):
+                    misleading = only_prefixed or entry.id.partition("/")[0] in self._providers.instances
+                    if not misleading:
+                        bare.setdefault(entry.id, entry.bare)
+                    if misleading or both:
+                        prefixed.append(entry.encoded)
                 if not at % _ENTRIES_PER_TURN:
                     await asyncio.sleep(0)
         return [*prefixed, *bare.values()]
 
-    async def one(self, model_id: str) -> bytes:
+    async def one(self, model_id: str, allows: Allows | None = None) -> bytes:
         """The body of GET /v1/models/{id}; `model_id` with its prefix, or a bare id; within PATIENCE_S.
 
-        Raises ModelNotFound or Overloaded.
+        Of those that `allows` where it is given. Raises ModelNotFound or Overloaded.
         """
         until = monotonic() + PATIENCE_S
         await self._refresh(self._refresh_s)
-        found = self._find(model_id)
+        found = self._find(model_id, allows)
         if found is None:
-            await self.learn_unknown(lambda: self._find(model_id), until)
-            found = self._find(model_id)
+            await self.learn_unknown(lambda: self._find(model_id, allows), until)
+            found = self._find(model_id, allows)
         if found is None:
             self._require_something()
             raise self._providers.unknown(model_id)
@@ -195,15 +203,15 @@ class ModelLists:
     def _unknown_done(self, task: asyncio.Task[None]) -> None:
         self._unknown = None
 
-    def _find(self, model_id: str) -> bytes | None:
+    def _find(self, model_id: str, allows: Allows | None) -> bytes | None:
         """What is said of a model under the id that was asked for, or prefixed where bare ids are not listed."""
         head, _, rest = model_id.partition("/")
         for each in self.lists:
-            if each.replica.name == head and rest in each.entries:
+            if each.replica.name == head and rest in each.entries and (allows is None or allows(head, rest)):
                 return each.entries[rest].encoded
         for each in self.lists:
             entry = each.entries.get(model_id)
-            if entry is not None:
+            if entry is not None and (allows is None or allows(each.replica.name, model_id)):
                 return entry.encoded if self._ids == "prefixed" else entry.bare
         return None
 

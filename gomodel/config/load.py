@@ -5,16 +5,17 @@ Opens only the files that `*_FILE` names, TLS_*_FILE among them. Knows nothing o
 warnings are handed over in the Config. No problem and no warning ever holds a secret's value.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from . import dotenv_file
 from .files import Files
 from .instances import Listener, instances
+from .keys_file import KEYS_FILE_BYTES, digests_of, parse
 from .reader import Reader
 from .registry import ANY_HOST, LOOPBACK_HOST, OF_GOMODEL, VARIABLES
-from .settings import BreakerConfig, Certificate, Config, ConfigError, Retry, Timeouts
+from .settings import BreakerConfig, Certificate, Config, ConfigError, Keys, Retry, Secret, Timeouts
 from .typos import warn_of_unknown_names
 
 # A chain of certificates takes some kilobytes.
@@ -27,10 +28,11 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
     `ours` are the names that were set for gomodel alone: each unknown one among them is worth a warning.
     """
     reader = Reader(environ, files or Files())
-    master_key = reader.secret(VARIABLES["GOMODEL_MASTER_KEY"])
+    master_keys = reader.secrets(VARIABLES["GOMODEL_MASTER_KEY"])
     v = {each.name: reader.value(each) for each in OF_GOMODEL if not each.secret and not each.content}
     # Who needs no key is on this host, unless the operator says otherwise.
-    host = v["HOST"] or (ANY_HOST if reader.given_secret("GOMODEL_MASTER_KEY") else LOOPBACK_HOST)
+    keyed = reader.given_secret("GOMODEL_MASTER_KEY") or reader.given("GOMODEL_KEYS_FILE")
+    host = v["HOST"] or (ANY_HOST if keyed else LOOPBACK_HOST)
     port = None if v["GOMODEL_UNIX_SOCKET"] and not reader.given("PORT") else v["PORT"]
     # A PORT that was refused is no port to compare addresses with; its default would accuse the wrong variable.
     listened_port = None if any(problem.startswith("PORT:") for problem in reader.problems) else port
@@ -40,7 +42,8 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
         host=host,
         port=port,
         unix_socket=v["GOMODEL_UNIX_SOCKET"],
-        master_key=master_key,
+        master_keys=master_keys,
+        keys=_keys(reader, master_keys),
         model_ids=v["MODEL_IDS"],
         cors_allow_origins=v["CORS_ALLOW_ORIGINS"],
         base_path=v["BASE_PATH"],
@@ -93,6 +96,19 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
     return replace(config, warnings=tuple(reader.warnings))
 
 
+def _keys(reader: Reader, master_keys: Iterable[Secret]) -> Keys | None:
+    data = reader.file("GOMODEL_KEYS_FILE", KEYS_FILE_BYTES)
+    if data is None:
+        return None
+    path = reader.environ["GOMODEL_KEYS_FILE"].strip()
+    try:
+        return Keys(path, parse(data, digests_of(master_keys)))
+    except ConfigError as error:
+        for problem in error.problems:
+            reader.problem("GOMODEL_KEYS_FILE", f"{path!r} {problem}")
+        return None
+
+
 def _certificate(reader: Reader) -> Certificate | None:
     chain, key = (reader.file(name, _PEM_BYTES) for name in ("TLS_CERT_FILE", "TLS_KEY_FILE"))
     return None if chain is None or key is None else Certificate(chain, key)
@@ -127,7 +143,11 @@ def _cross_check(reader: Reader, config: Config) -> None:
         if reader.given(name) and not reader.given(other):
             reader.problem(name, f"is set but {other} is not; TLS needs both")
     warn = reader.warnings.append
-    if config.master_key is None:
+    if config.keys is not None and not config.master_keys and not any(each.admin for each in config.keys.entries):
+        warn(
+            "GOMODEL_MASTER_KEY is not set and no entry of GOMODEL_KEYS_FILE has admin = true: /admin is closed to all"
+        )
+    if not config.needs_key:
         alone = config.port is not None and not reader.given("HOST")
         who = (
             "everybody on this host, which alone is served unless HOST is set"

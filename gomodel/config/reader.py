@@ -15,6 +15,8 @@ from .variable import FILE_SUFFIX, Variable
 
 # Longer than any key; a header line of aiohttp and of uvicorn could not carry more.
 _KEY_FILE_BYTES = 8000
+# The old, the new and some to spare.
+_KEYS = 8
 _QUOTES = "\"'"
 
 _T = TypeVar("_T")
@@ -65,17 +67,24 @@ class Reader:
 
     def secret(self, variable: Variable, name: str | None = None) -> Secret | None:
         """The key in the variable, or in `name` in its place, or in the file that `<name>_FILE` names."""
-        name = name or variable.name
+        return next(iter(self._secrets(variable, name or variable.name, 1)), None)
+
+    def secrets(self, variable: Variable) -> tuple[Secret, ...]:
+        """As `secret`, where the file may hold several keys, one a line: the next beside the one it replaces."""
+        return self._secrets(variable, variable.name, _KEYS)
+
+    def _secrets(self, variable: Variable, name: str, most: int) -> tuple[Secret, ...]:
         file = name + FILE_SUFFIX
         if self.given(name) and self.given(file):
             self.problem(name, f"is set and so is {file}; keep one of the two")
-            return None
+            return ()
         key: str | None = self.parsed(name, variable.parse, trim=False)
-        if key is None:
-            key = self.parsed(file, lambda path: self._key_in(path, variable.parse))
-            if key is not None and _is_quoted(key):
-                self.warnings.append(f"{file}: the key begins and ends with a quote, which is part of it")
-        return None if key is None else Secret(key)
+        if key is not None:
+            return (Secret(key),)
+        keys: list[str] = self.parsed(file, lambda path: self._keys_in(path, variable.parse, most)) or []
+        if any(map(_is_quoted, keys)):
+            self.warnings.append(f"{file}: the key begins and ends with a quote, which is part of it")
+        return tuple(map(Secret, keys))
 
     def file(self, name: str, limit_bytes: int) -> bytes | None:
         """What is in the file that the variable names; None when it is unset or a problem was noted."""
@@ -87,14 +96,22 @@ class Reader:
         if path and os.path.exists(path) and not os.path.isfile(path):
             self.problem(name, f"{path!r} is no file")
 
-    def _key_in(self, path: str, parse: Callable[[str], str]) -> str:
-        """The key a secret file holds, without one trailing newline. Raises ValueError."""
+    def _keys_in(self, path: str, parse: Callable[[str], str], most: int) -> list[str]:
+        """The keys a secret file holds, up to `most`: of one alone nothing but a trailing newline is taken away.
+
+        Raises ValueError.
+        """
         # latin-1 cannot fail; bytes outside ASCII are then refused as they are in a variable.
-        key = re.sub(r"\r?\n\Z", "", self._content(path, _KEY_FILE_BYTES).decode("latin-1"))
+        text = re.sub(r"\r?\n\Z", "", self._content(path, _KEY_FILE_BYTES).decode("latin-1"))
+        lines = re.split(r"\r?\n", text) if most > 1 else [text]
         try:
-            if not key:
+            if not text:
                 raise ValueError("is empty")
-            return parse(key)
+            if not all(lines):
+                raise ValueError("holds whitespace: an empty line")
+            if len(lines) > most:
+                raise ValueError(f"holds more than {most} keys")
+            return [parse(line) for line in lines]
         except ValueError as error:
             raise ValueError(f"{path!r} {error}") from None
 

@@ -66,7 +66,11 @@ SECTIONS = (
     )),
     Section("Access", (
         Variable("GOMODEL_MASTER_KEY", values.bearer_token, "", secret=True, first=True, meaning=
-            "Key that callers must present, as Bearer, `x-api-key` or `api-key`; without one everything is open."),
+            "Key that callers must present, as Bearer, `x-api-key` or `api-key`; without one everything is open. The "
+            "file may hold several, one a line: the next beside the one that it replaces."),
+        Variable("GOMODEL_KEYS_FILE", str, "", content=True, first=True, meaning=
+            "TOML file of further keys, each with a name, its rights and limits (docs/contract.md, section 9); read "
+            "again when it changes. `gomodel new-key NAME` makes an entry."),
         Variable("CORS_ALLOW_ORIGINS", addresses.origins, "", absent=(), meaning=
             "Origins whose pages may call the API, such as "
             "`https://app.example,http://localhost:3000`; `*` is every one."),
@@ -81,7 +85,7 @@ SECTIONS = (
     )),
     Section("Listener", (
         Variable("HOST", addresses.listen_host, "", first=True,
-                 otherwise=f"`{ANY_HOST}` with a master key, else `{LOOPBACK_HOST}`", meaning=
+                 otherwise=f"`{ANY_HOST}` where a key is needed, else `{LOOPBACK_HOST}`", meaning=
             "Address or name to listen on; `0.0.0.0` is every IPv4 address, `::` every address of both kinds, "
             "`localhost` this host alone. The container image sets it."),
         Variable("PORT", values.integer(0, 65535), "8080", first=True, meaning=

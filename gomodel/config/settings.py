@@ -72,6 +72,33 @@ class InstanceConfig:
         return any(each.base_url.startswith("https:") for each in self.servers)
 
 
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An entry of the keys file: who may ask, and how much; contract section 9. A limit that is None is none."""
+
+    name: str
+    digests: tuple[bytes, ...] = field(repr=False)  # SHA-256 of each key that its holder may present
+    in_flight: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    models: tuple[str, ...] = ()  # patterns; without one every model
+    when_full: str = "refuse"
+    priority: int | None = None
+    weight: float = 1.0
+    passthrough: bool = False
+    admin: bool = False
+    metrics: bool = False
+    expires_at: float = float("inf")  # POSIX time
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys file, and what was in it."""
+
+    path: str
+    entries: tuple[Key, ...]
+
+
 def variable_of(instance: str, what: str) -> str:
     """The variable of an instance for `what`, such as API_KEY, as operators would write it."""
     return f"{instance.upper().replace('-', '_')}_{what}"
@@ -128,7 +155,8 @@ class Config:
     host: str
     port: int | None
     unix_socket: str | None
-    master_key: Secret | None
+    master_keys: tuple[Secret, ...]  # each lets in; several while one replaces another
+    keys: Keys | None
     model_ids: Literal["prefixed", "bare", "both"]
     cors_allow_origins: tuple[str, ...]
     base_path: str
@@ -161,6 +189,11 @@ class Config:
     def servers(self) -> int:
         """How many servers there are behind all instances."""
         return sum(len(each.servers) for each in self.instances)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether callers must present a key."""
+        return bool(self.master_keys) or self.keys is not None
 
 
 class ConfigError(Exception):

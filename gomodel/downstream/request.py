@@ -168,6 +168,11 @@ class Request:
         self.fields: RequestFields
         self.route: Any = None
 
+    @property
+    def caller(self) -> Any:
+        """Whose key it has (`access.caller`), once the checks are passed; None where callers are not told apart."""
+        return self.fields.caller
+
 
 Handler = Callable[[Request], Awaitable[Reply | None]]
 Begin = Callable[[Request], bool]  # whether an answer is under way

@@ -6,6 +6,7 @@ that cross keep their order, case, duplicates and every byte of their value. Pur
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ..errors import BadRequest
 from .hop_by_hop import HOP_BY_HOP, PROTECTED_OPTIONS, connection_options
@@ -96,6 +97,7 @@ class RequestFields:
         "allowed",
         "around_length",
         "authorization",
+        "caller",
         "chunked",
         "client",
         "codings",
@@ -124,7 +126,8 @@ class RequestFields:
         """`strip` is lower case: the operator's STRIP_REQUEST_HEADERS. `kinds`: as `kinds_of_fields` makes them."""
         self.around_length: tuple[bytes, bytes] | None = None
         self.varied = False  # by `vary`
-        self.allowed = False  # a head with these fields has passed every check of the chain
+        self.allowed: object = False  # a head with these fields has passed every check of the chain
+        self.caller: Any = None  # whose key it has, where callers are told apart
         self.client = ""  # behind the proxies that are believed; only where there are any
         self.content_length: int | None = None
         self.content_type = b""
@@ -227,6 +230,21 @@ class RequestFields:
             if named & PROTECTED_OPTIONS:
                 raise BadRequest("The Connection header names a field that frames or routes the request.")
             self.forwarded = [pair for pair in self.forwarded if pair[0].lower() not in named]
+
+    def presented(self) -> list[bytes]:
+        """The keys that it shows: bearer token, x-api-key, api-key, a WebSocket's subprotocol; each of them once.
+
+        Nothing when one of them is there twice: servers disagree on which one counts.
+        """
+        keys = self.keys
+        if len(self.authorization) > 1 or (len(keys) > 1 and len(dict(keys)) < len(keys)):
+            return []
+        shown = [key for _, key in keys]
+        if self.authorization:
+            scheme, _, token = self.authorization[0].partition(b" ")
+            if scheme.lower() == b"bearer":
+                shown.insert(0, token.strip(b" "))
+        return shown
 
     def write_once(self) -> None:
         """Write the lines that go upstream around the digits of Content-Length, for a head that may come again."""

@@ -116,6 +116,20 @@ FAMILIES = (
         "How late the event loop ran a timer, looked at about once a second.",
         _histograms,
     ),
+    Family(
+        "gomodel_key_requests_total",
+        "counter",
+        ("key", "code"),
+        "Requests that ended, by the name of the key in the keys file, or master. Without a keys file there are none.",
+    ),
+    Family("gomodel_key_requests_in_flight", "gauge", ("key",), "Requests that run now, by the name of the key."),
+    Family(
+        "gomodel_keys_file_broken",
+        "gauge",
+        (),
+        "1 while the keys file has changed and cannot be used: the keys before stay. The log says why.",
+        max,
+    ),
     Family("gomodel_build_info", "gauge", ("version",), "Always 1.", max),
     # Under the names that every dashboard for processes knows. The supervisor of several workers is not among them: it
     # waits.

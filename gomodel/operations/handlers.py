@@ -10,6 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from ..access.callers import Callers
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..downstream.request import Handler, Reply, Request
@@ -33,11 +34,13 @@ class Operations:
         providers: Providers,
         models: ModelLists,
         draining: Callable[[], bool],
+        callers: Callers | None = None,
     ) -> None:
         self._telemetry = telemetry
         self._providers = providers
         self._models = models
         self._draining = draining
+        self._callers = callers
         self._probes = Probes(providers.replicas, on_alive=models.keep_fresh)
         self.handlers: dict[Kind, Handler] = {
             Kind.READY: self.ready,
@@ -87,7 +90,7 @@ class Operations:
         return Reply(200, json.dumps({"id": request_id, "aborted": count}).encode())
 
     def _snapshot(self, asked_by: Record | None) -> dict[str, Any]:
-        return snapshot(self._telemetry, self._providers, self._models, asked_by)
+        return snapshot(self._telemetry, self._providers, self._models, asked_by, self._callers)
 
     def _listed(self, asked_by: Record | None) -> list[dict[str, Any]]:
         return listed(self._telemetry.running.records, monotonic(), asked_by)

@@ -11,6 +11,7 @@ from itertools import accumulate
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ..access.callers import Callers
 from ..balancing.instance import Instance
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
@@ -38,7 +39,11 @@ _RUNNING_PHASES = PHASE_WORDS[:-1]
 
 
 def snapshot(
-    telemetry: Telemetry, providers: Providers, models: ModelLists, asked_by: Record | None = None
+    telemetry: Telemetry,
+    providers: Providers,
+    models: ModelLists,
+    asked_by: Record | None = None,
+    callers: Callers | None = None,
 ) -> Snapshot:
     """Every number of this process now, without the request that asks for them."""
     names = list(providers.instances)
@@ -81,6 +86,8 @@ def snapshot(
         "gomodel_build_info": [((VERSION,), 1)],
         **{name: [((), number)] for name, number in process_metrics().items()},
     }
+    if callers is not None:
+        numbers |= _of_keys(callers, telemetry, asked_by)
     return {name: list(samples) for name, samples in numbers.items()}
 
 
@@ -88,6 +95,21 @@ def _up(instance: Instance) -> int | None:
     """1 when one of its replicas is up, None while that is not known."""
     states = [each.health.state for each in instance.replicas]
     return 1 if State.UP in states else None if State.UNKNOWN in states else 0
+
+
+def _of_keys(callers: Callers, telemetry: Telemetry, asked_by: Record | None) -> dict[str, Iterable[Any]]:
+    met = list(callers.met)
+    running = {each.name: 0 for each in met}
+    for record in telemetry.running.records:
+        if record.caller is not None and record is not asked_by:
+            running[record.caller.name] += 1
+    return {
+        "gomodel_key_requests_total": (
+            ((each.name, str(code)), count) for each in met for code, count in each.ended.items()
+        ),
+        "gomodel_key_requests_in_flight": (((name,), count) for name, count in running.items()),
+        "gomodel_keys_file_broken": [((), int(callers.broken))],
+    }
 
 
 def _plain(histogram: Histogram) -> list[Any]:

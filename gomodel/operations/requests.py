@@ -46,6 +46,7 @@ def _entry(record: Record, now: float) -> dict[str, Any]:
         "path": path_of(record) or None,
         "method": record.method,
         "client": record.client,
+        "key": record.caller.name if record.caller is not None else None,
         "phase": PHASE_WORDS[record.phase],
         "phase_s": round(now - record.since, 3),
         "age_s": round(now - record.started, 3),

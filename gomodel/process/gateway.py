@@ -9,11 +9,12 @@ import logging
 import socket
 import ssl
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from ..app import App
 from ..balancing.instances import Providers
-from ..config.settings import Config
+from ..config.settings import Config, Keys
 from ..downstream.client_limit import ClientLimit
 from ..downstream.request import Reply, Request
 from ..downstream.server import Server
@@ -128,6 +129,15 @@ class Gateway:
         self._retiring[old] = task
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    def take_keys(self, keys: Keys | None, *, broken: bool) -> None:
+        """Let in by `keys` from the next request on, or go on with those before; `broken`: their file is of no use."""
+        callers = self.app.callers
+        if callers is not None:
+            callers.broken = broken
+            if keys is not None:
+                self.config = replace(self.config, keys=keys)
+                callers.take(keys)
 
     async def _retire(self, app: App, records: set[Record]) -> None:
         """Close what only `app` uses, once the requests that ran when it was replaced are over."""

@@ -163,8 +163,10 @@ def _vanished(config: Config, current: Config) -> list[str]:
     nobody named; whoever means it can restart.
     """
     problems = []
-    if current.master_key is not None and config.master_key is None:
+    if current.master_keys and not config.master_keys:
         problems.append("GOMODEL_MASTER_KEY was set and is gone; restart to serve without a key")
+    if current.keys is not None and config.keys is None:
+        problems.append("GOMODEL_KEYS_FILE was set and is gone; restart to serve without it")
     if current.dotenv and not config.dotenv:
         problems.append(".env was in use and is now missing or sets nothing; restart to serve without it")
     elif current.dotenv and current.dotenv_ended and not config.dotenv_ended:

@@ -21,6 +21,7 @@ from ..host.tls import tls_context
 from ..telemetry.logs import configure_logging
 from ..upstream.root_certificates import provide
 from . import start_log
+from .keys_watch import LOOK_S, KeysWatch
 from .reload import Load, Rereading
 from .serving import MARGIN_S, Serving, run_loop
 
@@ -75,6 +76,8 @@ class _Alone:
     def __init__(self, config: Config, load: Load, notifier: Notifier) -> None:
         self._serving = Serving(config)
         self._rereading = Rereading(load, self._read_again)
+        self._watch = KeysWatch(self._keys_read)
+        self._looking: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
         self._notifier = notifier
         self._stops = StopSignals()
@@ -90,6 +93,7 @@ class _Alone:
             start_log.started(self._serving.gateway.config, listeners)
             self._notifier.ready()
             self._show_life(loop)
+            self._look()
             company.ready(listeners)
             signals.attach(loop, self._on_signal)
             for number in arrived:
@@ -139,8 +143,30 @@ class _Alone:
         config = self._rereading.result(serving.gateway.config)
         if config is not None:
             serving.reload(config)
+            self._look()
         if not self._rereading.busy:
             self._notifier.ready()
+
+    def _look(self) -> None:
+        """See whether the keys file has changed, now and from time to time, where there is one."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        config = self._serving.gateway.config
+        if config.keys is not None and not self._serving.draining:
+            self._watch.look(config.keys, config.master_keys)
+            self._looking = self._loop.call_later(LOOK_S, self._look)
+
+    def _keys_read(self) -> None:
+        """In another thread: there may be news of the keys file."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._take_keys)
+
+    def _take_keys(self) -> None:
+        gateway = self._serving.gateway
+        news = self._watch.news(gateway.config.keys) if gateway.config.keys is not None else None
+        if news is not None and not self._serving.draining:
+            gateway.take_keys(news.keys, broken=news.broken)
 
     def _show_life(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._notifier.watchdog_s:

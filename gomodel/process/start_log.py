@@ -43,6 +43,9 @@ def settings(config: Config) -> None:
     for each in config.instances:
         where = ", ".join(map(str, each.servers))
         _logger.info("Instance %s: %s, key: %s", each.name, where, "no" if each.api_key is None else "yes")
+    if config.keys is not None:
+        master = "no" if not config.master_keys else "yes"
+        _logger.info("Keys: %s of %s, master key: %s", len(config.keys.entries), ascii(config.keys.path), master)
     limits = config.timeouts
     shown = {
         "body": _size(config.body_limit_bytes),

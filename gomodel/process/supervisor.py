@@ -11,10 +11,12 @@ group at once, and an order must not count twice.
 import gc
 import logging
 import os
+import pickle
 import selectors
 import signal
 import socket
 from collections.abc import Iterable
+from dataclasses import replace
 from time import monotonic
 
 from ..config.settings import Config
@@ -28,6 +30,7 @@ from ..upstream import host_counts
 from . import start_log
 from .ending import Ending
 from .hub import Hub
+from .keys_watch import LOOK_S, KeysWatch
 from .orders import Line, Message
 from .reload import Load, Rereading
 from .restarts import Limits, Place, Restarts
@@ -38,8 +41,9 @@ from .workers import Worker, Workers
 _logger = logging.getLogger("gomodel")
 
 LIMITS = Limits()
-# No signal's number: what the thread that reads the configuration writes to the same pipe.
+# No signal's number: what the threads that read the configuration and the keys write to the same pipe.
 _READ_AGAIN = 0
+_KEYS_READ = 255
 # For workers that were told to abort, before they are killed.
 ABORT_S = 3.0
 _NEVER = float("inf")
@@ -51,6 +55,8 @@ class Supervisor:
     def __init__(self, config: Config, load: Load, signals: Signals, notifier: Notifier) -> None:
         self._config = config
         self._rereading = Rereading(load, self._read_again)
+        self._watch = KeysWatch(self._keys_read)
+        self._look_at = _NEVER if config.keys is None else monotonic() + LOOK_S
         self._signals = signals
         self._notifier = notifier
         self._restarts = Restarts(config.workers, LIMITS)
@@ -92,6 +98,9 @@ class Supervisor:
     def _turn(self) -> None:
         """Act on what is due, then on what happens until something else is."""
         now = monotonic()
+        if now >= self._look_at and self._config.keys is not None:
+            self._look_at = now + LOOK_S
+            self._watch.look(self._config.keys, self._config.master_keys)
         if not self._rereading.busy:  # whose locks would be taken for ever in a child that is forked in its middle
             for place in self._restarts.to_start(now):
                 self._start(place)
@@ -104,7 +113,7 @@ class Supervisor:
         if now >= self._feed_at:
             self._feed()
         self._workers.watch()
-        due = min(self._hub.due, self._ending.kill_at, self._feed_at)
+        due = min(self._hub.due, self._ending.kill_at, self._feed_at, self._look_at)
         if not self._rereading.busy:
             due = min(due, self._restarts.due)
         for key, events in self._selector.select(max(0.0, due - monotonic()) if due < _NEVER else None):
@@ -119,6 +128,9 @@ class Supervisor:
     def _on_signal(self, number: int) -> None:
         if number == _READ_AGAIN:
             self._take_up()
+            return
+        if number == _KEYS_READ:
+            self._take_keys()
             return
         name = signal.Signals(number).name
         if number == signal.SIGCHLD:
@@ -162,6 +174,20 @@ class Supervisor:
         if not self._ending.begun:
             os.write(self._wake_out, bytes((_READ_AGAIN,)))
 
+    def _keys_read(self) -> None:
+        """In another thread: there may be news of the keys file."""
+        if not self._ending.begun:
+            os.write(self._wake_out, bytes((_KEYS_READ,)))
+
+    def _take_keys(self) -> None:
+        keys = self._config.keys
+        news = self._watch.news(keys) if keys is not None else None
+        if news is None or self._ending.begun:
+            return
+        if news.keys is not None:
+            self._config = replace(self._config, keys=news.keys)
+        self._workers.order("keys", pickle.dumps(news))
+
     def _take_up(self) -> None:
         if self._ending.begun:
             return
@@ -170,6 +196,7 @@ class Supervisor:
             self._config = config
             configure_logging(config.log_level, config.log_format)
             self._workers.order("reload", config)
+            self._look_at = _NEVER if config.keys is None else monotonic() + LOOK_S
         if not self._rereading.busy:
             self._notifier.ready()
 

@@ -118,6 +118,8 @@ class Forwarder:
                 return
             left -= 1
 
+    go_on = forward  # with what `begin` has looked at
+
     @staticmethod
     def _give(request: Request, attempt: Attempt) -> None:
         """The client gets what an attempt brought. Raises its error when that was no answer."""
@@ -230,7 +232,7 @@ class Forwarder:
             request.method,
             (replica.base_path if route.below_base else replica.root_path) + outgoing.tail,
             request.fields,
-            replica.own_fields + outgoing.upgrade if outgoing.upgrade else replica.own_fields,
+            replica.own_fields + outgoing.added if outgoing.added else replica.own_fields,
             request.record.id.encode(),
             outgoing.removed_bytes,
         )

@@ -18,6 +18,7 @@ class Outgoing:
 
     __slots__ = (
         "_kept_bytes",
+        "added",
         "begun",
         "body",
         "choice",
@@ -28,7 +29,6 @@ class Outgoing:
         "request",
         "rest",
         "tail",
-        "upgrade",
         "whole",
     )
 
@@ -40,18 +40,18 @@ class Outgoing:
         *,
         replayable: bool = False,
         relay: Callable[[Request, Replica], Any] | None = None,
-        upgrade: bytes = b"",
+        added: bytes = b"",
     ) -> None:
         """`body` as far as it has to be read, None for a request without one.
 
-        `replayable` says that the route may be repeated; `relay` makes another Relay than the plain one; `upgrade` is
-        the lines that ask for another protocol.
+        `replayable` says that the route may be repeated; `relay` makes another Relay than the plain one; `added` are
+        further lines of the head.
         """
         self.request = request
         self.choice = choice
         self.body = body
         self.relay = relay
-        self.upgrade = upgrade
+        self.added = added
         self.begun: Any = None  # the Relay of a first attempt that goes on
         self.tail: str = request.route.tail
         held: list[bytes] = []

@@ -38,7 +38,7 @@ class Passthrough:
             raise NotFound(f"No instance is named {provider!r}; there are: {names}.")
         choice = Choice(ordered(instance.replicas), "", bound=True)
         if wants_websocket(request):
-            await self._forwarder.forward(Outgoing(request, choice, relay=Tunnel, upgrade=UPGRADE))
+            await self._forwarder.forward(Outgoing(request, choice, relay=Tunnel, added=UPGRADE))
             return
         body = RequestBody(request, _UNLIMITED)
         body.hold_arrived()

@@ -52,7 +52,7 @@ class Realtime:
         if choice.bound or not selectors:
             fields = request.fields
             fields.forwarded = [each for each in fields.forwarded if each[0].lower() != b"sec-websocket-extensions"]
-        outgoing = Outgoing(request, choice, relay=_realtime_tunnel, upgrade=UPGRADE)
+        outgoing = Outgoing(request, choice, relay=_realtime_tunnel, added=UPGRADE)
         outgoing.tail = f"{path}?{query}" if query else path
         await self._forwarder.forward(outgoing)
 

@@ -1,6 +1,7 @@
 """The access line: what one log line says of a request that ended, and at which level.
 
-Decides who has to act on it. No key, query string or body reaches a line. How a line looks is decided in `logs`.
+Decides who has to act on it. No key (but its name), query string or body reaches a line. How a line looks is decided
+in `logs`.
 """
 
 import logging
@@ -107,6 +108,8 @@ def fields(record: Record, seconds: float) -> dict[str, object]:
         "first_byte_ms": round((first_byte - record.started) * 1000, 1) if first_byte else None,
         "duration_ms": round(seconds * 1000, 1),
     }
+    if record.caller is not None:
+        found["key"] = record.caller.name
     if path := path_of(record):
         found["path"] = path
     if record.ended_by:

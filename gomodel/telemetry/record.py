@@ -29,6 +29,15 @@ class Watched(Protocol):
     def overdue(self, phase: Phase) -> None: ...
 
 
+class Asking(Protocol):
+    """Whoever asks, where callers are told apart."""
+
+    @property
+    def name(self) -> str: ...
+    def enter(self) -> None: ...
+    def leave(self, status: int) -> None: ...
+
+
 class Record:
     """One request: what the access line, the metrics and the list of running requests say of it."""
 
@@ -36,6 +45,7 @@ class Record:
         "aborted",
         "bytes_in",
         "bytes_out",
+        "caller",
         "client",
         "ended_by",
         "first_byte",
@@ -63,6 +73,7 @@ class Record:
         self.id = ""
         self.method = method
         self.client = client
+        self.caller: Asking | None = None
         self.started = self.since = now
         self.first_byte = 0.0
         self.phase = Phase.REQUEST

@@ -180,8 +180,7 @@ def test_a_key_file_that_is_being_replaced_counts_when_it_is_whole(tmp_path: Pat
 
     current = reading(Files())
     found = read_again(reading, current)
-    assert found.master_key is not None
-    assert found.master_key.reveal() == "new-key"
+    assert [each.reveal() for each in found.master_keys] == ["new-key"]
 
 
 @pytest.mark.usefixtures("at_once")

@@ -100,18 +100,23 @@ def test_an_expression_names_phases_and_culprits_that_exist(expression):
             assert set(value.split("|")) <= set(known.get(label, value.split("|")))
 
 
-async def test_every_selector_finds_a_series_once_everything_has_happened(gateway, upstream, make_upstream, connect):
+async def test_every_selector_finds_a_series_once_everything_has_happened(
+    gateway, upstream, make_upstream, connect, tmp_path
+):
     upstream.on_request(sse(["1", "2", "[DONE]"]))
     upstream.on_request(SSE_HEAD + chunked(b"data: 1\n\n"), Fin())
     upstream.on_request(response(b"{}", 500))
     gone = await make_upstream()
     gone.stop_listening()
-    handle = await gateway(vllm=upstream, vllm_b=gone)
+    keys = tmp_path / "keys.toml"
+    keys.write_text("[keys]\n")
+    handle = await gateway(vllm=upstream, vllm_b=gone, GOMODEL_MASTER_KEY="k", GOMODEL_KEYS_FILE=str(keys))
+    key = ("x-api-key", "k")
     for model in ("vllm/m", "vllm/m", "vllm/m", "vllm-b/m"):
-        await ask(await connect(handle), post(model=model))
-    await ask(await connect(handle), request("GET", "/v1/models"))
+        await ask(await connect(handle), post(model=model, headers=[key]))
+    await ask(await connect(handle), request("GET", "/v1/models", [key]))
     await counted(handle, 5)
-    answer = await ask(await connect(handle), request("GET", "/metrics"))
+    answer = await ask(await connect(handle), request("GET", "/metrics", [key]))
     series = [
         (sample.name, sample.labels | {"job": "gomodel", "instance": "gomodel:8080"})
         for family in text_string_to_metric_families(answer.body.decode())

@@ -48,7 +48,8 @@ DEFAULTS = [
     ("host", "localhost"),
     ("port", 8080),
     ("unix_socket", None),
-    ("master_key", None),
+    ("master_keys", ()),
+    ("keys", None),
     ("model_ids", "prefixed"),
     ("cors_allow_origins", ()),
     ("base_path", ""),
@@ -203,7 +204,7 @@ def test_an_empty_variable_counts_as_unset(name: str) -> None:
 
 
 def test_every_plain_variable_has_a_vector() -> None:
-    assert {name for name, *_ in SETTINGS} | {"TLS_CERT_FILE", "TLS_KEY_FILE"} == PLAIN
+    assert {name for name, *_ in SETTINGS} | {"TLS_CERT_FILE", "TLS_KEY_FILE", "GOMODEL_KEYS_FILE"} == PLAIN
 
 
 @pytest.mark.parametrize("cpus", [{0}, {2, 5, 7}])
@@ -589,7 +590,7 @@ ADDRESSES = {"VLLM_BASE_URL": "http://a/v1", "VLLM_TEST_BASE_URL": "http://b/v1"
 
 
 def the_secret(config: Config, name: str) -> Secret | None:
-    keys = {"GOMODEL_MASTER_KEY": config.master_key}
+    keys = {"GOMODEL_MASTER_KEY": next(iter(config.master_keys), None)}
     keys["VLLM_API_KEY"], keys["VLLM_TEST_API_KEY"] = (instance.api_key for instance in config.instances)
     return keys[name]
 
@@ -1076,7 +1077,7 @@ CONTRACT = re.findall(
     VLLM_BASE_URL VLLM_API_KEY VLLM_MODELS VLLM_API_KEY_FILE CONFIGURED_PROVIDER_MODELS_MODE
     VLLM_TEST_BASE_URL VLLM_TEST_API_KEY VLLM_TEST_MODELS VLLM_TEST_API_KEY_FILE VLLM_CA_FILE VLLM_TEST_CA_FILE
     HOST PORT GOMODEL_UNIX_SOCKET GOMODEL_MASTER_KEY GOMODEL_MASTER_KEY_FILE BASE_PATH BODY_SIZE_LIMIT
-    CORS_ALLOW_ORIGINS MODEL_IDS
+    CORS_ALLOW_ORIGINS MODEL_IDS GOMODEL_KEYS_FILE
     ENABLE_PASSTHROUGH_ROUTES ALLOW_PASSTHROUGH_V1_ALIAS ENABLED_PASSTHROUGH_PROVIDERS PASSTHROUGH_ADMIN_ROUTES
     HTTP_CONNECT_TIMEOUT HTTP_RESPONSE_HEADER_TIMEOUT HTTP_STREAM_IDLE_TIMEOUT HTTP_REQUEST_IDLE_TIMEOUT
     HTTP_WRITE_IDLE_TIMEOUT HTTP_TIMEOUT HTTP_UPSTREAM_KEEPALIVE HTTP_CLIENT_KEEPALIVE HTTP_HEADER_LIMIT
@@ -1096,6 +1097,17 @@ def documented() -> dict[str, str]:
 
 def test_the_example_names_every_variable_and_no_other() -> None:
     assert sorted(documented()) == sorted(CONTRACT)
+
+
+def test_the_master_keys_file_may_hold_several_and_an_instances_key_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(b"old\r\nnew\n")
+    config = from_environ({"GOMODEL_MASTER_KEY_FILE": str(path)})
+    assert [each.reveal() for each in config.master_keys] == ["old", "new"]
+    assert blamed({**ADDRESSES, "VLLM_API_KEY_FILE": str(path)}) == ["VLLM_API_KEY_FILE"]
+    path.write_text("key\n" * 9)
+    (problem,) = problems({"GOMODEL_MASTER_KEY_FILE": str(path)})
+    assert problem.endswith("holds more than 8 keys")
 
 
 def test_the_contract_and_the_table_name_the_same_variables() -> None:

@@ -25,6 +25,9 @@ from ...harness.verdicts import CANARY, OK, ask, counted, own_error, post
 CONTRACT = {
     "gomodel_requests_total": ("upstream", "route", "model", "code"),
     "gomodel_requests_in_flight": ("upstream",),
+    "gomodel_key_requests_total": ("key", "code"),
+    "gomodel_key_requests_in_flight": ("key",),
+    "gomodel_keys_file_broken": (),
     "gomodel_request_duration_seconds": ("upstream", "route"),
     "gomodel_time_to_first_byte_seconds": ("upstream", "route", "stream"),
     "gomodel_chunk_gap_seconds": ("upstream",),

@@ -60,6 +60,7 @@ class TestListed:
                 "path": None,
                 "method": "POST",
                 "client": "192.0.2.1",
+                "key": None,
                 "phase": "data",
                 "phase_s": 0.5,
                 "age_s": 5.0,

@@ -1,0 +1,66 @@
+"""A caller: the holder of one key of the keys file, or of the master key, and what that key opens.
+
+Decides which models a key is good for (contract section 9). Knows nothing of how a key is presented or found
+(`callers`) and of routes (`rights`).
+"""
+
+import re
+from collections import defaultdict
+from fnmatch import translate
+
+from ..config.settings import Key
+
+# What stands for the model where a request names none: only a pattern for the whole instance matches it.
+_ANY_MODEL = "*"
+# Verdicts that are remembered: callers name a few models again and again, and may name any number once.
+_REMEMBERED = 256
+
+
+class Caller:
+    """Who asks. One object for each name while the process lives, whatever becomes of its entry."""
+
+    __slots__ = ("_allowed", "_matches", "added_fields", "ended", "entry", "name", "running")
+
+    def __init__(self, entry: Key) -> None:
+        self.name = entry.name
+        self.running = 0  # its requests in this process
+        self.ended: defaultdict[int, int] = defaultdict(int)  # by status
+        self.configure(entry)
+
+    def configure(self, entry: Key) -> None:
+        """Go by `entry`, of the same name, from now on."""
+        self.entry = entry
+        # What is written to an instance with each of its requests.
+        self.added_fields = b"" if entry.priority is None else b"X-Vllm-Priority: %d\r\n" % entry.priority
+        self._matches: re.Pattern[str] | None = None  # made when it is needed: a file may have thousands of entries
+        self._allowed: dict[tuple[str, str], bool] = {}
+
+    def allows(self, instance: str, model: str) -> bool:
+        """Whether it may ask `instance` for `model`; with "" for a model, whether for any there may be.
+
+        A pattern is compared, case included, to `<instance>/<model>` and to the model alone (fnmatch: `*`, `?`,
+        `[...]`).
+        """
+        if not self.entry.models:
+            return True
+        asked = instance, model
+        found = self._allowed.get(asked)
+        if found is None:
+            if len(self._allowed) >= _REMEMBERED:
+                self._allowed.clear()
+            found = self._allowed[asked] = self._match(f"{instance}/{model or _ANY_MODEL}", model or _ANY_MODEL)
+        return found
+
+    def _match(self, *names: str) -> bool:
+        if self._matches is None:
+            self._matches = re.compile("|".join(map(translate, self.entry.models)))
+        return any(map(self._matches.match, names))
+
+    def enter(self) -> None:
+        """One of its requests begins."""
+        self.running += 1
+
+    def leave(self, status: int) -> None:
+        """One of them is over, with this status."""
+        self.running -= 1
+        self.ended[status] += 1

@@ -1,0 +1,1 @@
+"""Rules of the keys and of what they may."""
