@@ -9,8 +9,10 @@ import pytest
 from gomodel.downstream.upload import Upload
 from gomodel.host.bounded_reads import READ_BYTES, bound_reads
 from gomodel.relay.relay import Relay
+from gomodel.relay.tunnel import Tunnel
 
 from ..harness.scripted import request, response
+from ..harness.tunnels import opened
 from ..harness.verdicts import CHAT, OK, post, turned
 from ..harness.wire import FLOOD_BYTES
 
@@ -105,4 +107,25 @@ async def test_an_answer_is_read_in_small_pieces_after_the_first(
     await connection.wire.blocked()  # the kernel holds more than any read takes
     client.wire._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     assert len((await client.read_response()).body) == FLOOD_BYTES
+    assert len([each for each in sizes if each > READ_BYTES]) <= 1
+
+
+@pytest.mark.parametrize("way", ["on_data", "feed_data"])
+async def test_a_tunnel_is_read_in_small_pieces_after_the_first(
+    gateway: Any, upstream: Any, connect: Any, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    sizes = []
+    passed_on = getattr(Tunnel, way)
+
+    def spy(self: Tunnel, data: bytes, *complete: bool) -> None:
+        sizes.append(len(data))
+        passed_on(self, data, *complete)
+
+    monkeypatch.setattr(Tunnel, way, spy)
+    client, server = await opened(await gateway(vllm=upstream), upstream, connect)
+    sender, receiver = (server, client) if way == "on_data" else (client, server)
+    sending = asyncio.create_task(sender.send(bytes(FLOOD_BYTES)))
+    await sender.wire.blocked()  # the kernel holds more than any read takes
+    assert len(await receiver.exactly(FLOOD_BYTES)) == FLOOD_BYTES
+    await sending
     assert len([each for each in sizes if each > READ_BYTES]) <= 1

@@ -64,9 +64,11 @@ async def test_while_the_probe_waits_others_are_refused_and_its_head_lets_them_i
 
 @pytest.mark.parametrize(("steps", "status"), [((Fin(),), 502), ((response(b"", 503),), 503)])
 async def test_a_probe_that_fails_closes_the_door_again(gateway, upstream, connect, steps, status):
-    handle = await gateway(QUICK | {"CIRCUIT_BREAKER_TIMEOUT": "300ms"}, vllm=upstream)
+    # One failure alone would not close it.
+    twice = {"CIRCUIT_BREAKER_TIMEOUT": "300ms", "CIRCUIT_BREAKER_FAILURE_THRESHOLD": "2"}
+    handle = await gateway(QUICK | twice, vllm=upstream)
     client = await connect(handle)
-    await refuse(client, upstream)
+    await refuse(client, upstream, 2)
     upstream.listen()
     upstream.on_request(*steps)
     await turned(lambda: breaker_of(handle).candidate(monotonic()))

@@ -2,6 +2,9 @@
 
 import pytest
 
+from gomodel.upstream.channel import Channel
+from gomodel.upstream.pool import Pool
+
 from ..harness.scripted import (
     SSE_HEAD,
     Fin,
@@ -47,6 +50,29 @@ async def test_a_refused_connect_is_tried_so_often_and_no_oftener(gateway, upstr
     own_error(await ask(await connect(handle)), 502, "connection_refused")
     assert refused(handle) == 1 + retries
     assert await aborted(handle) == {("upstream", "connect"): 1}
+
+
+async def test_a_connection_lost_before_it_is_used_is_made_good_and_nobodys_failure(
+    gateway, upstream, connect, monkeypatch
+):
+    upstream.on_request(OK)
+    connected = Pool.connect
+    lost = []
+
+    async def lose_the_first(self: Pool) -> Channel:
+        channel = await connected(self)
+        if not lost:
+            lost.append(channel)
+            channel.transport.abort()
+            await turned(lambda: channel.transport is None)
+        return channel
+
+    monkeypatch.setattr(Pool, "connect", lose_the_first)
+    handle = await gateway(vllm=upstream)
+    assert (await ask(await connect(handle))).status == 200
+    assert await aborted(handle) == {}
+    (line,) = access_lines(handle)
+    assert (line["retries"], "ended_by" in line) == (1, False)
 
 
 async def test_between_attempts_it_waits_longer_each_time_up_to_the_limit(gateway, upstream, connect):
