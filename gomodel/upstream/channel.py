@@ -7,7 +7,7 @@ chunk.
 
 Leans on these internals of aiohttp 3.14 (tests/wire/test_aiohttp_internals.py fails when they move):
 `BaseConnector._factory` makes the protocol; `connector.connect(req, traces, timeout)` returns a Connection whose
-`protocol` that is.
+`protocol` that is; `_pause_transport_reading` and `_resume_transport_reading` of any protocol.
 """
 
 import asyncio

@@ -86,6 +86,11 @@ def test_the_server_protocol_can(name):
     assert callable(getattr(RequestHandler, name))
 
 
+@pytest.mark.parametrize("name", ["_pause_transport_reading", "_resume_transport_reading"])
+def test_the_clients_protocol_can(name):
+    assert callable(getattr(ResponseHandler, name))
+
+
 def test_the_servers_task_is_a_slot():
     assert isinstance(vars(RequestHandler)["_task_handler"], MemberDescriptorType)
 
