@@ -76,9 +76,9 @@ async def test_an_upload_is_read_in_small_pieces_after_the_first(
     sizes = []
     feed = Upload.feed
 
-    def spy(self: Upload, data: bytes) -> None:
+    def spy(self: Upload, data: bytes, **known: bool) -> None:
         sizes.append(len(data))
-        feed(self, data)
+        feed(self, data, **known)
 
     monkeypatch.setattr(Upload, "feed", spy)
     upstream.on_request(OK)
