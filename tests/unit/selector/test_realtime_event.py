@@ -197,6 +197,22 @@ def test_no_declared_length_makes_it_wait(length):
     assert [update.feed(head), update.feed(b"more"), update.feed(b"")] == [head, b"more", b""]
 
 
+@pytest.mark.parametrize("before", [b"", frame(b"?", PING), text("{}")])
+@pytest.mark.parametrize("cut", range(1, 10))
+def test_a_length_counts_when_all_of_its_bytes_are_there(before, cut):
+    # Without its last byte the number would already be over the limit.
+    head = b"\x82\xff" + (LIMIT_BYTES << 9).to_bytes(8, "big")
+    update = SessionUpdate("vllm")
+    assert [update.feed(before + head[:cut]), update.feed(head[cut:])] == [before, head]
+    assert update.feed(b"x" * 7) == b"x" * 7
+    assert update._passing == (LIMIT_BYTES << 9) + 4 - 7
+
+
+def test_the_shortest_frame_waits_for_nothing():
+    update = SessionUpdate("vllm")
+    assert update.feed(frame(b"", PING, key=None)) == frame(b"", PING, key=None)
+
+
 FRAMES = st.one_of(
     st.sampled_from([(sent, expected, True) for sent, expected in SHORTENED.values() if len(sent) < 500]),
     st.sampled_from([(sent, sent, True) for sent in LAST.values() if len(sent) < 500]),
