@@ -95,7 +95,7 @@ PURE := $(wildcard gomodel/http1/*.py gomodel/routes/*.py gomodel/selector/*.py)
 	$(addprefix gomodel/config/,addresses.py dotenv_file.py load.py reader.py registry.py typos.py values.py variable.py) \
 	$(addprefix gomodel/process/,ending.py hub.py orders.py restarts.py) $(addprefix gomodel/relay/,attempts.py refusals.py) \
 	$(addprefix gomodel/telemetry/,counters.py tally.py usage.py) \
-	$(addprefix gomodel/upstream/,breaker.py demotion.py health.py model_list.py)
+	$(addprefix gomodel/upstream/,breaker.py connect_failure.py connection_loss.py demotion.py health.py model_list.py)
 FLOOR := 95
 
 # Measuring makes the gateway too slow for a test now and then; what passes is for `make test` to say.
