@@ -2,7 +2,7 @@
 
 import pytest
 
-from gomodel.http1.origins import ANY, Origins
+from gomodel.http1.origins import ANY, Origins, is_loopback, is_private_name, same_site
 
 APP = "https://app.example"
 
@@ -36,6 +36,30 @@ def test_an_origin_is_allowed_as_a_whole_or_not(allowed, origin, may):
 def test_without_an_origin_a_cache_learns_that_there_might_be_one():
     assert Origins((APP,)).fields(None) == {"Vary": "Origin"}
     assert Origins((ANY,)).fields(None)["Access-Control-Allow-Origin"] == ANY
+
+
+def test_a_page_that_may_read_an_answer_may_read_all_its_fields():
+    allowed = {"Access-Control-Allow-Origin": APP, "Access-Control-Expose-Headers": "*", "Vary": "Origin"}
+    assert Origins((APP,)).fields(APP.encode()) == allowed
+    anybody = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "*"}
+    assert Origins((ANY,)).fields(APP.encode()) == anybody
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "same"),
+    [
+        (b"https://app.example", b"app.example", True),
+        (b"http://app.example", b"APP.example:443", True),
+        (b"http://app.example:80", b"app.example:", True),
+        (b"http://app.example:8080", b"app.example:8080", True),
+        (b"http://app.example:8080", b"app.example", False),
+        (b"http://evil.test", b"app.example", False),
+        (b"null", b"app.example", False),
+        (b"http://app.example", None, False),
+    ],
+)
+def test_a_page_is_of_the_site_whose_host_it_was_served_under(origin, host, same):
+    assert same_site(origin, host) is same
 
 
 @pytest.mark.parametrize(
@@ -73,3 +97,46 @@ def test_a_preflight_is_told_the_names_it_asked_for_when_they_are_names(headers,
     assert "POST" in told["Access-Control-Allow-Methods"]
     assert told["Vary"].split(", ")[0] == "Origin"
     assert int(told["Access-Control-Max-Age"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("LOCALHOST", True),
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("gateway", False),
+        ("", False),
+    ],
+)
+def test_a_listener_is_reached_from_its_own_machine_alone_or_from_others(host, loopback):
+    assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("host", "private"),
+    [
+        (b"127.0.0.1:8080", True),
+        (b"[::1]:8080", True),
+        (b"10.0.0.1", True),
+        (b"8.8.8.8", True),
+        (b"localhost:8080", True),
+        (b"Gateway:8080", True),
+        (b"gateway.local", True),
+        (b"GATEWAY.Internal.:80", True),
+        (b"gateway.test", True),
+        (b"app.localhost", True),
+        (b"gateway.example", False),
+        (b"gateway.example:8080", False),
+        (b"local.example", False),
+        (b"evil-local.com", False),
+        (b"127.0.0.1.evil.com", False),
+    ],
+)
+def test_a_name_that_nobody_can_register_is_private(host, private):
+    assert is_private_name(host) is private
