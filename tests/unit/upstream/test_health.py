@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from gomodel.upstream.health import DRAIN_DOUBT_S, DRAINING, MISSES, Health, State
+from gomodel.upstream.health import DRAIN_DOUBT_S, DRAINING, KEY_REFUSED, MISSES, Health, State
 
 
 @pytest.fixture
@@ -65,6 +65,26 @@ def test_an_answer_to_what_began_before_the_last_failure_says_nothing(up):
     assert up.state is State.DOWN
     up.ok(up.failures)
     assert up.state is State.UP
+
+
+def test_of_several_failures_the_last_one_counts(up):
+    began = []
+    for _ in range(3):
+        began.append(up.failures)
+        up.failed("connection_refused")
+    for earlier in began:
+        up.ok(earlier)
+        assert up.state is State.DOWN
+    up.ok(up.failures)
+    assert up.state is State.UP
+
+
+def test_slowness_is_forgiven_before_anything_is_known_too(health):
+    for _ in range(MISSES - 1):
+        health.failed("connection_timeout")
+        assert health.state is State.UNKNOWN
+    health.failed("connection_timeout")
+    assert health.state is State.DOWN
 
 
 def test_the_last_error_is_kept_after_recovery(up):
@@ -159,11 +179,19 @@ class TestKey:
         assert (up.state, up.settled, up.key_refused) == (State.UP, True, False)
         refused, accepted = caplog.messages
         assert refused.startswith("Instance vllm-test refuses the key of the gateway")
+        assert refused.endswith("Set VLLM_TEST_API_KEY to its key")
         assert accepted == "Instance vllm-test accepts the key of the gateway again"
 
     def test_can_be_refused_where_nobody_waits_for_a_fall(self, up):
         up.refuse_key()
-        assert up.key_refused
+        assert (up.key_refused, up.code) == (True, KEY_REFUSED)
+
+    def test_the_time_of_a_refusal_is_that_of_the_first(self, up):
+        up.refuse_key()
+        at = up.key_refused_at
+        assert up.since <= at == up.failed_at
+        up.refuse_key()
+        assert up.key_refused_at == at
 
 
 @pytest.mark.parametrize(
