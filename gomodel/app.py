@@ -9,7 +9,7 @@ from .access.callers import Callers
 from .access.rights import known_caller
 from .balancing.instances import Providers
 from .balancing.model_lists import ModelLists
-from .balancing.stored_responses import Affinity
+from .balancing.stored_responses import StoredResponses
 from .config.settings import Config
 from .cross_origin import own_pages, preflights, sharing
 from .downstream.request import Handler, Reply, Request
@@ -65,9 +65,16 @@ class App:
             self.callers = Callers(config.keys, config.master_keys, previous.callers if previous is not None else None)
         forwarder = Forwarder if self.callers is None else PermittedForwarder
         self._forwarder = forwarder(self.providers, telemetry, config.retry, self.models.reread)
-        self._affinity: Affinity = Affinity(self.providers, previous._affinity if previous is not None else None)
+        self._stored: StoredResponses = StoredResponses(
+            self.providers, previous._stored if previous is not None else None
+        )
         self._inference = Inference(
-            self.providers, self.models, self._forwarder, self._affinity, config.body_limit_bytes
+            self.providers,
+            self.models,
+            self._forwarder,
+            self._stored,
+            config.body_limit_bytes,
+            affinity=config.routing == "affinity",
         )
         self._operations = Operations(telemetry, self.providers, self.models, lambda: self.draining, self.callers)
         router = Router(
@@ -84,7 +91,9 @@ class App:
             Kind.UNKNOWN: self._inference.unknown,
             Kind.SERVER: self._inference.server,
             Kind.PASSTHROUGH: Passthrough(self.providers, self._forwarder, config.passthrough_types).handle,
-            Kind.REALTIME: Realtime(self.providers, self._forwarder, self._inference.choose).handle,
+            Kind.REALTIME: Realtime(
+                self.providers, self._forwarder, self._inference.choose, self._inference.placement
+            ).handle,
             Kind.MODELS: self.model_list,
             Kind.MODEL: self.model,
             Kind.HEALTH: self.health,
@@ -104,7 +113,7 @@ class App:
             door = own_pages(origins, loopback=config.port is not None and is_loopback(config.host))
         checks = [sanity, *([preflights(origins)] if origins is not None else []), door, allowed]
         recording = Recording if self.callers is None else CallerRecording
-        self._recording = recording(telemetry, router, self.providers, strip, proxies)
+        self._recording = recording(telemetry, router, self.providers, strip, config.session_headers, proxies)
         self._checks = Checks(checks) if self.callers is None else CallerChecks(checks, self.callers)
         self._shared = origins is not None
         shared = [sharing(origins)] if origins is not None else []

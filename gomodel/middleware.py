@@ -30,7 +30,7 @@ from .errors import (
     why_aborted,
 )
 from .http1.forwarded import TrustedProxies
-from .http1.request_fields import RequestFields
+from .http1.request_fields import SESSION_NAMES, RequestFields, kinds_of_fields
 from .relay.tunnel import wants_websocket
 from .routes.route import Kind
 from .routes.router import Router
@@ -64,6 +64,7 @@ class Recording:
         router: Router,
         providers: Providers,
         strip: frozenset[bytes],
+        sessions: Iterable[str] = (),
         proxies: TrustedProxies | None = None,
     ) -> None:
         self._telemetry = telemetry
@@ -71,13 +72,14 @@ class Recording:
         self._resolve = router.resolve
         self._label = providers.label
         self._strip = strip
+        self._kinds = kinds_of_fields((*SESSION_NAMES, *sessions))
         self._proxies = proxies
         self._new_id = telemetry.running.new_id
 
     def begin(self, request: Request) -> None:
         """The request runs from now on."""
         protocol = request.protocol
-        request.fields = fields = request.known or RequestFields(request.message.raw_headers, self._strip)
+        request.fields = fields = request.known or RequestFields(request.message.raw_headers, self._strip, self._kinds)
         request.route = route = self._resolve(request.target)
         client = protocol.client if self._proxies is None else _client(self._proxies, request)
         request.record = entry = Record(request.method, client, monotonic())

@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 
 from .harness.client import RawClient
-from .harness.gateway import GatewayHandle, env_for, start_gateway
+from .harness.gateway import DEFAULTS, GatewayHandle, env_for, start_gateway
 from .harness.leaks import Inventory, Records, nothing_left, open_fds
 from .harness.names import Names
 from .harness.processes import run  # noqa: F401 - a fixture
@@ -217,6 +217,7 @@ def names() -> Iterator[Names]:
 @pytest.fixture
 def first_of_equals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of candidates with equally few requests in flight the first takes the next one, in place of any of them."""
+    monkeypatch.setitem(DEFAULTS, "ROUTING", "least")
     monkeypatch.setattr("gomodel.upstream.replica.random", lambda: 0.0)
 
 

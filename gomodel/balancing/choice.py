@@ -1,6 +1,7 @@
-"""Where one request may go: the replicas that could take it, the likeliest first, and which of them is let through.
+"""Where one request may go: the replicas that could take it, in which order, and which of them is let through.
 
-Decides by their breakers alone. Knows nothing of how they were found or of the request.
+Decides that order by their load, or by the home of the request's conversation (`rendezvous`), and who is let through by
+their breakers alone. Knows nothing of how they were found or of the request.
 """
 
 from time import monotonic
@@ -8,17 +9,41 @@ from time import monotonic
 from ..errors import CircuitOpen
 from ..upstream.breaker import Admission
 from ..upstream.replica import Replica
+from . import keys_in_flight
+from .rendezvous import Placed, placed, seed
 
 
 class Choice:
-    """Where a request may go: `candidates` in order of preference, and whether the first segment is cut off."""
+    """Where a request may go: `candidates` in order of preference, and whether the first segment is cut off.
 
-    __slots__ = ("bound", "candidates", "model")
+    `conversation` is the number of the request's, as `rendezvous.key` makes it, 0 while that is not known.
+    """
+
+    __slots__ = ("bound", "candidates", "conversation", "model")
 
     def __init__(self, candidates: list[Replica], model: str, *, bound: bool) -> None:
+        """`candidates` is a list of the request's own; where it has several, one of the two below puts it in order."""
         self.candidates = candidates
         self.model = model
         self.bound = bound
+        self.conversation = 0
+
+    def by_load(self) -> None:
+        """The idlest first."""
+        self.candidates = ordered(self.candidates)
+
+    def by_conversation(self, number: int) -> Placed:
+        """The conversation's home first, or who takes its place; returns what that one is to it."""
+        now, candidates = monotonic(), self.candidates
+        self.conversation = number
+        order, where = placed(
+            number,
+            [seed(each.identity) for each in candidates],
+            [_load(each, now) for each in candidates],
+            keys_in_flight.shared.total(number),
+        )
+        self.candidates = [candidates[each] for each in order]
+        return where
 
     def admitted(self) -> tuple[Replica, Admission]:
         """The first replica that its breaker lets through, and its pass. Raises CircuitOpen."""
@@ -37,8 +62,14 @@ class Choice:
 
 
 def ordered(replicas: list[Replica]) -> list[Replica]:
-    """The replicas in the order in which a request should try them; a list of the request's own."""
+    """The replicas in the order in which a request should try them, the idlest first; a list of the request's own."""
     if len(replicas) == 1:
         return replicas.copy()
     now = monotonic()
     return sorted(replicas, key=lambda each: each.rank(now))
+
+
+def _load(replica: Replica, now: float) -> int | None:
+    """What it has in flight for the whole host; None for one that takes nothing, or just failed."""
+    useless, load, _ = replica.rank(now)
+    return None if useless or not replica.breaker.candidate(now) else load

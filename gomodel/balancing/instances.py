@@ -12,7 +12,7 @@ from ..selector.selector import split
 from ..telemetry.counters import ChunkGaps
 from ..upstream.network import Network
 from ..upstream.replica import Replica
-from .choice import Choice, ordered
+from .choice import Choice
 from .instance import Instance
 from .near_models import likeness, near
 
@@ -81,7 +81,7 @@ class Providers:
         return found
 
     def resolve(self, selector: str) -> Choice | None:
-        """Where `selector` goes; None when no instance is named so and none lists it (contract section 4).
+        """Where `selector` may go; None when no instance is named so and none lists it (contract section 4).
 
         Raises ModelRequired for an instance's name with no model behind it.
         """
@@ -91,17 +91,17 @@ class Providers:
             if instance is not None:
                 if not parts[1]:
                     raise ModelRequired(_no_model(parts[0]))
-                return Choice(ordered(instance.replicas), parts[1], bound=True)
+                return Choice(instance.replicas.copy(), parts[1], bound=True)
         only = self.only
         if only is not None:
-            return Choice(ordered(only.replicas), selector, bound=False)
+            return Choice(only.replicas.copy(), selector, bound=False)
         listed = self.by_model.get(selector)
         if listed is None:
             return None
         if len(listed) == 1:
-            return Choice(ordered(listed[0].replicas), selector, bound=False)
+            return Choice(listed[0].replicas.copy(), selector, bound=False)
         replicas = [replica for instance in listed for replica in instance.replicas]
-        return Choice(ordered(replicas), selector, bound=False)
+        return Choice(replicas, selector, bound=False)
 
     def unknown(self, selector: str) -> ModelNotFound:
         """The 404, with what the caller may have meant."""

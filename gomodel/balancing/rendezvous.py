@@ -11,6 +11,7 @@ Decides nothing about what names a conversation or about who is healthy.
 
 import enum
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 # Any odd number whose bits look random; another one moves every conversation of every gateway.
@@ -35,6 +36,7 @@ def _number(said: bytes) -> int:
     return int.from_bytes(blake2b(said, digest_size=8).digest())
 
 
+@lru_cache(maxsize=4096)
 def seed(name: str) -> int:
     """A server's number in every ranking; of its name alone, so that its place in a list does not matter."""
     return _number(name.encode(errors="surrogatepass"))

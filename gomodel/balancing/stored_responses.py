@@ -21,10 +21,10 @@ _ASK_TIMEOUT_S = 2.0
 _HOLDS_NONE = frozenset({400, 404, 405, 501})
 
 
-class Affinity:
+class StoredResponses:
     """Response id -> instance."""
 
-    def __init__(self, providers: Providers, previous: "Affinity | None" = None) -> None:
+    def __init__(self, providers: Providers, previous: "StoredResponses | None" = None) -> None:
         """`previous`: what this one replaces at a reload; both go on learning for each other."""
         self._providers = providers
         self._homes: OrderedDict[str, Replica] = OrderedDict() if previous is None else previous._homes

@@ -76,6 +76,8 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
             timeout_s=v["CIRCUIT_BREAKER_TIMEOUT"],
         ),
         models_refresh_s=v["CACHE_REFRESH_INTERVAL"],
+        routing=v["ROUTING"],
+        session_headers=v["SESSION_HEADERS"],
         strip_request_headers=v["STRIP_REQUEST_HEADERS"],
         forwarded_allow_ips=v["FORWARDED_ALLOW_IPS"],
         metrics_enabled=v["METRICS_ENABLED"],

@@ -64,6 +64,14 @@ SECTIONS = (
         Variable("CACHE_REFRESH_INTERVAL", _TIMEOUT, "60s", meaning=
             "How old an instance's model list may get before it is read again."),
     )),
+    Section("Choice of a server", (
+        Variable("ROUTING", values.choice("affinity", "least"), "affinity", meaning=
+            "Which of several servers takes a request: `affinity` (the one that has the conversation in its cache, "
+            "unless it has far more to do than the others) or `least` (the one with the fewest requests in flight)."),
+        Variable("SESSION_HEADERS", values.session_headers, "", absent=(), meaning=
+            "Further request headers that name a conversation, such as `X-Chat-Id`; `X-Session-ID` is known, and so is "
+            "what common agents send."),
+    )),
     Section("Access", (
         Variable("GOMODEL_MASTER_KEY", values.bearer_token, "", secret=True, first=True, meaning=
             "Key that callers must present, as Bearer, `x-api-key` or `api-key`; without one everything is open. The "

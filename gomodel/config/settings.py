@@ -170,6 +170,8 @@ class Config:
     retry: Retry
     breaker: BreakerConfig
     models_refresh_s: float
+    routing: Literal["affinity", "least"]
+    session_headers: tuple[str, ...]
     strip_request_headers: frozenset[str]
     forwarded_allow_ips: tuple[str, ...]
     metrics_enabled: bool

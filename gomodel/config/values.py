@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 
+from ..http1.request_fields import OWN_MEANING
+
 # Event loops clamp or overflow timers beyond this (uvloop: 100 years); a longer value is a typo in any case.
 _LONGEST_S = Decimal(100 * 365 * 24 * 3600)
 
@@ -158,6 +160,17 @@ def comma_list(text: str) -> tuple[str, ...]:
 def lower_set(text: str) -> frozenset[str]:
     """A comma list whose case and order do not matter."""
     return frozenset(entry.lower() for entry in comma_list(text))
+
+
+def session_headers(text: str) -> tuple[str, ...]:
+    """A comma list of names of header fields (RFC 9110 5.1) that tell conversations apart, the likeliest first."""
+    names = comma_list(text)
+    for name in names:
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"{quoted(name)} is not a header name; use a comma list such as X-Chat-Id,X-Foo")
+        if name.lower().encode() in OWN_MEANING:
+            raise ValueError(f"{quoted(name)} has a meaning of its own and names no conversation")
+    return names
 
 
 def header_names(text: str) -> frozenset[str]:

@@ -97,6 +97,16 @@ class RequestBody:
             self.held.clear()
         self._spool.write(piece)
 
+    @property
+    def held_bytes(self) -> int:
+        """How much of it waits in memory."""
+        return sum(map(len, self.held))
+
+    def beginning(self, size: int) -> bytes:
+        """The first `size` bytes of what waits in memory."""
+        held = self.held
+        return (held[0] if len(held) == 1 else b"".join(held))[:size]
+
     def cut(self, at: int, size: int) -> None:
         """Leave out `size` bytes at offset `at` of what is held. To be called once at the most."""
         self.removed_bytes = size

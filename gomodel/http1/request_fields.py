@@ -60,6 +60,7 @@ _KINDS: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP | NEVER_UPSTREAM, _DROP) | {
     b"sec-websocket-protocol": _SUBPROTOCOLS,
     b"content-encoding": _CONTENT_ENCODING,
 }
+OWN_MEANING = frozenset(_KINDS)
 # From here on they name the session, the likeliest first. Not X-Correlation-ID, which in many shops is one request's.
 _SESSION = 100
 SESSION_NAMES = (

@@ -82,6 +82,13 @@ FAMILIES = (
         "gomodel_upstream_retries_total", "counter", ("upstream",), "Attempts that failed and were followed by another."
     ),
     Family(
+        "gomodel_affinity_total",
+        "counter",
+        ("by", "result"),
+        "Requests for which several servers could be chosen from. by: what named the conversation (header, body, "
+        "opening, response, none). result: home; spilled, as the home had too much to do; moved, as it took none.",
+    ),
+    Family(
         "gomodel_breaker_open",
         "gauge",
         ("upstream",),

@@ -73,6 +73,7 @@ def snapshot(
         "gomodel_response_bytes_total": (((name,), each.response_bytes) for name, each in traffic.items()),
         "gomodel_aborted_total": aborted.items(),
         "gomodel_upstream_connects_total": connects.items(),
+        "gomodel_affinity_total": telemetry.affinity.items(),
         "gomodel_upstream_retries_total": (((name,), count) for name, count in retries.items()),
         "gomodel_breaker_open": (
             ((each.name,), int(all(not one.breaker.candidate(now) for one in each.replicas))) for each in instances

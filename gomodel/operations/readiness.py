@@ -7,7 +7,8 @@ was answered; with no probes at all, what is not known to be down is taken to be
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
+from hashlib import blake2b
 from time import monotonic
 
 from ..balancing.instance import Instance
@@ -15,7 +16,7 @@ from ..upstream.health import State
 from ..upstream.replica import Replica
 
 
-def report(instances: Iterable[Instance], *, asking: bool, draining: bool) -> tuple[bool, bytes]:
+def report(instances: Collection[Instance], *, asking: bool, draining: bool) -> tuple[bool, bytes]:
     """Whether this gateway is ready, and the body that says why.
 
     The route is open, so the body holds names and numbers only: model names are counted, not told.
@@ -37,7 +38,13 @@ def report(instances: Iterable[Instance], *, asking: bool, draining: bool) -> tu
         }
     ready = ready and not draining
     status = "ready" if ready else "draining" if draining else "unavailable"
-    return ready, json.dumps({"status": status, "instances": states}).encode()
+    return ready, json.dumps({"status": status, "table": _table(instances), "instances": states}).encode()
+
+
+def _table(instances: Collection[Instance]) -> str:
+    """What is the same for all gateways that know the same servers, and so choose the same ones (contract 4.7)."""
+    servers = sorted(f"{each.name} {replica.identity}" for each in instances for replica in each.replicas)
+    return blake2b("\n".join(servers).encode(errors="surrogatepass"), digest_size=4).hexdigest()
 
 
 def _standing(replica: Replica, now: float, *, asking: bool) -> tuple[int, str, float]:

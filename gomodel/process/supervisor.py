@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
 
+from ..balancing import keys_in_flight
 from ..config.settings import Config
 from ..host.listeners import Listener, beside, bind
 from ..host.signals import Signals, StopSignals
@@ -61,7 +62,7 @@ class Supervisor:
         self._notifier = notifier
         self._restarts = Restarts(config.workers, LIMITS)
         self._hub = Hub(Tally(lasting))
-        self._counts = host_counts.share(config.workers)
+        self._counts = host_counts.share(config.workers), keys_in_flight.share(config.workers)
         self._listeners: list[Listener] = []
         self._reserved: list[Listener] = []
         self._selector = selectors.DefaultSelector()
@@ -221,7 +222,8 @@ class Supervisor:
         for listener in self._reserved:
             listener.sock.close()
         name_worker(f"{place.index}-{os.getpid()}")
-        self._counts.take(place.index - 1)
+        for counts in self._counts:
+            counts.take(place.index - 1)
         return run_loop(serve(self._config, [*shared, *twins], orders, self._signals, LIMITS.beat_s))
 
     def _release(self) -> None:
@@ -268,7 +270,8 @@ class Supervisor:
         if worker.line is not None:
             self._listen_to(worker)  # its last words
         self._hang_up(worker)
-        self._counts.clear(worker.place.index - 1)  # what it had in flight went with it
+        for counts in self._counts:
+            counts.clear(worker.place.index - 1)  # what it had in flight went with it
         if self._ending.begun:
             if not self._ending.lost(status):
                 _logger.error("Worker %s ended with %s while draining", worker.name, _how(status))

@@ -19,6 +19,11 @@ from ..selector.turns import Scan
 _Result = TypeVar("_Result")
 
 
+def is_form(request: Request) -> bool:
+    """Whether the body is a form, by its Content-Type."""
+    return request.fields.content_type[:19].lower() == b"multipart/form-data"
+
+
 class BodySearch:
     """Looks into bodies, of which any number may be read and one at a time may take long."""
 
@@ -36,7 +41,7 @@ class BodySearch:
             raise UnsupportedCoding(fields.content_coding)
         scan: JsonScan | MultipartScan
         piece = b""
-        form = fields.content_type[:19].lower() == b"multipart/form-data"
+        form = is_form(request)
         if form:
             scan = MultipartScan(boundary(fields.content_type))
         else:
@@ -71,6 +76,10 @@ class BodySearch:
             if scan.done:
                 break
         return scan.id if scan.done else None
+
+    async def run(self, scan: Scan[_Result]) -> None:
+        """Run a scan that has its bytes to the end, a turn at a time."""
+        await self._feed(scan, b"")
 
     async def _feed(self, scan: Scan[_Result], piece: bytes | bytearray) -> _Result:
         """Feed a piece, however long that takes: one body at a time goes on with what is not done in one turn."""

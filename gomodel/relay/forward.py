@@ -14,7 +14,9 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
+from ..balancing import keys_in_flight
 from ..balancing.instances import Providers
+from ..balancing.rendezvous import Placed
 from ..config.settings import Retry
 from ..downstream.request import Request
 from ..errors import (
@@ -91,6 +93,8 @@ class Forwarder:
                 self._give(request, answer or last)
                 return
             if last is not None:
+                if request.record.affinity and replica is not last.replica:
+                    request.record.affinity = Placed.MOVED
                 request.record.retries += 1
                 self._telemetry.retries[last.replica.name] += 1
             relay = begun or self._relay(outgoing, replica, admission)
@@ -157,8 +161,15 @@ class Forwarder:
             return False
         relay.finish()
         self._judge_answer(outgoing, relay)
-        relay.replica.requests.leave()
+        self._leave(outgoing, relay.replica)
         return True
+
+    @staticmethod
+    def _leave(outgoing: Outgoing, replica: Replica) -> None:
+        """An attempt counts no longer."""
+        replica.requests.leave()
+        if outgoing.choice.conversation:
+            keys_in_flight.shared.leave(outgoing.choice.conversation)
 
     def _refuse_own(self, request: Request) -> None:
         """Raises RequestCameBack for one that runs here already, and was sent to an instance that leads back here."""
@@ -182,6 +193,8 @@ class Forwarder:
         relay.failures = replica.health.failures
         outgoing.request.record.instance = replica.name
         replica.requests.enter()
+        if outgoing.choice.conversation:
+            keys_in_flight.shared.enter(outgoing.choice.conversation)
         return relay
 
     async def _attempt(
@@ -223,7 +236,7 @@ class Forwarder:
                     replica.demotion.failed(now)
                 return Attempt(replica, Outcome.FAILED, relay, error)
         finally:
-            replica.requests.leave()
+            self._leave(outgoing, replica)
 
     @staticmethod
     def _head(outgoing: Outgoing, replica: Replica) -> bytes:

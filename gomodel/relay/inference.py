@@ -9,17 +9,18 @@ from functools import partial
 from ..balancing.choice import Choice, ordered
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
-from ..balancing.stored_responses import Affinity
+from ..balancing.stored_responses import StoredResponses
 from ..downstream.body import RequestBody
 from ..downstream.request import Arrived, Request
 from ..errors import GatewayError, ModelRequired, NotFound, Overloaded
 from ..routes.route import Kind, Route
 from ..selector.json_body import usual
 from ..upstream.replica import Replica
-from .body_search import BodySearch
+from .body_search import BodySearch, is_form
 from .forward import Forwarder
 from .learning import LearningRelay
 from .outgoing import Outgoing
+from .placement import Placement
 
 # Responses made here are stored by whoever made them, and a request may continue one.
 _STORING = "/v1/responses"
@@ -29,15 +30,24 @@ class Inference:
     """Handles what is routed by a selector or by the id of a stored response."""
 
     def __init__(
-        self, providers: Providers, models: ModelLists, forwarder: Forwarder, affinity: Affinity, limit_bytes: int
+        self,
+        providers: Providers,
+        models: ModelLists,
+        forwarder: Forwarder,
+        stored: StoredResponses,
+        limit_bytes: int,
+        *,
+        affinity: bool,
     ) -> None:
+        """`affinity`: whether conversations have homes (ROUTING)."""
         self._providers = providers
         self._models = models
         self._forwarder = forwarder
-        self._affinity = affinity
-        self._learning = partial(LearningRelay, affinity=affinity)
+        self._stored = stored
+        self._learning = partial(LearningRelay, stored=stored)
         self._limit = limit_bytes
         self._search = BodySearch()
+        self.placement = Placement(self._search, affinity=affinity)
 
     async def handle(self, request: Request) -> None:
         """POST to an inference route."""
@@ -49,11 +59,13 @@ class Inference:
             else:
                 # The first look succeeds for nearly every request; it costs no coroutine.
                 choice = self._providers.resolve(selector.value) or await self.choose(selector.value)
-                if choice.bound:
-                    body.cut(selector.start, selector.prefix_bytes)
             request.record.model = choice.model
-            if request.route.template == _STORING and len(choice.candidates) > 1:
-                await self._prefer_owner(choice, body)
+            if len(choice.candidates) > 1:
+                await self.placement.order(request, choice, body, form=is_form(request))
+                if request.route.template == _STORING:
+                    await self._prefer_owner(request, choice, body)
+            if selector is not None and choice.bound:
+                body.cut(selector.start, selector.prefix_bytes)
             await self._forwarder.forward(self._outgoing(request, choice, body))
         finally:
             body.close()
@@ -63,8 +75,8 @@ class Inference:
 
         Raises what `handle` raises.
         """
-        fields, payload = request.fields, request.payload
-        if fields.content_coding or fields.content_type[:19].lower() == b"multipart/form-data":
+        payload = request.payload
+        if request.fields.content_coding or is_form(request):
             return None
         assert isinstance(payload, Arrived)
         if len(payload.data) > self._limit:
@@ -73,7 +85,11 @@ class Inference:
         if selector is None:
             return None
         choice = self._providers.resolve(selector.value)
-        if choice is None or (request.route.template == _STORING and len(choice.candidates) > 1):
+        if choice is None:
+            return None
+        if len(choice.candidates) > 1 and (
+            request.route.template == _STORING or not self.placement.at_once(request, choice, payload.data)
+        ):
             return None
         body = RequestBody(request, self._limit)
         body.hold_arrived()
@@ -91,7 +107,7 @@ class Inference:
 
     async def stored_response(self, request: Request) -> None:
         """GET, POST or DELETE below /v1/responses/{id}: to the instance that made the response."""
-        replica: Replica | None = await self._affinity.home(request.route.id)
+        replica: Replica | None = await self._stored.home(request.route.id)
         if replica is None:
             raise NotFound(f"No instance holds the response {request.route.id!r}.", code="response_not_found")
         await self._forward(request, [replica], replayable=True)
@@ -149,16 +165,17 @@ class Inference:
                 raise self._of_several(route)
             names = ", ".join(self._providers.instances)
             raise ModelRequired(f"Name the model as '<instance>/<model>' in 'model'; instances: {names}.")
-        return Choice(ordered(only.replicas), "", bound=False)
+        return Choice(only.replicas.copy(), "", bound=False)
 
-    async def _prefer_owner(self, choice: Choice, body: RequestBody) -> None:
+    async def _prefer_owner(self, request: Request, choice: Choice, body: RequestBody) -> None:
         """Of several replicas leave the one that made the response which this request continues."""
         response_id = await self._search.find_previous_response(body)
         if response_id is None:
             return
         try:
-            owner = await self._affinity.home(response_id)
+            owner = await self._stored.home(response_id)
         except Overloaded:
             return
         if owner in choice.candidates:
             choice.candidates = [owner]
+            self.placement.at_owner(request)

@@ -7,7 +7,7 @@ import re
 
 from aiohttp.http import RawResponseMessage
 
-from ..balancing.stored_responses import Affinity
+from ..balancing.stored_responses import StoredResponses
 from ..downstream.request import Request
 from ..http1.response_fields import ResponseFields
 from ..upstream.replica import Replica
@@ -19,39 +19,39 @@ _ID = re.compile(rb'"id"\s*:\s*"(resp_[A-Za-z0-9_.-]{1,250})"')
 
 
 class LearningRelay(Relay):
-    """A relay that tells `affinity` where the response that it moves was made."""
+    """A relay that tells `stored` where the response that it moves was made."""
 
-    __slots__ = ("_affinity", "_seen")
+    __slots__ = ("_seen", "_stored")
 
-    def __init__(self, request: Request, replica: Replica, affinity: Affinity) -> None:
+    def __init__(self, request: Request, replica: Replica, stored: StoredResponses) -> None:
         super().__init__(request, replica)
-        self._affinity: Affinity | None = affinity
+        self._stored: StoredResponses | None = stored
         self._seen = b""
 
     def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
         if message.code != 200 or fields.encoded:
-            self._affinity = None
+            self._stored = None
         self._look(data)
         super().on_response(message, fields, data, complete)
 
     def on_data(self, data: bytes, complete: bool) -> None:
-        if self._affinity is not None:
+        if self._stored is not None:
             self._look(data)
         super().on_data(data, complete)
 
     def on_chunk(self, frame: bytes, start: int) -> None:
-        if self._affinity is not None:
+        if self._stored is not None:
             self._look(frame[start:-2])
         super().on_chunk(frame, start)
 
     def _look(self, data: bytes) -> None:
-        affinity = self._affinity
-        if affinity is None or not data:
+        stored = self._stored
+        if stored is None or not data:
             return
         self._seen += data[:_LOOK_BYTES]
         found = _ID.search(self._seen)
         if found is not None:
-            affinity.learn(found[1].decode(), self.replica)
+            stored.learn(found[1].decode(), self.replica)
         if found is not None or len(self._seen) >= _LOOK_BYTES:
-            self._affinity = None
+            self._stored = None
             self._seen = b""

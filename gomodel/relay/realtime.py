@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs, unquote
 
-from ..balancing.choice import Choice, ordered
+from ..balancing.choice import Choice
 from ..balancing.instances import Providers
 from ..downstream.request import Request
 from ..errors import ClientError, ModelRequired
@@ -15,6 +15,7 @@ from ..selector.realtime_event import SessionUpdate
 from ..upstream.replica import Replica
 from .forward import Forwarder
 from .outgoing import Outgoing
+from .placement import Placement
 from .tunnel import UPGRADE, Tunnel, require_websocket
 
 _QUERY_FIELDS = 1000  # each costs a microsecond
@@ -24,8 +25,15 @@ _SLASH = re.compile("/|%2[Ff]")
 class Realtime:
     """Handles WebSockets of the realtime API."""
 
-    def __init__(self, providers: Providers, forwarder: Forwarder, choose: Callable[[str], Awaitable[Choice]]) -> None:
+    def __init__(
+        self,
+        providers: Providers,
+        forwarder: Forwarder,
+        choose: Callable[[str], Awaitable[Choice]],
+        placement: Placement,
+    ) -> None:
         """`choose`: where a selector goes, as for inference; raises ModelNotFound."""
+        self._placement = placement
         self._providers = providers
         self._forwarder = forwarder
         self._choose = choose
@@ -43,10 +51,12 @@ class Realtime:
         if selectors:
             choice = await self._choose(selectors[0])
         elif only is not None:
-            choice = Choice(ordered(only.replicas), "", bound=False)
+            choice = Choice(only.replicas.copy(), "", bound=False)
         else:
             raise ModelRequired("Name the model in the query: /v1/realtime?model=<instance>/<model>.")
         request.record.model = choice.model
+        if len(choice.candidates) > 1:
+            self._placement.at_once(request, choice, None)
         if choice.bound:
             query = _without_prefix(query)
         if choice.bound or not selectors:

@@ -91,8 +91,8 @@ class ConversationScan:
 
     __slots__ = ("_body", "_crc", "_opening", "_scan", "_size", "_start", "_turn", "id", "paused")
 
-    def __init__(self, body: bytes | bytearray, opening: Opening | None) -> None:
-        """`body`: all of it, or as much as LIMIT_BYTES or more; without an `opening` only ids are looked for."""
+    def __init__(self, body: bytes | bytearray, opening: Opening) -> None:
+        """`body`: all of it, or as much as LIMIT_BYTES or more."""
         self._body = body if len(body) <= LIMIT_BYTES else body[:LIMIT_BYTES]
         self._opening = opening
         self._turn = Turn()
@@ -102,7 +102,7 @@ class ConversationScan:
         self.id: bytes | None = None
         self.paused = False
 
-    def feed(self, _nothing: bytes = b"") -> None:
+    def feed(self, _nothing: bytes | bytearray = b"", /) -> None:
         """Take one turn."""
         scan = self._scan
         if scan is None:
@@ -141,11 +141,11 @@ class ConversationScan:
         # One look for both of the others, which hardly any body has; `rfind` is several times as fast as `find`.
         if body.rfind(b"session_") >= 0 and (body.rfind(b'"session_id"') >= 0 or body.rfind(b'"user_id"') >= 0):
             return False
-        return self._opening is None or self._usual(self._opening)
+        return self._usual()
 
-    def _usual(self, opening: Opening) -> bool:
+    def _usual(self) -> bool:
         body = self._body
-        found = opening.into(body, 0, SLICE_BYTES)
+        found = self._opening.into(body, 0, SLICE_BYTES)
         if found is None:
             return False
         if found.lastindex:
@@ -170,8 +170,7 @@ class ConversationScan:
                 yield from self._complete(look)
                 if self.id is not None:
                     return
-        if self._opening is not None:
-            yield from self._complete(self._to_text)
+        yield from self._complete(self._to_text)
 
     def _complete(self, look: Callable[[], Found]) -> Generator[int, int | None, None]:
         """One look from the body's start, with a limit of its own; ends where the body does."""
@@ -233,7 +232,6 @@ class ConversationScan:
 
     def _to_text(self) -> Found:
         """The first user message, or the string that stands for it."""
-        assert self._opening is not None
         body, turn = self._body, self._turn
         position = yield from opened(body, turn)
         position = yield from to_member(body, turn, position, self._opening.member, after_value=False)

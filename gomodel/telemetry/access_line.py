@@ -117,6 +117,8 @@ def fields(record: Record, seconds: float) -> dict[str, object]:
         found["phase"] = PHASE_WORDS[record.phase]
     if record.reason:
         found["reason"] = record.reason
+    if record.affinity:
+        found["affinity"] = record.affinity
     if record.retries:
         found["retries"] = record.retries
     if record.trace:

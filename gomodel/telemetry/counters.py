@@ -139,6 +139,7 @@ class Telemetry:
         self.aborted: dict[tuple[str, Phase], int] = defaultdict(int)  # by who ended it
         self.connects: dict[tuple[str, str], int] = defaultdict(int)  # by instance, result
         self.retries: dict[str, int] = defaultdict(int)
+        self.affinity: dict[tuple[str, str], int] = defaultdict(int)  # by what named a conversation, where it went
 
     def limit(self, config: Config) -> None:
         """End what is silent by the timeouts of `config` from now on."""
@@ -174,6 +175,8 @@ class Telemetry:
         traffic = series.traffic
         traffic.request_bytes += record.bytes_in
         traffic.response_bytes += record.bytes_out
+        if record.named_by:
+            self.affinity[record.named_by, record.affinity or "none"] += 1
         if record.ended_by:
             self.aborted[record.ended_by, record.phase] += 1
         access_line.write(record, seconds, polled=polled)

@@ -43,6 +43,7 @@ class Record:
 
     __slots__ = (
         "aborted",
+        "affinity",
         "bytes_in",
         "bytes_out",
         "caller",
@@ -53,6 +54,7 @@ class Record:
         "instance",
         "method",
         "model",
+        "named_by",
         "owner",
         "phase",
         "reason",
@@ -82,6 +84,8 @@ class Record:
         self.target = ""  # as the client sent it, query included: never to be shown as it is
         self.instance = ""
         self.model = ""
+        self.named_by = ""  # what named its conversation: "header", "body" ...; only where servers were chosen from
+        self.affinity = ""  # where it was served, seen from its conversation's home
         self.status = 0
         self.streamed = False  # the answer is a stream of events
         self.bytes_in = 0

@@ -35,6 +35,7 @@ class Replica:
         url = self.url = urlsplit(server.base_url)
         self.base_path = url.path
         self.root_path = url.path.removesuffix("/v1")
+        self.identity = self.address + self.base_path  # the same in every gateway that was told of it alike
         self.own_fields = _own_fields(config, server)
         self.pool = Pool(config, server, settings.timeouts, network, settings.servers)
         self.breaker = Breaker(settings.breaker, config.name)

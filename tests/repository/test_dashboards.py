@@ -106,16 +106,19 @@ async def test_every_selector_finds_a_series_once_everything_has_happened(
     upstream.on_request(sse(["1", "2", "[DONE]"]))
     upstream.on_request(SSE_HEAD + chunked(b"data: 1\n\n"), Fin())
     upstream.on_request(response(b"{}", 500))
-    gone = await make_upstream()
+    gone, twin = await make_upstream(), await make_upstream()
     gone.stop_listening()
+    for each in (upstream, twin):
+        each.repeat(response(b"{}"))
     keys = tmp_path / "keys.toml"
     keys.write_text("[keys]\n")
-    handle = await gateway(vllm=upstream, vllm_b=gone, GOMODEL_MASTER_KEY="k", GOMODEL_KEYS_FILE=str(keys))
+    handle = await gateway(vllm=upstream, vllm_b=gone, vllm_c=twin, GOMODEL_MASTER_KEY="k", GOMODEL_KEYS_FILE=str(keys))
     key = ("x-api-key", "k")
     for model in ("vllm/m", "vllm/m", "vllm/m", "vllm-b/m"):
         await ask(await connect(handle), post(model=model, headers=[key]))
     await ask(await connect(handle), request("GET", "/v1/models", [key]))
-    await counted(handle, 5)
+    await ask(await connect(handle), post(model="m", headers=[key]))  # which two of them list
+    await counted(handle, 6)
     answer = await ask(await connect(handle), request("GET", "/metrics", [key]))
     series = [
         (sample.name, sample.labels | {"job": "gomodel", "instance": "gomodel:8080"})

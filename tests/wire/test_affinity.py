@@ -1,257 +1,289 @@
-"""What refers to a stored response goes to the instance that made it: learned in passing, asked around when unknown."""
+"""A conversation stays with the server that has it in its cache: whatever names it, however its requests arrive."""
 
 import json
 
 import pytest
-from aiohttp import ClientTimeout
 
-from gomodel.balancing import stored_responses as module
-from gomodel.balancing.stored_responses import Affinity
+from gomodel.balancing import keys_in_flight
+from gomodel.selector.conversation import LIMIT_BYTES
 
-from ..harness.scripted import (
-    SAFETY_S,
-    SSE_HEAD,
-    Fin,
-    SendByteByByte,
-    SendPieces,
-    Stall,
-    chunked,
-    head,
-    json_response,
-    request,
-    response,
+from ..harness.forms import form
+from ..harness.forms import post as post_form
+from ..harness.scripted import ReadBody, ReadHead, Stall, json_response, request
+from ..harness.verdicts import CHAT, OK, access_lines, ask, turned
+
+MODELS = request("GET", "/v1/models")
+BUSY_TEXT = "The engine is currently busy. Please try again later or on a different instance."
+BUSY = json_response(
+    {"error": {"message": BUSY_TEXT, "type": "ServiceUnavailableError", "param": None, "code": 503}},
+    503,
+    [("server", "uvicorn")],
 )
-from ..harness.verdicts import OK, ask, own_error
-
-ID = "resp_0a1B-c.d_9"
-MADE = json_response({"id": ID, "object": "response", "output": [{"id": "msg_1"}], "model": "m"})
-CREATED = f'event: response.created\ndata: {{"response":{{"id":"{ID}","object":"response"}},"sequence_number":0}}\n\n'
-EVENTS = SSE_HEAD + chunked(CREATED.encode(), b'data: {"item":{"id":"msg_2"}}\n\n') + b"0\r\n\r\n"
-BY_THE_BYTE = [chunked(bytes([byte])) for byte in CREATED.encode()]
-JSON = [("Content-Type", "application/json")]
-NOT_FOUND = json_response({"error": {"message": "not found", "code": 404}}, 404)
 
 
-def create(model="vllm-b/m", **fields):
-    body = json.dumps({"model": model, "input": "hi", **fields}).encode()
-    return request("POST", "/v1/responses", JSON, body)
+def chat(said="hello", *, headers=(), path=CHAT, model="m", **fields):
+    body = {"model": model, "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": said}]}
+    return request(
+        "POST", path, [("Content-Type", "application/json"), *headers], json.dumps({**body, **fields}).encode()
+    )
 
 
-def get(suffix="", method="GET", response_id=ID):
-    return request(method, f"/v1/responses/{response_id}{suffix}", body=b"" if method == "POST" else None)
-
-
-def asked(upstream):
-    return [(each.method, each.target) for each in upstream.requests]
+def session(name, **fields):
+    return chat("the same for all", headers=[("X-Session-ID", name)], **fields)
 
 
 @pytest.fixture
-async def pair(gateway, make_upstream):
-    """A gateway with the instances `vllm` and `vllm-b`, both listing `m`, and those."""
-    one, other = await make_upstream(), await make_upstream()
-    handle = await gateway(vllm=one, vllm_b=other, VLLM_API_KEY="key-a", VLLM_B_API_KEY="key-b")
-    return handle, one, other
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        pytest.param((MADE,), id="json"),
-        pytest.param((SendByteByByte(MADE),), id="json byte by byte"),
-        pytest.param((EVENTS,), id="events"),
-        pytest.param((SendByteByByte(EVENTS),), id="events byte by byte"),
-        pytest.param(
-            (SendPieces((SSE_HEAD, *(chunked(bytes([b])) for b in CREATED.encode()), b"0\r\n\r\n")),), id="chunks"
-        ),
-        pytest.param((head(200) + MADE.partition(b"\r\n\r\n")[2], Fin()), id="until the close"),
-        pytest.param((response(b'{\n  "created_at": 1,\n  "id" :\t"%b"}' % ID.encode()),), id="spaces"),
-        pytest.param((response(b'{"object":"%b","id":"%b"}' % (b"x" * 3900, ID.encode())),), id="not first"),
-    ],
-)
-async def test_the_maker_of_a_response_is_learned_from_its_answer(pair, connect, steps):
-    handle, one, other = pair
-    other.on_request(*steps)
+async def fleet(gateway, make_upstream, connect):
+    """A gateway whose four servers all list `m`, a client, and the servers by name."""
+    servers = {name: await make_upstream(models=("m",)) for name in ("vllm", "vllm_a", "vllm_b", "vllm_c")}
+    for each in servers.values():
+        each.repeat(OK)
+    handle = await gateway(**servers)
     client = await connect(handle)
-    made = await ask(client, create())
-    assert made.complete
-    assert ID.encode() in made.body
-    for suffix, method in [("", "GET"), ("?stream=true&starting_after=3", "GET"), ("/cancel", "POST"), ("", "DELETE")]:
-        other.on_request(OK)
-        answer = await ask(client, get(suffix, method))
-        assert (answer.status, answer.get("X-GoModel-Provider")) == (200, "vllm-b")
-        assert asked(other)[-1] == (method, f"/v1/responses/{ID}{suffix}")
-    assert (len(other.requests), one.requests) == (5, [])
+    await ask(client, MODELS)
+    return handle, client, {name.replace("_", "-"): each for name, each in servers.items()}
 
 
-@pytest.mark.parametrize(
-    "made",
-    [
-        pytest.param(json_response({"id": ID}, 201), id="status"),
-        pytest.param(json_response({"id": ID}, 400), id="error"),
-        pytest.param(json_response({"id": ID}, 200, [("Content-Encoding", "gzip")]), id="encoded"),
-        pytest.param(json_response({"text": f'"id": "{ID}"'}), id="in a string"),
-        pytest.param(json_response({"id": "chatcmpl-1", "previous_response_id": ID}), id="another member"),
-        pytest.param(json_response({"padding": "x" * 5000, "id": ID}), id="far behind"),
-    ],
-)
-async def test_what_is_no_response_of_this_id_teaches_nothing(pair, connect, made):
-    handle, one, other = pair
-    other.on_request(made)
+async def server_of(client, raw):
+    return (await ask(client, raw)).get("X-GoModel-Provider")
+
+
+NAMED = {
+    "a header": session,
+    "another header": lambda name: chat(headers=[("Helicone-Session-Id", name)]),
+    "a cache key": lambda name: chat(prompt_cache_key=name),
+    "a session in the body": lambda name: chat(session_id=name),
+    "a user": lambda name: chat(metadata={"user_id": f"user_1_account__session_{name}"}, path="/v1/messages"),
+    "its opening": lambda name: chat("as " + name),
+    "its input": lambda name: request(
+        "POST", "/v1/responses", [], json.dumps({"model": "m", "input": "as " + name}).encode()
+    ),
+    "its prompt": lambda name: request(
+        "POST", "/v1/completions", [], json.dumps({"model": "m", "prompt": "as " + name}).encode()
+    ),
+}
+
+
+@pytest.mark.parametrize("ask_as", NAMED.values(), ids=NAMED)
+async def test_a_conversation_goes_to_one_server_and_conversations_to_all(fleet, ask_as):
+    _, client, servers = fleet
+    names = [f"s-{number}" for number in range(24)]
+    homes = [await server_of(client, ask_as(name)) for name in names]
+    assert [await server_of(client, ask_as(name)) for name in reversed(names)] == homes[::-1]
+    assert set(homes) == set(servers)
+
+
+async def test_another_gateway_chooses_alike(fleet, gateway, connect):
+    _, client, servers = fleet
+    other = await gateway(**{name.replace("-", "_"): each for name, each in reversed(servers.items())})
+    second = await connect(other)
+    await ask(second, MODELS)
+    for name in range(12):
+        for raw in (session(f"s-{name}"), chat(f"as {name}")):
+            assert await server_of(client, raw) == await server_of(second, raw)
+
+
+async def test_however_a_body_arrives_its_conversation_is_the_same(fleet, connect):
+    handle, client, _ = fleet
+    for size in (10, 40_000, LIMIT_BYTES + 100_000):
+        raw = chat("x" * size, tools=[{"function": {"parameters": {"role": "user"}}}])
+        home = await server_of(client, raw)
+        begin = raw.index(b"\r\n\r\n") + 4
+        body = raw[begin:]
+        pieces = [body[at : at + 9973] for at in range(0, len(body), 9973)]
+        other = await connect(handle)
+        assert await server_of(other, request("POST", CHAT, [("Content-Type", "application/json")], pieces)) == home
+        await other.send_pieces([raw[:begin], body[:7], body[7:-5], body[-5:]])
+        assert (await other.read_response()).get("X-GoModel-Provider") == home
+
+
+async def test_models_have_homes_of_their_own(gateway, make_upstream, connect):
+    servers = {name: await make_upstream(models=("m", "n")) for name in ("vllm", "vllm_a", "vllm_b", "vllm_c")}
+    for each in servers.values():
+        each.repeat(OK)
+    client = await connect(await gateway(**servers))
+    await ask(client, MODELS)
+    homes = [[await server_of(client, session(f"s-{at}", model=model)) for at in range(12)] for model in "mn"]
+    assert homes[0] != homes[1]
+
+
+async def test_sessions_that_share_a_connection_are_told_apart(fleet, connect):
+    """Their heads are alike but for the one line."""
+    handle, client, _ = fleet
+    names = [f"s-{number % 8}" for number in range(40)]
+    shared = [await server_of(client, session(name)) for name in names]
+    assert [await server_of(await connect(handle), session(name)) for name in names[:8]] == shared[:8]
+    assert len(set(shared)) > 1
+
+
+async def test_the_field_goes_on_and_what_was_made_of_it_does_not(fleet):
+    handle, client, servers = fleet
+    await ask(client, session("s-canary"))
+    [seen] = [each for server in servers.values() for each in server.requests]
+    assert seen.get("X-Session-ID") == "s-canary"
+    assert "canary" not in handle.logs.text
+
+
+async def test_an_operators_header_names_a_session(gateway, make_upstream, connect):
+    servers = {name: await make_upstream(models=("m",)) for name in ("vllm", "vllm_a", "vllm_b")}
+    for each in servers.values():
+        each.repeat(OK)
+    client = await connect(await gateway(SESSION_HEADERS="X-Chat", **servers))
+    await ask(client, MODELS)
+    homes = {await server_of(client, chat(f"turn {turn}", headers=[("X-Chat", "c")])) for turn in range(12)}
+    assert len(homes) == 1
+
+
+async def test_what_names_no_conversation_goes_to_any(fleet):
+    handle, client, servers = fleet
+    raw = request("POST", "/v1/embeddings", [("Content-Type", "application/json")], b'{"model":"m","input":"x"}')
+    for _ in range(200):
+        await ask(client, raw)
+        if all(each.requests for each in servers.values()):
+            break
+    assert all(each.requests for each in servers.values())
+    assert set(handle.gateway.telemetry.affinity) == {("none", "none")}
+
+
+async def test_by_least_nothing_stays(gateway, make_upstream, connect):
+    servers = {name: await make_upstream(models=("m",)) for name in ("vllm", "vllm_a")}
+    for each in servers.values():
+        each.repeat(OK)
+    handle = await gateway(ROUTING="least", **servers)
     client = await connect(handle)
-    await ask(client, create())
-    one.on_request(NOT_FOUND)
-    other.on_request(NOT_FOUND)
-    assert (await ask(client, get())).status == 404
-    assert asked(one) == [("GET", f"/v1/responses/{ID}")]
+    await ask(client, MODELS)
+    for _ in range(200):
+        await ask(client, session("s"))
+        if all(each.requests for each in servers.values()):
+            break
+    assert all(each.requests for each in servers.values())
+    assert handle.gateway.telemetry.affinity == {}
+    assert not any("affinity" in line for line in access_lines(handle))
 
 
-async def test_an_unknown_response_is_asked_for_everywhere_and_then_remembered(pair, connect):
-    handle, one, other = pair
-    one.on_request(NOT_FOUND)
-    other.on_request(MADE)
-    other.repeat(OK)
+async def test_where_there_is_no_choice_nothing_is_looked_for_and_nothing_waited_for(fleet, connect):
+    handle, _, servers = fleet
+    servers["vllm"].on_request(ReadHead(), ReadBody(), OK)
+    raw = chat("x" * 5000, model="vllm/m")
     client = await connect(handle)
-    secret = [("Authorization", "Bearer client-secret"), ("X-Canary", "client-secret")]
-    answer = await ask(client, request("POST", f"/v1/responses/{ID}/cancel", secret, b""))
-    assert (answer.status, answer.get("X-GoModel-Provider")) == (200, "vllm-b")
-    # The question is a GET that changes nothing, with the key of whom it goes to and nothing of the client's.
-    assert asked(one) == [("GET", f"/v1/responses/{ID}")]
-    assert asked(other) == [("GET", f"/v1/responses/{ID}"), ("POST", f"/v1/responses/{ID}/cancel")]
-    questions = one.requests + other.requests[:1]
-    assert [each.get("Authorization") for each in questions] == ["Bearer key-a", "Bearer key-b"]
-    assert b"client-secret" not in b"".join(each.raw for each in questions)
-    assert (await ask(client, get())).status == 200
-    assert (len(one.requests), len(other.requests)) == (1, 3)
+    await client.send(raw[:-100])
+    seen = await servers["vllm"].wait_for_request()
+    assert not seen.complete
+    await client.send(raw[-100:])
+    assert (await client.read_response()).status == 200
+    assert handle.gateway.telemetry.affinity == {}
 
 
-async def test_nobody_has_it(pair, connect):
-    handle, one, other = pair
+async def test_a_body_is_held_to_its_end_or_as_long_as_it_may_say_something(fleet, connect):
+    handle, _, servers = fleet
+    long = chat("x" * (LIMIT_BYTES + 200_000))
     client = await connect(handle)
-    for refusal in (
-        NOT_FOUND,
-        json_response({}, 400),
-        json_response({"detail": "Method Not Allowed"}, 405),
-        response(b"", 501),
-    ):
-        one.on_request(refusal)
-        other.on_request(NOT_FOUND)
-        answer = await ask(client, get())
-        assert ID in own_error(answer, 404, "response_not_found", "invalid_request_error")
+    await client.send(long[:-1000])
+    await turned(lambda: any(each.requests for each in servers.values()))
+    [seen] = [each for server in servers.values() for each in server.requests]
+    assert not seen.complete
+    await client.send(long[-1000:])
+    assert (await client.read_response()).status == 200
+    short = chat("x" * 5000)
+    await client.send(short[:-1])
+    other = await connect(handle)
+    await ask(other, session("s"))
+    assert sum(len(each.requests) for each in servers.values()) == 2
+    await client.send(short[-1:])
+    assert (await client.read_response()).status == 200
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param((json_response({}, 500),), id="500"),
-        pytest.param((json_response({}, 503),), id="503"),
-        pytest.param((json_response({"error": "Unauthorized"}, 401),), id="401"),
-        pytest.param((json_response({}, 403),), id="403"),
-        pytest.param((json_response({}, 408),), id="408"),
-        pytest.param((json_response({}, 429),), id="429"),
-        pytest.param((response(b"", 307, [("Location", "/v1/responses/x/")]),), id="307"),
-        pytest.param((response(b"", 204),), id="204"),
-        pytest.param((Fin(),), id="closed"),
-        pytest.param((b"garbage\r\n\r\n", Fin()), id="garbage"),
-        pytest.param((Stall(),), id="silence"),
-    ],
-)
-async def test_an_instance_that_might_hold_it_and_cannot_be_asked_makes_it_a_503(pair, connect, monkeypatch, fault):
-    # The first is asked first; only the patience with the other one may come to an end.
-    patience = iter((SAFETY_S, 0.1 if fault == (Stall(),) else SAFETY_S))
-    monkeypatch.setattr(module, "ClientTimeout", lambda total: ClientTimeout(total=next(patience)))
-    handle, one, other = pair
-    one.on_request(NOT_FOUND)
-    other.repeat(*fault)
-    answer = await ask(await connect(handle), get())
-    message = own_error(answer, 503, "response_owner_unknown", "overloaded_error")
-    assert "'vllm-b'" in message
-    assert "'vllm'" not in message
-    assert answer.get("Retry-After") == "5"
+@pytest.mark.parametrize("headers", [(), [("X-Session-ID", "s")]], ids=["unnamed", "named"])
+async def test_forms_stream_through(fleet, headers):
+    _, client, servers = fleet
+    raw = post_form(form("m", "first", wav=b"x" * 400_000), headers=headers)
+    await client.send(raw[:-1000])
+    await turned(lambda: any(each.requests for each in servers.values()))
+    await client.send(raw[-1000:])
+    assert (await client.read_response()).status == 200
 
 
-async def test_an_instance_that_is_down_makes_it_a_503_and_the_owner_is_found_all_the_same(pair, connect):
-    handle, one, other = pair
-    one.stop_listening()
-    other.on_request(NOT_FOUND)
-    client = await connect(handle)
-    own_error(await ask(client, get()), 503, "response_owner_unknown", "overloaded_error")
-    other.on_request(MADE)
-    other.on_request(OK)
-    assert (await ask(client, get())).get("X-GoModel-Provider") == "vllm-b"
+async def line_with(handle, **facts):
+    found = lambda: [line for line in access_lines(handle) if facts.items() <= line.items()]  # noqa: E731
+    await turned(found)
+    return found()[-1]
 
 
-async def test_an_instance_that_does_not_answer_does_not_hold_up_the_owners_answer(pair, connect, monkeypatch):
-    monkeypatch.setattr(module, "_ASK_TIMEOUT_S", 60)
-    handle, one, other = pair
-    one.on_request(Stall())
-    other.on_request(MADE)
-    other.on_request(OK)
-    answer = await ask(await connect(handle), get())
-    assert answer.get("X-GoModel-Provider") == "vllm-b"
-    await one.connections[0].closed
+async def test_a_home_that_has_far_too_much_to_do_is_left_for_the_next_in_rank(fleet, connect):
+    handle, client, servers = fleet
+    home = await server_of(client, session("s"))
+    servers[home].repeat(Stall())
+    waiting = []
+    # What is bound to it counts as well.
+    for number in range(8):
+        other = await connect(handle)
+        await other.send(chat(f"as {number}", model=f"{home}/m"))
+        waiting.append(other)
+    await turned(lambda: handle.gateway.providers.instances[home].in_flight == 8)
+    elsewhere = {await server_of(client, session("s")) for _ in range(5)}
+    assert len(elsewhere) == 1
+    assert home not in elsewhere
+    assert (await line_with(handle, affinity="spilled"))["instance"] in elsewhere
+    assert handle.gateway.telemetry.affinity == {("header", "home"): 1, ("header", "spilled"): 5}
+    for each in waiting:
+        each.fin()
+    await turned(lambda: handle.gateway.providers.instances[home].in_flight == 0)
+    servers[home].repeat(OK)
+    assert await server_of(client, session("s")) == home
 
 
-async def test_a_learned_owner_that_is_down_is_not_replaced(pair, connect):
-    handle, one, other = pair
-    other.on_request(MADE)
-    client = await connect(handle)
-    await ask(client, create())
-    other.stop_listening()
-    for connection in other.connections:
-        connection.wire.close()
-    own_error(await ask(client, get()), 502, "connection_refused")
-    assert one.requests == []
+async def test_one_conversation_in_parallel_is_spread_over_all(fleet, connect):
+    handle, _, servers = fleet
+    for each in servers.values():
+        each.repeat(Stall())
+    clients = [await connect(handle) for _ in range(40)]
+    for number, each in enumerate(clients, 1):
+        await each.send(session("s"))
+        await turned(lambda number=number: sum(len(server.requests) for server in servers.values()) == number)
+    assert max(len(each.requests) for each in servers.values()) <= 1.6 * 10
+    for each in clients:
+        each.fin()
+    await turned(lambda: not handle.gateway.telemetry.running.records)
+    await turned(lambda: not any(keys_in_flight.shared._cells))
 
 
-async def test_one_instance_is_not_asked(gateway, upstream, connect):
-    upstream.on_request(NOT_FOUND)
-    answer = await ask(await connect(await gateway(vllm=upstream)), get("/input_items?limit=2"))
-    assert (answer.status, answer.body) == (404, NOT_FOUND.partition(b"\r\n\r\n")[2])
-    assert asked(upstream) == [("GET", f"/v1/responses/{ID}/input_items?limit=2")]
+async def test_conversations_of_a_lost_server_move_and_come_home(fleet):
+    handle, client, servers = fleet
+    names = [f"s-{number}" for number in range(24)]
+    before = {name: await server_of(client, session(name)) for name in names}
+    lost = before[names[0]]
+    servers[lost].stop_listening()
+    for each in servers[lost].open_connections:
+        each.wire.close()
+    during = {name: await server_of(client, session(name)) for name in names}
+    assert lost not in during.values()
+    assert {name for name in names if during[name] != before[name]} == {name for name in names if before[name] == lost}
+    assert (await line_with(handle, affinity="moved"))["instance"] != lost
+    servers[lost].listen()
+    [replica] = handle.gateway.providers.instances[lost].replicas
+    replica.health.ok(replica.health.failures)
+    replica.demotion.over()
+    assert {name: await server_of(client, session(name)) for name in names} == before
 
 
-async def test_a_client_that_leaves_while_instances_are_asked_ends_the_questions(pair, connect, monkeypatch):
-    monkeypatch.setattr(module, "_ASK_TIMEOUT_S", 60)
-    handle, one, other = pair
-    one.on_request(Stall())
-    other.on_request(Stall())
-    client = await connect(handle)
-    await client.send(get())
-    seen = [await each.wait_for_request() for each in (one, other)]
-    client.fin()
-    for each in seen:
-        await each.connection.closed
+async def test_a_busy_home_costs_the_client_nothing(fleet):
+    handle, client, servers = fleet
+    home = await server_of(client, session("s"))
+    servers[home].repeat(BUSY)
+    answer = await ask(client, session("s"))
+    assert (answer.status, answer.get("X-GoModel-Provider") == home) == (200, False)
+    assert (await line_with(handle, affinity="moved"))["retries"] == 1
+    assert handle.gateway.telemetry.affinity == {("header", "home"): 1, ("header", "moved"): 1}
+    assert not any(keys_in_flight.shared._cells)
 
 
-@pytest.mark.parametrize("response_id", ["..", "a%2F..%2Fb", "a%20b", "x" * 257, "a:b", "%2e%2e"])
-async def test_an_id_that_could_lead_elsewhere_is_no_id(pair, connect, response_id):
-    handle, one, other = pair
-    answer = await ask(await connect(handle), get(response_id=response_id))
-    assert answer.status in (400, 404)
-    assert one.connections + other.connections == []
-
-
-@pytest.mark.parametrize("method", ["PUT", "PATCH", "HEAD"])
-async def test_other_methods_are_not_allowed(pair, connect, method):
-    answer = await ask(await connect(pair[0]), get(method=method), method)
-    assert (answer.status, answer.get("Allow")) == (405, "DELETE, GET, POST")
-
-
-async def test_only_so_many_are_remembered_the_latest_and_the_latest_used(pair, monkeypatch):
-    handle, _, _ = pair
-    monkeypatch.setattr(module, "REMEMBERED", 3)
-    affinity = Affinity(handle.gateway.providers)
-    one, other = handle.gateway.providers.replicas
-    for number in range(4):
-        affinity.learn(f"resp_{number}", one)
-    affinity.learn("resp_1", other)
-    affinity.learn("resp_9", one)
-    assert list(affinity._homes.items()) == [("resp_3", one), ("resp_1", other), ("resp_9", one)]
-
-
-async def test_an_answer_that_is_learned_from_passes_byte_for_byte(pair, connect):
-    handle, _, other = pair
-    body = b'{ "id":"%b",\n"id" : "resp_other","a":"\\u0041\xff"}\n' % ID.encode()
-    other.on_request(response(body, 200, [("Content-Type", "application/json"), ("X-Id", ID)]))
-    answer = await ask(await connect(handle), create())
-    assert (answer.body, answer.get("X-Id"), answer.get("Content-Length")) == (body, ID, str(len(body)))
+async def test_a_client_that_leaves_takes_its_conversation_along(fleet, connect):
+    handle, _, servers = fleet
+    for each in servers.values():
+        each.repeat(Stall())
+    for raw in (session("s"), chat("a")):
+        client = await connect(handle)
+        await client.send(raw)
+        await turned(lambda: any(keys_in_flight.shared._cells))
+        client.fin()
+        await turned(lambda: not any(keys_in_flight.shared._cells))

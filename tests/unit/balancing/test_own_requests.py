@@ -17,7 +17,7 @@ from yarl import URL
 from gomodel.balancing import model_lists as module
 from gomodel.balancing.instances import Providers
 from gomodel.balancing.model_lists import ModelLists
-from gomodel.balancing.stored_responses import Affinity
+from gomodel.balancing.stored_responses import StoredResponses
 from gomodel.config.load import Config, from_environ
 from gomodel.errors import ConnectError, GatewayError, Overloaded, UpstreamTimeout
 from gomodel.process.check import print_table
@@ -125,15 +125,15 @@ class TestStatuses:
         headers = {"Location": STORED} if 300 <= status < 400 else None
         upstreams.on_get(STORED, b"{}", status, headers)
         upstreams.on_get(f"http://b.test/v1/responses/{ID}", status=404)
-        affinity = Affinity(providers)
+        stored = StoredResponses(providers)
         if status == 200:
-            assert await affinity.home(ID) is providers.instances["vllm"].replicas[0]
-            assert await affinity.home(ID) is providers.instances["vllm"].replicas[0]  # and is not asked again
+            assert await stored.home(ID) is providers.instances["vllm"].replicas[0]
+            assert await stored.home(ID) is providers.instances["vllm"].replicas[0]  # and is not asked again
         elif status in HOLDS_NONE:
-            assert await affinity.home(ID) is None
+            assert await stored.home(ID) is None
         else:
             with pytest.raises(Overloaded, match="'vllm' could not be asked") as raised:
-                await affinity.home(ID)
+                await stored.home(ID)
             assert "'vllm-b'" not in str(raised.value)
         assert len(upstreams.questions) == 2
 
@@ -203,7 +203,7 @@ class TestFailures:
         upstreams.on_get(STORED, exception=FAILURES[failure][0])
         upstreams.on_get(f"http://b.test/v1/responses/{ID}", status=404)
         with pytest.raises(Overloaded, match="'vllm' could not be asked") as raised:
-            await Affinity(providers).home(ID)
+            await StoredResponses(providers).home(ID)
         assert CANARY not in str(raised.value)
 
 
@@ -287,7 +287,7 @@ async def test_a_question_goes_to_the_base_url_with_the_instances_key(environ, b
     try:
         assert await merged(ModelLists(providers, config)) == ["vllm/m"]
         with pytest.raises(Overloaded, match="'vllm-b' could not be asked"):
-            await Affinity(providers).home(ID)
+            await StoredResponses(providers).home(ID)
     finally:
         await providers.close()
     asked = [each for each in upstreams.questions if "b.test" not in each.url]

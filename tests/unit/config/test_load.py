@@ -76,6 +76,8 @@ DEFAULTS = [
     ("breaker.success_threshold", 1),
     ("breaker.timeout_s", 10.0),
     ("models_refresh_s", 60.0),
+    ("routing", "affinity"),
+    ("session_headers", ()),
     ("strip_request_headers", frozenset()),
     ("forwarded_allow_ips", ()),
     ("metrics_enabled", True),
@@ -164,6 +166,8 @@ SETTINGS = [
     ("CIRCUIT_BREAKER_SUCCESS_THRESHOLD", "2", "breaker.success_threshold", 2),
     ("CIRCUIT_BREAKER_TIMEOUT", "1m", "breaker.timeout_s", 60.0),
     ("CACHE_REFRESH_INTERVAL", "3600", "models_refresh_s", 3600.0),
+    ("ROUTING", "least", "routing", "least"),
+    ("SESSION_HEADERS", "X-Chat-Id, x-foo", "session_headers", ("X-Chat-Id", "x-foo")),
     ("STRIP_REQUEST_HEADERS", "X-Session-ID, x-foo", "strip_request_headers", frozenset({"x-session-id", "x-foo"})),
     ("FORWARDED_ALLOW_IPS", "10.0.0.7, fd00::/8,unix", "forwarded_allow_ips", ("10.0.0.7", "fd00::/8", "unix")),
     ("FORWARDED_ALLOW_IPS", "*", "forwarded_allow_ips", ("*",)),
@@ -278,6 +282,8 @@ REFUSED = [
     *[("RETRY_JITTER_FACTOR", text) for text in ("1.1", "-0.1", "10%", "nan")],
     *[("CIRCUIT_BREAKER_FAILURE_THRESHOLD", text) for text in ("0", "-1", "1.5")],
     *[("CIRCUIT_BREAKER_SUCCESS_THRESHOLD", text) for text in ("0", "-1", "one")],
+    *[("ROUTING", text) for text in ("round-robin", "Affinity ,")],
+    *[("SESSION_HEADERS", text) for text in ("X Foo", "X-Foo:", "Content-Length", "x-chat,Authorization", "Cookie")],
     *[("STRIP_REQUEST_HEADERS", text) for text in ("X Foo", "X-Foo:", "Content-Length", "a,transfer-encoding")],
     *[
         ("METRICS_ENDPOINT", text)
@@ -1083,7 +1089,7 @@ CONTRACT = re.findall(
     HTTP_WRITE_IDLE_TIMEOUT HTTP_TIMEOUT HTTP_UPSTREAM_KEEPALIVE HTTP_CLIENT_KEEPALIVE HTTP_HEADER_LIMIT
     RETRY_MAX_RETRIES RETRY_INITIAL_BACKOFF RETRY_MAX_BACKOFF RETRY_BACKOFF_FACTOR RETRY_JITTER_FACTOR
     CIRCUIT_BREAKER_FAILURE_THRESHOLD CIRCUIT_BREAKER_SUCCESS_THRESHOLD CIRCUIT_BREAKER_TIMEOUT
-    CACHE_REFRESH_INTERVAL STRIP_REQUEST_HEADERS METRICS_ENABLED METRICS_ENDPOINT METRICS_PUBLIC
+    CACHE_REFRESH_INTERVAL STRIP_REQUEST_HEADERS ROUTING SESSION_HEADERS METRICS_ENABLED METRICS_ENDPOINT METRICS_PUBLIC
     FORWARDED_ALLOW_IPS LOG_LEVEL LOG_FORMAT GOMODEL_WORKERS GOMODEL_DRAIN_TIMEOUT TLS_CERT_FILE TLS_KEY_FILE
     """,
 )

@@ -36,6 +36,7 @@ CONTRACT = {
     "gomodel_aborted_total": ("by", "phase"),
     "gomodel_upstream_connects_total": ("upstream", "result"),
     "gomodel_upstream_retries_total": ("upstream",),
+    "gomodel_affinity_total": ("by", "result"),
     "gomodel_breaker_open": ("upstream",),
     "gomodel_instance_up": ("upstream",),
     "gomodel_instance_key_refused": ("upstream",),

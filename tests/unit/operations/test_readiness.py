@@ -14,7 +14,7 @@ class Known:
     """An instance as far as `report` looks at it."""
 
     def __init__(self, state: str = "up", *, admits: bool = True) -> None:
-        self.name = "vllm"
+        self.name = self.identity = "vllm"
         self.health = Health("vllm")
         self.in_flight = 3
         self.models = ("a", "b")

@@ -25,7 +25,7 @@ SAID = "What is a KV cache?"
 OPENS = (crc32(SAID.encode()), len(SAID))
 
 
-def scanned(body: bytes, opening: Opening | None = MESSAGES) -> tuple[bytes | None, tuple[int, int] | None]:
+def scanned(body: bytes, opening: Opening = MESSAGES) -> tuple[bytes | None, tuple[int, int] | None]:
     scan = ConversationScan(body, opening)
     scan.feed()
     while scan.paused:
@@ -33,7 +33,7 @@ def scanned(body: bytes, opening: Opening | None = MESSAGES) -> tuple[bytes | No
     return scan.id, scan.text
 
 
-def both_ways(body: str | bytes, opening: Opening | None = MESSAGES) -> tuple[bytes | None, tuple[int, int] | None]:
+def both_ways(body: str | bytes, opening: Opening = MESSAGES) -> tuple[bytes | None, tuple[int, int] | None]:
     """By a look and by the scan, which must agree."""
     raw = body.encode() if isinstance(body, str) else body
     found = scanned(raw, opening)
@@ -113,6 +113,7 @@ NOTHING = {
     "a list": f"[{chat(USER)}]",
     "no JSON": "messages",
     "broken before it": chat(USER, before="1,"),
+    "a name without a value": chat('{"role" "user"}', USER),
 }
 
 
@@ -198,7 +199,7 @@ IDS = {
 @pytest.mark.parametrize("body", IDS.values(), ids=IDS)
 def test_an_id_of_the_client_goes_before_the_opening(body: str) -> None:
     assert both_ways(body)[0] == b"c-1"
-    assert both_ways(body, None)[0] == b"c-1"
+    assert both_ways(body, PROMPT)[0] == b"c-1"
 
 
 @pytest.mark.parametrize(
@@ -215,6 +216,8 @@ def test_claude_code_names_its_session_in_the_user(user: str) -> None:
 NO_IDS = {
     "a user without a session": chat(USER, before='"metadata":{"user_id":"alice"},'),
     "a user beside metadata": chat(USER, before='"user_id":"u_session_1",'),
+    "a user elsewhere": chat(USER, after=',"metadata":{"a":1},"x":{"user_id":"u_session_1"}'),
+    "a user beside metadata that is none": chat(USER, after=',"metadata":7,"x":{"user_id":"u_session_1"}'),
     "an id in metadata": chat(USER, after=',"metadata":{"session_id":"s"}'),
     "an id in a tool": chat(USER, before='"tools":[{"properties":{"session_id":"s","prompt_cache_key":"s"}}],'),
     "an id in a message": chat(USER, r'{"role":"user","content":"\"session_id\":\"s\",\"prompt_cache_key\":\"s\""}'),
@@ -227,7 +230,7 @@ NO_IDS = {
 @pytest.mark.parametrize("body", NO_IDS.values(), ids=NO_IDS)
 def test_what_only_looks_like_an_id_is_none(body: str) -> None:
     assert both_ways(body) == (None, OPENS)
-    assert both_ways(body, None) == (None, None)
+    assert both_ways(body, PROMPT) == (None, None)
 
 
 def test_what_stands_behind_the_limit_names_nothing() -> None:
@@ -239,10 +242,6 @@ def test_what_stands_behind_the_limit_names_nothing() -> None:
     found = {scanned((open_end + more).encode()) for more in ("", "x", "xyz" * 1000 + '"}]}')}
     said = LIMIT_BYTES - open_end.index("x")
     assert found == {(None, (crc32(b"x" * said), said))}
-
-
-def test_nothing_is_looked_for_but_ids_where_conversations_have_no_opening() -> None:
-    assert scanned(chat(USER).encode(), None) == (None, None)
 
 
 JSON = st.recursive(

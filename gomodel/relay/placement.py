@@ -1,0 +1,89 @@
+"""Which of several candidates a request tries first: the home of its conversation, or the idlest.
+
+Decides what names the conversation: a header field, an id in the body, how the conversation opens, in this order; and
+how much of a body is waited for to find that. What is found is mixed with the model and the caller (`rendezvous`); it
+is neither sent on nor logged. Of a single candidate nothing is asked.
+"""
+
+from ..balancing.choice import Choice
+from ..balancing.rendezvous import Placed, key
+from ..downstream.body import RequestBody
+from ..downstream.request import Request
+from ..selector.conversation import INPUT, LIMIT_BYTES, MESSAGES, PROMPT, ConversationScan
+from .body_search import BodySearch
+
+# The routes on which conversations go on, and where in their bodies they open.
+_OPENINGS = {
+    "/v1/chat/completions": MESSAGES,
+    "/v1/completions": PROMPT,
+    "/v1/messages": MESSAGES,
+    "/v1/responses": INPUT,
+}
+
+
+class Placement:
+    """Puts the candidates of requests in order."""
+
+    def __init__(self, search: BodySearch, *, affinity: bool) -> None:
+        """`affinity`: whether conversations have homes at all (ROUTING)."""
+        self._search = search
+        self._affinity = affinity
+
+    def at_once(self, request: Request, choice: Choice, body: bytes | None) -> bool:
+        """Order the candidates by the head and the body that is here, None for none.
+
+        False where finding out what is in the body takes long; nothing is done then.
+        """
+        if not self._affinity:
+            choice.by_load()
+            return True
+        session = request.fields.session
+        if session:
+            self._place(request, choice, "header", session)
+            return True
+        opening = _OPENINGS.get(request.route.template)
+        if opening is None or body is None:
+            self._place(request, choice, "none", b"")
+            return True
+        scan = ConversationScan(body, opening)
+        scan.feed()
+        if scan.paused:
+            return False
+        self._found(request, choice, scan)
+        return True
+
+    async def order(self, request: Request, choice: Choice, body: RequestBody, *, form: bool) -> None:
+        """Order the candidates; where the body has to say it, hold it to its end or to LIMIT_BYTES."""
+        opening = _OPENINGS.get(request.route.template)
+        if form or opening is None or not self._affinity or request.fields.session:
+            self.at_once(request, choice, None)
+            return
+        held_bytes = body.held_bytes
+        while held_bytes < LIMIT_BYTES and (piece := await body.read_on()):
+            held_bytes += len(piece)
+        scan = ConversationScan(body.beginning(LIMIT_BYTES), opening)
+        await self._search.run(scan)
+        self._found(request, choice, scan)
+
+    def _found(self, request: Request, choice: Choice, scan: ConversationScan) -> None:
+        if scan.id is not None:
+            self._place(request, choice, "body", scan.id)
+        elif scan.text is not None:
+            self._place(request, choice, "opening", b"%x %x" % scan.text)
+        else:
+            self._place(request, choice, "none", b"")
+
+    @staticmethod
+    def _place(request: Request, choice: Choice, by: str, named: bytes) -> None:
+        record = request.record
+        record.named_by = by
+        if named:
+            record.affinity = choice.by_conversation(key(choice.model, "", named))
+        else:
+            choice.by_load()
+
+    @staticmethod
+    def at_owner(request: Request) -> None:
+        """The request continues what only its one candidate has."""
+        request.record.named_by = "response"
+        request.record.affinity = Placed.HOME
