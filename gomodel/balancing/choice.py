@@ -16,10 +16,11 @@ from .rendezvous import Placed, placed, seed
 class Choice:
     """Where a request may go: `candidates` in order of preference, and whether the first segment is cut off.
 
-    `conversation` is the number of the request's, as `rendezvous.key` makes it, 0 while that is not known.
+    `renamed`: an alias was asked for, in whose place `model` is to be sent. `conversation` is the number of the
+    request's, as `rendezvous.key` makes it, 0 while that is not known.
     """
 
-    __slots__ = ("bound", "candidates", "conversation", "model")
+    __slots__ = ("bound", "candidates", "conversation", "model", "renamed")
 
     def __init__(self, candidates: list[Replica], model: str, *, bound: bool) -> None:
         """`candidates` is a list of the request's own; where it has several, one of the two below puts it in order."""
@@ -27,6 +28,7 @@ class Choice:
         self.model = model
         self.bound = bound
         self.conversation = 0
+        self.renamed = False
 
     def by_load(self) -> None:
         """The idlest first."""

@@ -4,7 +4,7 @@ Decides by contract section 4 whose replicas may take a request: those of the in
 a bare model id, or of the only one there is. Knows nothing of requests or of the client.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from ..config.settings import Config
 from ..errors import ModelNotFound, ModelRequired
@@ -12,6 +12,7 @@ from ..selector.selector import split
 from ..telemetry.counters import ChunkGaps
 from ..upstream.network import Network
 from ..upstream.replica import Replica
+from .aliases import Aliases
 from .choice import Choice
 from .instance import Instance
 from .near_models import likeness, near
@@ -44,6 +45,10 @@ class Providers:
         # The instance when there is just one (contract section 4, rule 3). What was for another one, or for nobody,
         # must not go to a server because a reload left it alone.
         self.only = next(iter(self.instances.values())) if len(self.instances) == 1 and not config.former else None
+        self.aliases = Aliases(config.model_aliases) if config.model_aliases else None
+        # Where a selector may go; None when no instance is named so and none lists it (contract section 4). Raises
+        # ModelRequired for an instance's name with no model behind it.
+        self.resolve: Callable[[str], Choice | None] = self._resolve if self.aliases is None else self._resolve_alias
         self.by_model: dict[str, list[Instance]] = {}
         self._indexed: dict[str, frozenset[str]] = {}
         self.index()
@@ -80,11 +85,14 @@ class Providers:
             found = next(iter(self.instances.values()))
         return found
 
-    def resolve(self, selector: str) -> Choice | None:
-        """Where `selector` may go; None when no instance is named so and none lists it (contract section 4).
+    def _resolve(self, selector: str) -> Choice | None:
+        """`resolve` where there are no aliases."""
+        choice = self._known(selector)
+        if choice is None and self.only is not None:
+            return Choice(self.only.replicas.copy(), selector, bound=False)
+        return choice
 
-        Raises ModelRequired for an instance's name with no model behind it.
-        """
+    def _known(self, selector: str) -> Choice | None:
         parts = split(selector)
         if parts is not None:
             instance = self.instances.get(parts[0])
@@ -92,9 +100,8 @@ class Providers:
                 if not parts[1]:
                     raise ModelRequired(_no_model(parts[0]))
                 return Choice(instance.replicas.copy(), parts[1], bound=True)
-        only = self.only
-        if only is not None:
-            return Choice(only.replicas.copy(), selector, bound=False)
+        if self.only is not None and not self.aliases:
+            return None
         listed = self.by_model.get(selector)
         if listed is None:
             return None
@@ -102,6 +109,22 @@ class Providers:
             return Choice(listed[0].replicas.copy(), selector, bound=False)
         replicas = [replica for instance in listed for replica in instance.replicas]
         return Choice(replicas, selector, bound=False)
+
+    def _resolve_alias(self, selector: str) -> Choice | None:
+        """`resolve` where there are aliases: a pattern matches what is no model's own name."""
+        assert self.aliases is not None
+        target = self.aliases.names.get(selector)
+        if target is None:
+            choice = self._known(selector)
+            if choice is not None:
+                return choice
+            target = self.aliases.matching(selector)
+            if target is None:
+                return self._resolve(selector)
+        choice = self._resolve(target)
+        if choice is not None:
+            choice.renamed = True
+        return choice
 
     def unknown(self, selector: str) -> ModelNotFound:
         """The 404, with what the caller may have meant."""

@@ -124,6 +124,9 @@ class ModelLists:
             parts = [each.encoded for each in self.lists if each.entries]
         else:
             parts = await self._renamed(allows)
+        if self._providers.aliases is not None:
+            aliases = self._providers.aliases.names.items()
+            parts += [said for each in aliases if (said := self._alias(*each, allows))]
         return b'{"object": "list", "data": [%b]}' % b", ".join(parts)
 
     async def _renamed(self, allows: Allows | None) -> list[bytes]:
@@ -151,6 +154,13 @@ class ModelLists:
 
         Of those that `allows` where it is given. Raises ModelNotFound or Overloaded.
         """
+        aliases = self._providers.aliases
+        if aliases is not None and model_id in aliases.names:
+            await self._refresh(self._refresh_s)
+            said = self._alias(model_id, aliases.names[model_id], allows)
+            if said is None:
+                raise self._providers.unknown(model_id)
+            return said
         until = monotonic() + PATIENCE_S
         await self._refresh(self._refresh_s)
         found = self._find(model_id, allows)
@@ -202,6 +212,14 @@ class ModelLists:
 
     def _unknown_done(self, task: asyncio.Task[None]) -> None:
         self._unknown = None
+
+    def _alias(self, alias: str, target: str, allows: Allows | None) -> bytes | None:
+        """What is said of the model that an alias stands for, under that name; None of one that is not allowed."""
+        said = self._find(target, allows)
+        if said is None and allows is not None:
+            return None
+        known = json.loads(said) if said is not None else {"object": "model", "created": 0, "owned_by": "vllm"}
+        return json.dumps({**known, "id": alias}).encode()
 
     def _find(self, model_id: str, allows: Allows | None) -> bytes | None:
         """What is said of a model under the id that was asked for, or prefixed where bare ids are not listed."""

@@ -45,6 +45,7 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
         master_keys=master_keys,
         keys=_keys(reader, master_keys),
         model_ids=v["MODEL_IDS"],
+        model_aliases=v["MODEL_ALIASES"],
         cors_allow_origins=v["CORS_ALLOW_ORIGINS"],
         base_path=v["BASE_PATH"],
         body_limit_bytes=v["BODY_SIZE_LIMIT"],
@@ -139,11 +140,28 @@ def load(environ: Mapping[str, str], dotenv_path: Path | None = Path(".env"), fi
     return replace(config, dotenv=bool(file.values), dotenv_ended=file.ended, warnings=file.warnings + config.warnings)
 
 
+def _check_aliases(reader: Reader, config: Config) -> None:
+    names = {each.name for each in config.instances}
+    known = ", ".join(sorted(names))
+    for alias, target in config.model_aliases:
+        instance, slash, model = target.partition("/")
+        if alias.partition("/")[0] in names:
+            reader.problem("MODEL_ALIASES", f"the alias {alias!r} begins with an instance's name, which it would hide")
+        if instance in names:
+            if not (slash and model):
+                reader.problem(
+                    "MODEL_ALIASES", f"{alias!r} stands for an instance and no model: use {instance}/<model>"
+                )
+        elif instance == "vllm" or instance.startswith("vllm-"):
+            reader.problem("MODEL_ALIASES", f"{alias!r} stands for a model of {instance!r}, which is none of: {known}")
+
+
 def _cross_check(reader: Reader, config: Config) -> None:
     """What no variable can be blamed for alone."""
     for name, other in (("TLS_CERT_FILE", "TLS_KEY_FILE"), ("TLS_KEY_FILE", "TLS_CERT_FILE")):
         if reader.given(name) and not reader.given(other):
             reader.problem(name, f"is set but {other} is not; TLS needs both")
+    _check_aliases(reader, config)
     warn = reader.warnings.append
     if config.keys is not None and not config.master_keys and not any(each.admin for each in config.keys.entries):
         warn(

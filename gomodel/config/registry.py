@@ -61,6 +61,9 @@ SECTIONS = (
         Variable("MODEL_IDS", values.choice("prefixed", "bare", "both"), "prefixed", meaning=
             "Ids in `GET /v1/models`: `prefixed` (vllm/org/model), `bare` (org/model, as vLLM has them) or `both`. "
             "All are always accepted."),
+        Variable("MODEL_ALIASES", values.aliases, "", absent=(), meaning=
+            "Further names of models, for clients with names built in: `gpt-4o=vllm/Qwen/Qwen3-32B,claude-*=vllm/...`. "
+            "The value of `model` is replaced and nothing else. A `*` matches anything that is no model's own name."),
         Variable("CACHE_REFRESH_INTERVAL", _TIMEOUT, "60s", meaning=
             "How old an instance's model list may get before it is read again."),
     )),

@@ -158,6 +158,7 @@ class Config:
     master_keys: tuple[Secret, ...]  # each lets in; several while one replaces another
     keys: Keys | None
     model_ids: Literal["prefixed", "bare", "both"]
+    model_aliases: tuple[tuple[str, str], ...]
     cors_allow_origins: tuple[str, ...]
     base_path: str
     body_limit_bytes: int

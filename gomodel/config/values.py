@@ -162,6 +162,29 @@ def lower_set(text: str) -> frozenset[str]:
     return frozenset(entry.lower() for entry in comma_list(text))
 
 
+def aliases(text: str) -> tuple[tuple[str, str], ...]:
+    """A comma list of `alias=selector`; an alias may have one `*`, which stands for anything."""
+    pairs = []
+    for entry in comma_list(text):
+        alias, equals, target = (part.strip() for part in entry.partition("="))
+        if not (alias and equals and target):
+            raise ValueError(f"{quoted(entry)} is not 'alias=<instance>/<model>'")
+        if alias.count("*") > 1 or "*" in target:
+            raise ValueError(f"{quoted(entry)}: an alias may have one '*', and a model none")
+        if not (alias + target).isprintable():
+            raise ValueError(f"{quoted(entry)} has a character that cannot be printed")
+        pairs.append((alias, target))
+    names = [alias for alias, _ in pairs]
+    for alias, target in pairs:
+        if names.count(alias) > 1:
+            raise ValueError(f"{quoted(alias)} stands for two models")
+        if target in names:
+            raise ValueError(
+                f"{quoted(alias)} stands for {quoted(target)}, which is an alias: write what that stands for"
+            )
+    return tuple(pairs)
+
+
 def session_headers(text: str) -> tuple[str, ...]:
     """A comma list of names of header fields (RFC 9110 5.1) that tell conversations apart, the likeliest first."""
     names = comma_list(text)

@@ -107,11 +107,11 @@ class RequestBody:
         held = self.held
         return (held[0] if len(held) == 1 else b"".join(held))[:size]
 
-    def cut(self, at: int, size: int) -> None:
-        """Leave out `size` bytes at offset `at` of what is held. To be called once at the most."""
-        self.removed_bytes = size
+    def cut(self, at: int, size: int, instead: bytes = b"") -> None:
+        """Leave out `size` bytes at offset `at` of what is held, or send others. To be called once at the most."""
+        self.removed_bytes = size - len(instead)
         if self._spool is not None:
-            self._spool.cut(at, size)
+            self._spool.cut(at, size, instead)
             return
         left: list[bytes] = []
         for piece in self.held:
@@ -120,7 +120,8 @@ class RequestBody:
                 at -= len(piece)
                 continue
             end = at + size
-            left += piece[:at], piece[end:]
+            left += piece[:at], instead, piece[end:]
+            instead = b""
             size = max(0, end - len(piece))
             at = 0
         self.held = left

@@ -18,7 +18,7 @@ _PIECE_BYTES = 256 << 10
 class Spool:
     """Write, `cut`, then read as often as needed."""
 
-    __slots__ = ("_cut_at", "_cut_end", "_file", "_next", "_size")
+    __slots__ = ("_cut_at", "_cut_end", "_file", "_instead", "_next", "_size")
 
     def __init__(self) -> None:
         """Opens no file yet."""
@@ -26,6 +26,7 @@ class Spool:
         self._size = 0
         self._cut_at = 0
         self._cut_end = 0
+        self._instead = b""
         self._next = 0
 
     def write(self, piece: bytes | bytearray) -> None:
@@ -43,15 +44,18 @@ class Spool:
             ) from exc
         self._size += len(piece)
 
-    def cut(self, at: int, size: int) -> None:
-        """Leave out `size` bytes at offset `at` when reading."""
+    def cut(self, at: int, size: int, instead: bytes) -> None:
+        """Leave out `size` bytes at offset `at` when reading, or read others in their place."""
+        self._instead = instead
         self._cut_at = at
         self._cut_end = at + size
 
     def read(self) -> bytes:
         """The next piece, b"" at the end."""
-        if self._next == self._cut_at:
+        if self._next == self._cut_at < self._cut_end:
             self._next = self._cut_end
+            if self._instead:
+                return self._instead
         stop = self._cut_at if self._next < self._cut_at else self._size
         if self._file is None or self._next >= stop:
             return b""

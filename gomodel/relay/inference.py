@@ -4,6 +4,7 @@ Decides which instances may take a request: those the selector means, the one th
 names, or the only one there is. How a body is read is `body_search`'s. Knows nothing of connections.
 """
 
+import json
 from functools import partial
 
 from ..balancing.choice import Choice, ordered
@@ -15,6 +16,7 @@ from ..downstream.request import Arrived, Request
 from ..errors import GatewayError, ModelRequired, NotFound, Overloaded
 from ..routes.route import Kind, Route
 from ..selector.json_body import usual
+from ..selector.selector import Selector
 from ..upstream.replica import Replica
 from .body_search import BodySearch, is_form
 from .forward import Forwarder
@@ -64,8 +66,8 @@ class Inference:
                 await self.placement.order(request, choice, body, form=is_form(request))
                 if request.route.template == _STORING:
                     await self._prefer_owner(request, choice, body)
-            if selector is not None and choice.bound:
-                body.cut(selector.start, selector.prefix_bytes)
+            if selector is not None:
+                _name_model(body, selector, choice, form=is_form(request))
             await self._forwarder.forward(self._outgoing(request, choice, body))
         finally:
             body.close()
@@ -93,8 +95,7 @@ class Inference:
             return None
         body = RequestBody(request, self._limit)
         body.hold_arrived()
-        if choice.bound:
-            body.cut(selector.start, selector.prefix_bytes)
+        _name_model(body, selector, choice, form=False)
         request.record.model = choice.model
         return self._outgoing(request, choice, body)
 
@@ -179,3 +180,12 @@ class Inference:
         if owner in choice.candidates:
             choice.candidates = [owner]
             self.placement.at_owner(request)
+
+
+def _name_model(body: RequestBody, selector: Selector, choice: Choice, *, form: bool) -> None:
+    """Write the model as its server knows it: without its instance, or in the place of an alias."""
+    if choice.renamed:
+        model = choice.model.encode() if form else json.dumps(choice.model)[1:-1].encode()
+        body.cut(selector.start, selector.end - selector.start, model)
+    elif choice.bound:
+        body.cut(selector.start, selector.prefix_bytes)

@@ -78,7 +78,9 @@ class Placement:
         record = request.record
         record.named_by = by
         if named:
-            record.affinity = choice.by_conversation(key(choice.model, "", named))
+            caller = request.caller
+            number = key(choice.model, caller.name if caller is not None else "", named)
+            record.affinity = choice.by_conversation(number)
         else:
             choice.by_load()
 

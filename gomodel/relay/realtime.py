@@ -5,7 +5,7 @@ Decides what of the query goes on, and that a session's first event may be rewri
 
 import re
 from collections.abc import Awaitable, Callable
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, quote, unquote
 
 from ..balancing.choice import Choice
 from ..balancing.instances import Providers
@@ -57,14 +57,25 @@ class Realtime:
         request.record.model = choice.model
         if len(choice.candidates) > 1:
             self._placement.at_once(request, choice, None)
-        if choice.bound:
-            query = _without_prefix(query)
-        if choice.bound or not selectors:
+        if choice.renamed:
+            query = _with_model(query, quote(choice.model, safe="/"))
+        elif choice.bound:
+            query = _with_model(query)
+        if choice.bound or choice.renamed or not selectors:
             fields = request.fields
             fields.forwarded = [each for each in fields.forwarded if each[0].lower() != b"sec-websocket-extensions"]
-        outgoing = Outgoing(request, choice, relay=_realtime_tunnel, added=UPGRADE)
+        outgoing = Outgoing(request, choice, relay=self._tunnel, added=UPGRADE)
         outgoing.tail = f"{path}?{query}" if query else path
         await self._forwarder.forward(outgoing)
+
+    def _tunnel(self, request: Request, replica: Replica) -> Tunnel:
+        renamed = self._renamed if self._providers.aliases else None
+        return Tunnel(request, replica, SessionUpdate(replica.name, renamed))
+
+    def _renamed(self, selector: str) -> str | None:
+        """The model that an alias stands for; None for what is no alias."""
+        choice = self._providers.resolve(selector)
+        return choice.model if choice is not None and choice.renamed else None
 
 
 def _selectors(query: str) -> list[str]:
@@ -78,17 +89,16 @@ def _selectors(query: str) -> list[str]:
     return [each for each in given if each]
 
 
-def _without_prefix(query: str) -> str:
-    """The query without the instance in the `model` that was read, its first; every other byte stays as it is."""
+def _with_model(query: str, model: str = "") -> str:
+    """The query with another `model` for the one that was read, its first, or without the instance in that one.
+
+    Every other byte stays as it is.
+    """
     parts = query.split("&")
     for at, part in enumerate(parts):
         name, _, value = part.partition("=")
         slash = _SLASH.search(value)
-        if slash and unquote(name) == "model":
-            parts[at] = f"{name}={value[slash.end() :]}"
+        if (model or slash) and value and unquote(name) == "model":
+            parts[at] = f"{name}={model or value[slash.end() if slash else 0 :]}"
             break
     return "&".join(parts)
-
-
-def _realtime_tunnel(request: Request, replica: Replica) -> Tunnel:
-    return Tunnel(request, replica, SessionUpdate(replica.name))

@@ -220,7 +220,7 @@ class MultipartScan:
         if not raw:
             raise ModelRequired("`model` must not be empty.")
         try:
-            return Selector(raw.decode(), self._base + start, raw.find(b"/") + 1)
+            return Selector(raw.decode(), self._base + start, self._base + end, raw.find(b"/") + 1)
         except UnicodeDecodeError:
             raise InvalidBody("The form field `model` is not UTF-8.") from None
 

@@ -44,7 +44,7 @@ def usual(body: bytes | bytearray) -> Selector | None:
     if end - start > VALUE_LIMIT_BYTES or _may_have_second(body, end):
         return None
     raw = body[start:end]
-    return Selector(_text(raw), start, raw.find(b"/") + 1)
+    return Selector(_text(raw), start, end, raw.find(b"/") + 1)
 
 
 class JsonScan:
@@ -128,7 +128,7 @@ def _select(body: bytearray, turn: Turn) -> Generator[Selector | int, int | None
         _refuse_long((end - start) // _ESCAPE_BYTES)
         raw = bytes(body[start:end])
         value = _unescape(raw)
-    found = Selector(value, turn.dropped + start, prefix_length(raw))
+    found = Selector(value, turn.dropped + start, turn.dropped + end, prefix_length(raw))
     yield from _refuse_second(body, turn, end)
     yield found
 

@@ -9,6 +9,7 @@ client must not take the time for it from the others.
 """
 
 import json
+from collections.abc import Callable
 
 from ..errors import ClientError
 from .json_body import JsonScan
@@ -26,11 +27,12 @@ PARSED_LIMIT_BYTES = LIMIT_BYTES
 class SessionUpdate:
     """Fed what the client sends; returns what goes on. `done` when the rest needs no look."""
 
-    __slots__ = ("_frames", "_held", "_instance", "_parsed", "_passing", "done")
+    __slots__ = ("_frames", "_held", "_instance", "_parsed", "_passing", "_renamed", "done")
 
-    def __init__(self, instance: str) -> None:
-        """`instance`: the name whose prefix is cut."""
+    def __init__(self, instance: str, renamed: Callable[[str], str | None] | None = None) -> None:
+        """`instance`: the name whose prefix is cut. `renamed`: the model that an alias stands for, None for another."""
         self._instance = instance
+        self._renamed = renamed
         self._held = b""
         self._passing = 0  # bytes still to come of a frame that is too long to be the one
         self._frames = TINY_FRAMES_LIMIT  # that may still be looked at
@@ -88,14 +90,18 @@ class SessionUpdate:
         try:
             event = json.loads(text)
             selector = scan.feed(text)  # for one turn: what takes longer names nothing
+            model = self._renamed(selector.value) if selector is not None and self._renamed is not None else None
         except (ValueError, RecursionError, ClientError):
             return frame
         if not isinstance(event, dict) or event.get("type") != "session.update":
             return frame
         self.done = True
-        if selector is None or not selector.value.startswith(self._instance + "/"):
+        if selector is not None and model is not None:
+            text = text[: selector.start] + json.dumps(model)[1:-1].encode() + text[selector.end :]
+        elif selector is not None and selector.value.startswith(self._instance + "/"):
+            text = text[: selector.start] + text[selector.start + selector.prefix_bytes :]
+        else:
             return frame
-        text = text[: selector.start] + text[selector.start + selector.prefix_bytes :]
         return bytes([first]) + _masked_length(len(text)) + key + _mask(text, key)
 
 
@@ -124,9 +130,10 @@ def _payload_start(frame: bytes) -> int:
 
 
 def _masked_length(length: int) -> bytes:
-    """The length of a frame that was held, which was of LIMIT_BYTES at the most and has not grown."""
     if length < 126:
         return bytes([_MASKED | length])
+    if length >= 1 << 16:
+        return bytes([_MASKED | 127]) + length.to_bytes(8, "big")
     return bytes([_MASKED | 126]) + length.to_bytes(2, "big")
 
 

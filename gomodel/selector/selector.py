@@ -15,7 +15,7 @@ _to_slash = re.compile(rb"(?:[^\\/]++|\\(?!/|u002[fF]).|)*+(?:\\?/|\\u002[fF])",
 
 @dataclass(slots=True)
 class Selector:
-    """A selector, and where in the body the raw bytes begin that it is written in.
+    """A selector, and the offsets in the body of the raw bytes it is written in.
 
     For JSON these bytes are what stands between the quotes, escapes included. The first `prefix_bytes` of them are all
     to the first slash, which is what an instance does not get to see when they name it; 0 without a slash.
@@ -23,6 +23,7 @@ class Selector:
 
     value: str
     start: int
+    end: int
     prefix_bytes: int
 
 

@@ -51,6 +51,7 @@ DEFAULTS = [
     ("master_keys", ()),
     ("keys", None),
     ("model_ids", "prefixed"),
+    ("model_aliases", ()),
     ("cors_allow_origins", ()),
     ("base_path", ""),
     ("body_limit_bytes", 100 * 1024 * 1024),
@@ -167,6 +168,12 @@ SETTINGS = [
     ("CIRCUIT_BREAKER_TIMEOUT", "1m", "breaker.timeout_s", 60.0),
     ("CACHE_REFRESH_INTERVAL", "3600", "models_refresh_s", 3600.0),
     ("ROUTING", "least", "routing", "least"),
+    (
+        "MODEL_ALIASES",
+        "gpt-4o=vllm/Qwen/Qwen3-32B, claude-* = m=1,*=vllm/m",
+        "model_aliases",
+        (("gpt-4o", "vllm/Qwen/Qwen3-32B"), ("claude-*", "m=1"), ("*", "vllm/m")),
+    ),
     ("SESSION_HEADERS", "X-Chat-Id, x-foo", "session_headers", ("X-Chat-Id", "x-foo")),
     ("STRIP_REQUEST_HEADERS", "X-Session-ID, x-foo", "strip_request_headers", frozenset({"x-session-id", "x-foo"})),
     ("FORWARDED_ALLOW_IPS", "10.0.0.7, fd00::/8,unix", "forwarded_allow_ips", ("10.0.0.7", "fd00::/8", "unix")),
@@ -282,6 +289,24 @@ REFUSED = [
     *[("RETRY_JITTER_FACTOR", text) for text in ("1.1", "-0.1", "10%", "nan")],
     *[("CIRCUIT_BREAKER_FAILURE_THRESHOLD", text) for text in ("0", "-1", "1.5")],
     *[("CIRCUIT_BREAKER_SUCCESS_THRESHOLD", text) for text in ("0", "-1", "one")],
+    *[
+        ("MODEL_ALIASES", text)
+        for text in (
+            "gpt-4o",
+            "=vllm/m",
+            "gpt-4o=",
+            "a*b*=vllm/m",
+            "a=vllm/*",
+            "a=vllm/m,a=vllm/n",
+            "a=a",
+            "a=b,b=vllm/m",
+            "a=vllm/m\x01",
+            "a=vllm-b/m",
+            "a=vllm",
+            "a=vllm/",
+            "vllm/a=vllm/m",
+        )
+    ],
     *[("ROUTING", text) for text in ("round-robin", "Affinity ,")],
     *[("SESSION_HEADERS", text) for text in ("X Foo", "X-Foo:", "Content-Length", "x-chat,Authorization", "Cookie")],
     *[("STRIP_REQUEST_HEADERS", text) for text in ("X Foo", "X-Foo:", "Content-Length", "a,transfer-encoding")],
@@ -1083,7 +1108,7 @@ CONTRACT = re.findall(
     VLLM_BASE_URL VLLM_API_KEY VLLM_MODELS VLLM_API_KEY_FILE CONFIGURED_PROVIDER_MODELS_MODE
     VLLM_TEST_BASE_URL VLLM_TEST_API_KEY VLLM_TEST_MODELS VLLM_TEST_API_KEY_FILE VLLM_CA_FILE VLLM_TEST_CA_FILE
     HOST PORT GOMODEL_UNIX_SOCKET GOMODEL_MASTER_KEY GOMODEL_MASTER_KEY_FILE BASE_PATH BODY_SIZE_LIMIT
-    CORS_ALLOW_ORIGINS MODEL_IDS GOMODEL_KEYS_FILE
+    CORS_ALLOW_ORIGINS MODEL_IDS MODEL_ALIASES GOMODEL_KEYS_FILE
     ENABLE_PASSTHROUGH_ROUTES ALLOW_PASSTHROUGH_V1_ALIAS ENABLED_PASSTHROUGH_PROVIDERS PASSTHROUGH_ADMIN_ROUTES
     HTTP_CONNECT_TIMEOUT HTTP_RESPONSE_HEADER_TIMEOUT HTTP_STREAM_IDLE_TIMEOUT HTTP_REQUEST_IDLE_TIMEOUT
     HTTP_WRITE_IDLE_TIMEOUT HTTP_TIMEOUT HTTP_UPSTREAM_KEEPALIVE HTTP_CLIENT_KEEPALIVE HTTP_HEADER_LIMIT

@@ -140,7 +140,7 @@ REFUSED = {
 @pytest.mark.parametrize("body", FOUND.values(), ids=FOUND.keys())
 def test_the_field_is_found_with_its_offsets(body: bytes) -> None:
     start = body.index(b"vllm/m")
-    assert every_way(body) == Selector("vllm/m", start, 5)
+    assert every_way(body) == Selector("vllm/m", start, start + 6, 5)
 
 
 @pytest.mark.parametrize("body", NONE.values(), ids=NONE.keys())
@@ -185,7 +185,7 @@ def test_a_value_is_taken_as_it_stands(value: str) -> None:
     raw = value.encode()
     body = FILE + field(raw) + END
     start = len(FILE) + len(field(b"")) - 2
-    assert every_way(body) == Selector(value, start, raw.find(b"/") + 1)
+    assert every_way(body) == Selector(value, start, start + len(raw), raw.find(b"/") + 1)
 
 
 def test_the_field_is_found_when_its_delimiter_line_ends() -> None:
@@ -198,7 +198,7 @@ def test_the_field_is_found_when_its_delimiter_line_ends() -> None:
 def test_so_many_parts_may_stand_before_the_field_and_any_number_behind() -> None:
     start = len(LANGUAGE) * (PARTS_LIMIT - 1) + MODEL.index(b"vllm/m")
     body = LANGUAGE * (PARTS_LIMIT - 1) + MODEL + LANGUAGE * PARTS_LIMIT + END
-    assert scanned([body]) == Selector("vllm/m", start, 5)
+    assert scanned([body]) == Selector("vllm/m", start, start + 6, 5)
     assert scanned([LANGUAGE + body]) is InvalidBody
 
 
@@ -271,9 +271,12 @@ def test_a_file_of_any_size_is_not_held(piece: bytes) -> None:
         tracemalloc.stop()
     assert peak < 4 * len(piece)
     assert held < 4096
-    assert scan.feed(b"\r\n" + MODEL + END) == Selector(
-        "vllm/m", len(FILE) + 16 * len(piece) + MODEL.index(b"vllm/m"), 5
-    )
+    assert scan.feed(b"\r\n" + MODEL + END) == Selector("vllm/m", *offsets(len(FILE) - 2 + 16 * len(piece) + 2), 5)
+
+
+def offsets(of_the_field: int) -> tuple[int, int]:
+    start = of_the_field + MODEL.index(b"vllm/m")
+    return start, start + 6
 
 
 BCHARS = "0123456789abcXYZ'()+_,-./:=? "
@@ -312,7 +315,7 @@ def expected(content: bytes, start: int) -> Outcome:
     if not content:
         return ModelRequired
     try:
-        return Selector(content.decode(), start, content.find(b"/") + 1)
+        return Selector(content.decode(), start, start + len(content), content.find(b"/") + 1)
     except UnicodeDecodeError:
         return InvalidBody
 

@@ -131,6 +131,16 @@ def test_a_frame_passes_or_is_shortened_however_it_arrives(sent, expected, done)
             assert fed([sent[:at], sent[at:]]) == (expected, done)
 
 
+def test_an_alias_is_replaced_by_its_model_however_long_that_is():
+    model = "x" * 300 + '"'
+    renamed = {"gpt-4o": model, "vllm/a": "b"}.get
+    for said, meant in (("gpt-4o", model), ("vllm/a", "b"), ("vllm/m", "m"), ("other", "other")):
+        update = SessionUpdate("vllm", renamed)
+        assert (update.feed(event(said)), update.done) == (event(meant), True)
+    padding = " " * (LIMIT_BYTES - 80)
+    assert SessionUpdate("vllm", renamed).feed(event("gpt-4o", x=padding)) == event(model, x=padding)
+
+
 @pytest.mark.parametrize(("sent", "expected", "done"), CASES)
 def test_only_the_first_update_is_shortened(sent, expected, done):
     later = event("vllm/later") + frame(b"\xff" * 300, BINARY) + b"\x81"
