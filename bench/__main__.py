@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from bench import lifecycle, plots, report, suites, wrk
+from bench import fleet, lifecycle, plots, report, suites, wrk
 from bench.install import install, version
 from bench.measure import Bench, start_upstream
 from bench.peers import PEERS, Peer
@@ -31,9 +31,10 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "memory": lifecycle.memory,
     "start": lifecycle.start,
     "workers": lifecycle.workers,
+    "fleet": fleet.conversations_over_servers,
 }
 # Suites that measure processes of their own come last, when the shared ones are no longer needed.
-_OWN_PROCESSES = ("memory", "start", "workers")
+_OWN_PROCESSES = ("memory", "start", "workers", "fleet")
 _DESCRIPTORS = 65536
 
 
@@ -167,9 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"no {YARDSTICK}: figures only, no ratios")
     order = [name for name in SUITES if name in options.only]
     interrupted = 0
-    with tempfile.TemporaryDirectory(prefix="gomodel-bench-") as scratch, Fleet(Path(scratch)) as fleet:
+    with tempfile.TemporaryDirectory(prefix="gomodel-bench-") as scratch, Fleet(Path(scratch)) as children:
         try:
-            bench = Bench(fleet, start_upstream(fleet), found, rounds, options.quick, say, results)
+            bench = Bench(children, start_upstream(children), found, rounds, options.quick, say, results)
             for name in order:
                 if name not in _OWN_PROCESSES:
                     bench.start_all()

@@ -10,9 +10,12 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import __main__ as command
-from bench import load, payloads, plots, procfs, quota, report, stats, streams, wrk
+from bench import conversations, load, payloads, plots, procfs, quota, report, stats, streams, wrk
 from bench.answer import Answer, Broken
+from bench.configurations import PROJECT
+from bench.conversations import Outcome
 from bench.process import Child, Fleet, StartError, wait_until
+from bench.replicas import BLOCK_TOKENS, TOKEN_CHARS, Engine
 from bench.stats import Refused, Results, Sample, Summary
 from bench.upstream import Body
 
@@ -386,3 +389,40 @@ class TestCommandLine:
         with pytest.raises(KeyboardInterrupt):
             signals.terminated(signal.SIGTERM, None)
         assert signals.exit_status() == 128 + signal.SIGTERM
+
+
+class TestConversations:
+    def test_a_prompt_that_goes_on_is_in_the_cache_as_far_as_it_is_the_same(self) -> None:
+        engine = Engine("replica-0", 10_000)
+        block = TOKEN_CHARS * BLOCK_TOKENS
+        said = "x" * 10 * block
+        assert engine.take(said) == (10 * BLOCK_TOKENS, 0)
+        assert engine.take(said + "y" * 2 * block) == (12 * BLOCK_TOKENS, 10 * BLOCK_TOKENS)
+        assert engine.take("z" + said) == (10 * BLOCK_TOKENS, 0)
+        engine.reset()
+        assert engine.take(said) == (10 * BLOCK_TOKENS, 0)
+
+    def test_what_was_not_used_for_longest_leaves_a_full_cache(self) -> None:
+        engine = Engine("replica-0", 4 * BLOCK_TOKENS)
+        one, two, three = (letter * 2 * TOKEN_CHARS * BLOCK_TOKENS for letter in "abc")
+        assert [engine.take(each)[1] for each in (one, two, one, three, one, two)] == [0, 0, 32, 0, 32, 0]
+
+    def test_the_outcome_is_of_what_was_answered(self) -> None:
+        outcome = Outcome(4, prompt_tokens=200, cached_tokens=50, seconds=[0.1, 0.2, 0.3, 0.4])
+        outcome.served.update(a=3, b=1)
+        assert (outcome.hits, outcome.imbalance(4), outcome.first_answer_ms(0.5)) == (25.0, 3.0, 200.0)
+        assert (Outcome().hits, Outcome().imbalance(4), Outcome().first_answer_ms(0.9)) == (0.0, 0.0, 0.0)
+
+    def test_turns_of_a_conversation_are_answered_from_the_cache_of_the_server_that_is_chosen(
+        self, tmp_path: Path
+    ) -> None:
+        with Fleet(tmp_path) as children:
+            command = [sys.executable, "-m", "bench.replicas", "2", "100000"]
+            child = children.start("replicas", command, {**os.environ, "PYTHONPATH": str(PROJECT)})
+            wait_until(lambda: child.log.read_text().endswith("\n"), child, 20.0)
+            ports = [int(port) for port in child.log.read_text().split()]
+            stays = conversations.run(ports, "m/x", 2, 3, choose=lambda number: number, pause_s=0)
+            moves = conversations.run(ports, "m/x", 1, 2, pause_s=0)
+        assert (stays.errors, stays.requests, stays.served) == (0, 6, {"replica-0": 3, "replica-1": 3})
+        assert stays.hits > 50
+        assert (moves.errors, moves.served) == (0, {"replica-0": 1, "replica-1": 1})
