@@ -62,24 +62,26 @@ def placed(key: int, seeds: Sequence[int], loads: Sequence[int | None], own: int
     `loads`: the requests in flight at each for the whole host, None where it takes none; `own`: those of them that are
     of this conversation. Those that take none come last, for when nobody else is left.
     """
-    order = ranked(key, seeds)
+    order = able = ranked(key, seeds)
     home = order[0]
-    able = [each for each in order if loads[each] is not None]
-    if not able:
-        return order, Placed.MOVED
-    total = sum(loads[each] or 0 for each in able)
-    least, factor = (TIGHT_LEAST, TIGHT_FACTOR) if own >= PARALLEL else (WIDE_LEAST, WIDE_FACTOR)
-    # `load < ceil(x)` is `load < x` for whole numbers.
-    bound = max(least, factor * (total + 1) / len(able))
-    # Whoever has no more than the mean is below it, so there always is one.
-    chosen = next(each for each in able if (loads[each] or 0) < bound)
-    if len(able) != len(order):
+    if None in loads:
+        able = [each for each in order if loads[each] is not None]
+        if not able:
+            return order, Placed.MOVED
         order = able + [each for each in order if loads[each] is None]
-    if chosen == order[0]:
-        return order, Placed.HOME if chosen == home else Placed.MOVED
-    order.remove(chosen)
-    order.insert(0, chosen)
-    return order, Placed.SPILLED
+    load = loads[order[0]] or 0
+    if load >= WIDE_LEAST or own >= PARALLEL:
+        least, factor = (TIGHT_LEAST, TIGHT_FACTOR) if own >= PARALLEL else (WIDE_LEAST, WIDE_FACTOR)
+        total = sum(loads[each] or 0 for each in able)
+        # `load < ceil(x)` is `load < x` for whole numbers.
+        bound = max(least, factor * (total + 1) / len(able))
+        # Whoever has no more than the mean is below it, so there always is one.
+        chosen = next(each for each in able if (loads[each] or 0) < bound)
+        if chosen != order[0]:
+            order.remove(chosen)
+            order.insert(0, chosen)
+            return order, Placed.SPILLED
+    return order, Placed.HOME if order[0] == home else Placed.MOVED
 
 
 def data_parallel_rank(key: int, ranks: int) -> int:
