@@ -1,6 +1,7 @@
 """A conversation stays with the server that has it in its cache: whatever names it, however its requests arrive."""
 
 import json
+from hashlib import sha256
 
 import pytest
 
@@ -105,6 +106,27 @@ async def test_models_have_homes_of_their_own(gateway, make_upstream, connect):
     await ask(client, MODELS)
     homes = [[await server_of(client, session(f"s-{at}", model=model)) for at in range(12)] for model in "mn"]
     assert homes[0] != homes[1]
+
+
+async def test_callers_have_homes_of_their_own(gateway, make_upstream, connect, tmp_path):
+    """Nobody can aim at the server that another's session is at."""
+    keys = tmp_path / "keys.toml"
+    keys.write_text(
+        "".join(f"[keys.{name}]\nsha256 = '{sha256(name.encode()).hexdigest()}'\n" for name in ("alice", "bob"))
+    )
+    servers = {name: await make_upstream(models=("m",)) for name in ("vllm", "vllm_a", "vllm_b", "vllm_c")}
+    for each in servers.values():
+        each.repeat(OK)
+    client = await connect(await gateway(GOMODEL_MASTER_KEY="k", GOMODEL_KEYS_FILE=str(keys), **servers))
+    await ask(client, request("GET", "/v1/models", [("x-api-key", "k")]))
+    homes = {}
+    for name in ("alice", "bob", "alice"):
+        seen = [
+            await server_of(client, chat(headers=[("X-Session-ID", f"s-{at}"), ("x-api-key", name)]))
+            for at in range(12)
+        ]
+        assert homes.setdefault(name, seen) == seen
+    assert homes["alice"] != homes["bob"]
 
 
 async def test_sessions_that_share_a_connection_are_told_apart(fleet, connect):

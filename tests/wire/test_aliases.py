@@ -1,6 +1,7 @@
 """Aliases: the value of `model` is replaced, in every kind of request, and nothing else of it."""
 
 import json
+from hashlib import sha256
 
 import pytest
 
@@ -96,6 +97,22 @@ async def test_aliases_are_listed_under_their_names_with_what_is_said_of_their_m
     assert listed["gpt-4o"]["object"] == "model"
     one = await ask(client, request("GET", "/v1/models/known"))
     assert (one.status, one.json()) == (200, listed["known"])
+
+
+async def test_a_caller_sees_the_aliases_of_what_its_key_is_good_for(gateway, make_upstream, connect, tmp_path):
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f"[keys.alice]\nsha256 = '{sha256(b'alice').hexdigest()}'\nmodels = ['vllm/*']\n")
+    one, other = await make_upstream(models=("m",)), await make_upstream(models=("b",))
+    for each in (one, other):
+        each.repeat(OK)
+    settings = {"GOMODEL_MASTER_KEY": "k", "GOMODEL_KEYS_FILE": str(keys), "MODEL_ALIASES": "w=vllm/m,x=vllm-b/b"}
+    client = await connect(await gateway(vllm=one, vllm_b=other, **settings))
+    key = ("x-api-key", "alice")
+    listed = (await ask(client, request("GET", "/v1/models", [key]))).json()["data"]
+    assert [each["id"] for each in listed] == ["vllm/m", "w"]
+    assert [(await ask(client, request("GET", f"/v1/models/{name}", [key]))).status for name in "wx"] == [200, 404]
+    asked = [await ask(client, request("POST", CHAT, [*JSON, key], body_with(name))) for name in "wx"]
+    assert [each.status for each in asked] == [200, 403]
 
 
 async def test_an_alias_of_a_model_that_nobody_has_is_unknown(gateway, upstream, make_upstream, connect):
