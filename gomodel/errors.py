@@ -172,6 +172,17 @@ class NotAllowed(ClientError):
     code = "not_allowed"
 
 
+class RateLimited(ClientError):
+    """The caller's key has used what it may (contract section 9); `retry_after_s` says when there is more again."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: int, headers: Mapping[str, str]) -> None:
+        super().__init__(message, headers={"Retry-After": str(retry_after_s), **headers})
+
+
 class ForeignOrigin(ClientError):
     """A page of another site, which its browser keeps from reading this."""
 

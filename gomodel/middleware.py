@@ -14,6 +14,7 @@ from functools import partial
 from time import monotonic
 
 from .access.callers import Callers
+from .access.rights import LIMITED
 from .balancing.instances import Providers
 from .config.settings import Secret
 from .dialects import anthropic_body, openai_body
@@ -44,6 +45,11 @@ Check = Callable[[Request], Reply | None]
 
 # nginx's word for a client that left before its answer; nobody reads it but logs and metrics.
 CLIENT_LEFT = 499
+# How often, and for how long, another worker's decision about the same caller is waited for.
+_AGAIN_S = 0.001
+_ATTEMPTS = 500
+# Given for a request whose caller's limits have still to be looked at.
+_UNDECIDED = Reply(0)
 # One echoes what it gets, credentials included; the other asks for a tunnel to anywhere.
 _NEVER_SERVED = frozenset({"TRACE", "CONNECT"})
 
@@ -135,7 +141,7 @@ class CallerRecording(Recording):
         super().end(request)
         record = request.record
         if record.caller is not None:
-            record.caller.leave(record.status)
+            record.caller.leave(record)
 
 
 async def errors(request: Request, handler: Handler) -> Reply | None:
@@ -212,12 +218,43 @@ class CallerChecks(Checks):
         """As Checks; the record knows the caller then, even where it may not what it asks."""
         fields, record, verdict = request.fields, request.record, self._callers.verdict
         try:
-            return None if fields.allowed is verdict else self._look(request, verdict)
+            reply = None if fields.allowed is verdict else self._look(request, verdict)
         finally:
             caller = fields.caller
             if caller is not None and record.caller is None:
                 record.caller = caller
                 caller.enter()
+        if reply is None and caller is not None and caller.limited and request.route.kind in LIMITED:
+            return None if self._admitted(request) else _UNDECIDED
+        return reply
+
+    @staticmethod
+    def _admitted(request: Request, *, locking: bool = True) -> bool:
+        """Whether the caller's limits let the request in, once; False when that cannot be said at this moment."""
+        limits = request.caller.limits
+        if not limits.holds(request.record):
+            added = limits.admit(request.record, locking=locking)
+            if added is None:
+                return False
+            request.added = added
+        return True
+
+    def __call__(self, request: Request, handler: Handler) -> Awaitable[Reply | None]:
+        refusal, request.refusal = request.refusal, None
+        if refusal is not None:
+            raise refusal
+        reply = self.answer(request)
+        if reply is _UNDECIDED:
+            return self._undecided(request, handler)
+        return handler(request) if reply is None else _given(reply)
+
+    async def _undecided(self, request: Request, handler: Handler) -> Reply | None:
+        """Ask again until no other worker is in the middle of deciding: microseconds, unless it does not run at all."""
+        for attempt in range(_ATTEMPTS):
+            await asyncio.sleep(_AGAIN_S)
+            if self._admitted(request, locking=attempt + 1 < _ATTEMPTS):
+                break
+        return await handler(request)
 
 
 async def _given(reply: Reply) -> Reply:

@@ -9,6 +9,9 @@ from collections import defaultdict
 from fnmatch import translate
 
 from ..config.settings import Key
+from ..telemetry.record import Record
+from . import host_usage
+from .limits import Limits
 
 # What stands for the model where a request names none: only a pattern for the whole instance matches it.
 _ANY_MODEL = "*"
@@ -19,10 +22,11 @@ _REMEMBERED = 256
 class Caller:
     """Who asks. One object for each name while the process lives, whatever becomes of its entry."""
 
-    __slots__ = ("_allowed", "_matches", "added_fields", "ended", "entry", "name", "running")
+    __slots__ = ("_allowed", "_matches", "added_fields", "ended", "entry", "limited", "limits", "name", "running")
 
     def __init__(self, entry: Key) -> None:
         self.name = entry.name
+        self.limits: Limits | None = None
         self.running = 0  # its requests in this process
         self.ended: defaultdict[int, int] = defaultdict(int)  # by status
         self.configure(entry)
@@ -34,6 +38,11 @@ class Caller:
         self.added_fields = b"" if entry.priority is None else b"X-Vllm-Priority: %d\r\n" % entry.priority
         self._matches: re.Pattern[str] | None = None  # made when it is needed: a file may have thousands of entries
         self._allowed: dict[tuple[str, str], bool] = {}
+        self.limited = any((entry.in_flight, entry.requests_per_minute, entry.tokens_per_minute))
+        if self.limits is not None:
+            self.limits.configure(entry)
+        elif self.limited:
+            self.limits = Limits(entry, host_usage.shared.account(entry.name))
 
     def allows(self, instance: str, model: str) -> bool:
         """Whether it may ask `instance` for `model`; with "" for a model, whether for any there may be.
@@ -60,7 +69,14 @@ class Caller:
         """One of its requests begins."""
         self.running += 1
 
-    def leave(self, status: int) -> None:
-        """One of them is over, with this status."""
+    def leave(self, record: Record) -> None:
+        """One of them is over."""
         self.running -= 1
-        self.ended[status] += 1
+        self.ended[record.status] += 1
+        if self.limits is not None:
+            self.limits.leave(record)
+
+    def spent(self, prompt: int, completion: int) -> None:
+        """The answer to one of them has said how many tokens it took; of one that does not say nothing is counted."""
+        if self.limits is not None:
+            self.limits.spend(prompt + completion)

@@ -13,6 +13,8 @@ from .caller import Caller
 from .callers import Callers
 
 _ADMIN = frozenset({Kind.ADMIN_REQUESTS})
+# What goes to an instance counts against a caller's limits.
+LIMITED = frozenset({Kind.INFERENCE, Kind.UNKNOWN, Kind.SERVER, Kind.RESPONSES, Kind.PASSTHROUGH, Kind.REALTIME})
 
 
 def known_caller(callers: Callers) -> Callable[[Request], None]:

@@ -126,6 +126,7 @@ class Request:
     """One request on its way through the chain."""
 
     __slots__ = (
+        "added",
         "app",
         "cors",
         "error",
@@ -158,6 +159,7 @@ class Request:
         self.known = payload.fields
         self.error: BadRequest | None = None  # the message could not be parsed
         self.cors = b""  # lines for the answer; an instance's own are dropped where there are some
+        self.added = b""  # what the gateway says of the caller's limits; an instance's own is dropped likewise
         self.started = False  # a response head has been written
         # Filled in by the chain.
         self.app: Any = None  # that began it

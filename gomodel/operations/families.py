@@ -131,6 +131,12 @@ FAMILIES = (
     ),
     Family("gomodel_key_requests_in_flight", "gauge", ("key",), "Requests that run now, by the name of the key."),
     Family(
+        "gomodel_key_refused_total",
+        "counter",
+        ("key", "limit"),
+        "Requests refused with 429, by the name of the key and the limit in its entry.",
+    ),
+    Family(
         "gomodel_keys_file_broken",
         "gauge",
         (),

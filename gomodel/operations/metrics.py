@@ -109,6 +109,12 @@ def _of_keys(callers: Callers, telemetry: Telemetry, asked_by: Record | None) ->
             ((each.name, str(code)), count) for each in met for code, count in each.ended.items()
         ),
         "gomodel_key_requests_in_flight": (((name,), count) for name, count in running.items()),
+        "gomodel_key_refused_total": (
+            ((each.name, limit), count)
+            for each in met
+            if each.limits is not None
+            for limit, count in each.limits.refused.items()
+        ),
         "gomodel_keys_file_broken": [((), int(callers.broken))],
     }
 

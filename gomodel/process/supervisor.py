@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
 
+from ..access import host_usage
 from ..balancing import keys_in_flight
 from ..config.settings import Config
 from ..host.listeners import Listener, beside, bind
@@ -62,7 +63,11 @@ class Supervisor:
         self._notifier = notifier
         self._restarts = Restarts(config.workers, LIMITS)
         self._hub = Hub(Tally(lasting))
-        self._counts = host_counts.share(config.workers), keys_in_flight.share(config.workers)
+        self._counts = (
+            host_counts.share(config.workers),
+            keys_in_flight.share(config.workers),
+            host_usage.share(config.workers),
+        )
         self._listeners: list[Listener] = []
         self._reserved: list[Listener] = []
         self._selector = selectors.DefaultSelector()

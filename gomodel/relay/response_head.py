@@ -60,6 +60,8 @@ def begin_response(
         lines = localised(lines, _site(request, replica, upstream), status)
     if request.cors:
         lines = [*(line for line in lines if line[:15].lower() != b"access-control-"), request.cors]
+    if request.added:
+        lines = [*(line for line in lines if line[:12].lower() != b"x-ratelimit-"), request.added]
     parts = [status_line(status, message.reason), *lines]
     if declared:
         parts.append(declared)

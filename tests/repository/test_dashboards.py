@@ -2,6 +2,7 @@
 
 import json
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,14 +112,17 @@ async def test_every_selector_finds_a_series_once_everything_has_happened(
     for each in (upstream, twin):
         each.repeat(response(b"{}"))
     keys = tmp_path / "keys.toml"
-    keys.write_text("[keys]\n")
+    digest = sha256(b"a").hexdigest()
+    keys.write_text(f'[keys.a]\nsha256 = "{digest}"\nrequests_per_minute = 1\n')
     handle = await gateway(vllm=upstream, vllm_b=gone, vllm_c=twin, GOMODEL_MASTER_KEY="k", GOMODEL_KEYS_FILE=str(keys))
     key = ("x-api-key", "k")
     for model in ("vllm/m", "vllm/m", "vllm/m", "vllm-b/m"):
         await ask(await connect(handle), post(model=model, headers=[key]))
     await ask(await connect(handle), request("GET", "/v1/models", [key]))
     await ask(await connect(handle), post(model="m", headers=[key]))  # which two of them list
-    await counted(handle, 6)
+    for _ in range(2):
+        await ask(await connect(handle), post(headers=[("x-api-key", "a")]))
+    await counted(handle, 8)
     answer = await ask(await connect(handle), request("GET", "/metrics", [key]))
     series = [
         (sample.name, sample.labels | {"job": "gomodel", "instance": "gomodel:8080"})

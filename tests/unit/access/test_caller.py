@@ -4,6 +4,7 @@ import pytest
 
 from gomodel.access.caller import Caller
 from gomodel.config.settings import Key
+from gomodel.telemetry.record import Record
 
 
 @pytest.mark.parametrize(
@@ -59,5 +60,7 @@ def test_what_runs_and_what_ended_is_counted() -> None:
     caller = Caller(Key("k", ()))
     caller.enter()
     caller.enter()
-    caller.leave(200)
+    record = Record("POST", "c", 0.0)
+    record.status = 200
+    caller.leave(record)
     assert (caller.running, dict(caller.ended)) == (1, {200: 1})

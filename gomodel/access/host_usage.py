@@ -1,0 +1,209 @@
+"""What each caller uses on this host: requests that run, and those and the tokens of the last minute, over all workers.
+
+Decides where a worker writes and how all of them are read: every worker has a row of its own in one anonymous mapping
+made before the fork, in which it alone writes; a place in it belongs to one name and is found by that name's hash. So
+counting takes no lock. A decision that must not be made twice at the same time takes one of the kernel's on a byte that
+stands for the name (fcntl): it is never waited for, and a worker that is killed has given it back. Knows no limits.
+"""
+
+import fcntl
+import mmap
+import os
+from hashlib import blake2b
+
+WINDOW_S = 60
+# Names that one worker can count for all; of further ones each worker sees its own numbers alone. Pages that nobody
+# writes to take no memory.
+PLACES = 1 << 14
+_MASK = PLACES - 1
+# A name is looked for in so many places from its own on.
+_PROBES = 32
+# A place: whose it is, what runs, the second that the sums are of, the sums over the window, and both by second.
+_KEY, _RUNNING, _SECOND, _REQUESTS, _TOKENS, _REQUEST_RING = range(6)
+_TOKEN_RING = _REQUEST_RING + WINDOW_S
+_PLACE = _TOKEN_RING + WINDOW_S
+_ROW = PLACES * _PLACE
+_NOTHING_BY_SECOND = memoryview(bytes(2 * WINDOW_S * 8)).cast("q")
+_EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
+# A lock that is held is free again within microseconds, unless its holder is not running.
+_TRIES = 3
+
+
+class _Other:
+    """What is known of a name's place in the row of another worker; of an unknown one another name's place."""
+
+    __slots__ = ("between", "place", "requests", "tokens")
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        self.between = 0, 0
+        self.requests = self.tokens = 0  # that have gone out of the window between these seconds
+
+    def age(self, cells: memoryview, since: int, now: int) -> None:
+        """Find out, once for a second, what its sums of `since` hold too much at `now`."""
+        gone = [second % WINDOW_S for second in range(since + 1, now + 1)]
+        self.requests = sum(cells[self.place + _REQUEST_RING + at] for at in gone)
+        self.tokens = sum(cells[self.place + _TOKEN_RING + at] for at in gone)
+        self.between = since, now
+
+
+class Account:
+    """The numbers of one name: this process says what happens, what is read is the host's. Times are whole seconds."""
+
+    __slots__ = ("_at", "_byte", "_cells", "_fd", "_key", "_others", "_usage", "margin")
+
+    def __init__(self, usage: "HostUsage", key: int, at: int) -> None:
+        self._usage = usage
+        self._cells = usage.cells
+        self._fd = usage.fd
+        self._key = key
+        self._byte = key & ((1 << 62) - 1)
+        self._at = at
+        self._others = [_Other(usage.start(row)) for row in range(usage.workers) if row != usage.row]
+        # What is seen without the lock may lack one request of each other worker, and so may what those have seen.
+        self.margin = 2 * (usage.workers - 1)
+
+    def look(self, now: int) -> tuple[int, int, int]:
+        """The requests that run, and those that began and the tokens spent during the last WINDOW_S."""
+        cells, at = self._cells, self._at
+        if cells[at + _SECOND] != now:
+            self._advance(now)
+        running, requests, tokens = cells[at + _RUNNING], cells[at + _REQUESTS], cells[at + _TOKENS]
+        for other in self._others:
+            place = other.place
+            if cells[place] != self._key:
+                place = other.place = self._usage.find(place, self._key)
+                if cells[place] != self._key:
+                    continue
+            running += cells[place + _RUNNING]
+            since = cells[place + _SECOND]
+            if now - since < WINDOW_S:
+                requests += cells[place + _REQUESTS]
+                tokens += cells[place + _TOKENS]
+                if since < now:  # its sums hold what has gone out of the window meanwhile
+                    if other.between != (since, now):
+                        other.age(cells, since, now)
+                    requests -= other.requests
+                    tokens -= other.tokens
+        return running, requests, tokens
+
+    def enter(self, now: int) -> None:
+        """One more request begins; to be called after a `look` at the same time."""
+        cells, at = self._cells, self._at
+        cells[at + _RUNNING] += 1
+        cells[at + _REQUESTS] += 1
+        cells[at + _REQUEST_RING + now % WINDOW_S] += 1
+
+    def leave(self) -> None:
+        """One of this process's is over."""
+        self._cells[self._at + _RUNNING] -= 1
+
+    def spend(self, now: int, tokens: int) -> None:
+        """So many tokens were spent."""
+        cells, at = self._cells, self._at
+        if cells[at + _SECOND] != now:
+            self._advance(now)
+        cells[at + _TOKENS] += tokens
+        cells[at + _TOKEN_RING + now % WINDOW_S] += tokens
+
+    def frees_at(self, now: int, *, requests: int | None = None, tokens: int | None = None) -> int:
+        """In how many seconds fewer than so many requests, or tokens, will be those of a minute, if no more come."""
+        most, ring = (requests, _REQUEST_RING) if requests is not None else (tokens, _TOKEN_RING)
+        assert most is not None
+        _, began, spent = self.look(now)
+        left = began if requests is not None else spent
+        places = [self._at, *(each.place for each in self._others if self._cells[each.place] == self._key)]
+        for second in range(now - WINDOW_S + 1, now + 1):
+            left -= sum(self._by_second(place, ring, second) for place in places)
+            if left < most:
+                return second + WINDOW_S - now
+        return WINDOW_S
+
+    def _by_second(self, place: int, ring: int, second: int) -> int:
+        since = self._cells[place + _SECOND]
+        return self._cells[place + ring + second % WINDOW_S] if since - WINDOW_S < second <= since else 0
+
+    def _advance(self, now: int) -> None:
+        """Make the sums those of `now`."""
+        cells, at = self._cells, self._at
+        since = cells[at + _SECOND]
+        if now - since >= WINDOW_S:
+            cells[at + _REQUESTS] = cells[at + _TOKENS] = 0
+            cells[at + _REQUEST_RING : at + _PLACE] = _NOTHING_BY_SECOND
+        else:
+            for second in range(since + 1, now + 1):
+                requests, tokens = at + _REQUEST_RING + second % WINDOW_S, at + _TOKEN_RING + second % WINDOW_S
+                cells[at + _REQUESTS] -= cells[requests]
+                cells[at + _TOKENS] -= cells[tokens]
+                cells[requests] = cells[tokens] = 0
+        cells[at + _SECOND] = now
+
+    def lock(self) -> bool:
+        """Keep other workers from deciding about this name until `unlock`; False while one of them does."""
+        for _ in range(_TRIES):
+            try:
+                fcntl.lockf(self._fd, _EXCLUSIVE, 1, self._byte)
+            except OSError:
+                continue
+            return True
+        return False
+
+    def unlock(self) -> None:
+        """Let others decide."""
+        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._byte)
+
+
+class HostUsage:
+    """The mapping; `share` makes one for several workers."""
+
+    def __init__(self, workers: int = 1) -> None:
+        self.cells = memoryview(mmap.mmap(-1, workers * _ROW * 8)).cast("q")
+        self.workers = workers
+        self.row = 0
+        self.fd = os.memfd_create("gomodel-limits") if workers > 1 else -1
+
+    def start(self, row: int) -> int:
+        """Where a row begins."""
+        return row * _ROW
+
+    def account(self, name: str) -> Account:
+        """The account of a name."""
+        key = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True) or 1
+        start, cells = self.start(self.row), self.cells
+        for probe in range(_PROBES):
+            at = start + ((key + probe) & _MASK) * _PLACE
+            if cells[at] in (0, key):
+                cells[at] = key
+                return Account(self, key, at)
+        return HostUsage().account(name)
+
+    def find(self, place: int, key: int) -> int:
+        """Where the row that `place` is in has this name; where it has not, a place in it of no or another name."""
+        start, cells = place - place % _ROW, self.cells
+        for probe in range(_PROBES):
+            place = start + ((key + probe) & _MASK) * _PLACE
+            if cells[place] in (0, key):
+                break
+        return place
+
+    def take(self, row: int) -> None:
+        """In a new worker, before it counts anything: write to this row, in which its predecessor's minute goes on."""
+        self.row = row
+
+    def clear(self, row: int) -> None:
+        """In the supervisor: the worker of this row is gone, and with it what ran there."""
+        start = self.start(row)
+        for at in range(start, start + _ROW, _PLACE):
+            if self.cells[at]:
+                self.cells[at + _RUNNING] = 0
+
+
+# Of this process and those it was forked with.
+shared = HostUsage()
+
+
+def share(workers: int) -> HostUsage:
+    """Before the fork: count for so many workers from now on."""
+    global shared  # noqa: PLW0603 - there is one host
+    shared = HostUsage(workers)
+    return shared

@@ -1,0 +1,219 @@
+"""What several workers count of one caller together: sums, the minute that passes, places, and what a death leaves."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from gomodel.access.host_usage import _MASK, _PLACE, PLACES, WINDOW_S, Account, HostUsage
+
+
+def as_row(usage: HostUsage, row: int) -> HostUsage:
+    """The same memory as another worker sees it."""
+    other = HostUsage.__new__(HostUsage)
+    other.cells, other.workers, other.fd = usage.cells, usage.workers, usage.fd
+    other.take(row)
+    return other
+
+
+@pytest.fixture
+def pair() -> tuple[HostUsage, HostUsage]:
+    usage = HostUsage(2)
+    return as_row(usage, 0), as_row(usage, 1)
+
+
+def enter(account: Account, now: int, times: int = 1) -> None:
+    for _ in range(times):
+        account.look(now)
+        account.enter(now)
+
+
+def test_a_process_alone_counts_its_own() -> None:
+    one, other = (HostUsage().account(name) for name in "ab")
+    enter(one, 100, 2)
+    one.leave()
+    one.spend(100, 7)
+    assert (one.look(100), other.look(100)) == ((1, 2, 7), (0, 0, 0))
+
+
+def test_workers_read_the_sum_of_all(pair: tuple[HostUsage, HostUsage]) -> None:
+    here, there = (each.account("a") for each in pair)
+    enter(here, 100)
+    enter(there, 100, 2)
+    here.spend(100, 5)
+    there.spend(100, 6)
+    there.leave()
+    assert here.look(100) == there.look(100) == (2, 3, 11)
+
+
+def test_what_another_worker_has_not_counted_yet_is_nothing(pair: tuple[HostUsage, HostUsage]) -> None:
+    here = pair[0].account("a")
+    enter(here, 100)
+    for name in ("b", "c", "d"):
+        enter(pair[1].account(name), 100)
+    assert here.look(100) == (1, 1, 0)
+    enter(pair[1].account("a"), 100)
+    assert here.look(100) == (2, 2, 0)
+
+
+@pytest.mark.parametrize("looks", [range(100, 200), [159], [160], [131, 159, 160], [300]], ids=str)
+def test_a_minute_passes_whoever_looks_and_however_seldom(pair: tuple[HostUsage, HostUsage], looks: range) -> None:
+    began = {100: 3, 101: 1, 130: 2}
+    here, there = (each.account("a") for each in pair)
+    for second, count in began.items():
+        enter(there, second, count)
+        there.spend(second, 10 * count)
+        for _ in range(count):
+            there.leave()
+    for now in looks:
+        if now < 131:
+            continue
+        left = sum(count for second, count in began.items() if second > now - WINDOW_S)
+        assert here.look(now) == (0, left, 10 * left), now  # as the one sees whose numbers they are not
+    now = looks[-1]
+    left = sum(count for second, count in began.items() if second > now - WINDOW_S)
+    assert there.look(now) == (0, left, 10 * left)
+
+
+def test_the_ring_goes_round() -> None:
+    account = HostUsage().account("a")
+    for now in range(1000, 1200):
+        enter(account, now)
+        account.leave()
+        assert account.look(now)[1] == min(WINDOW_S, now - 999)
+    assert account.look(1200 + 30)[1] == WINDOW_S - 31
+    assert account.look(1200 + WINDOW_S) == (0, 0, 0)
+
+
+def test_when_there_is_room_again_is_known_to_the_second(pair: tuple[HostUsage, HostUsage]) -> None:
+    here, there = (each.account("a") for each in pair)
+    enter(here, 100, 2)
+    enter(there, 110, 2)
+    there.spend(120, 50)
+    here.spend(125, 50)
+    for account in (here, there):
+        assert [account.frees_at(130, requests=most) for most in (4, 3, 2, 1)] == [30, 30, 40, 40]
+        assert [account.frees_at(130, tokens=most) for most in (100, 50)] == [50, 55]
+    for account in (here, there):
+        assert account.look(160)[1] == 2
+        assert account.frees_at(170, tokens=50) == 15
+
+
+def test_what_ran_in_a_dead_worker_is_gone_and_its_minute_is_not(pair: tuple[HostUsage, HostUsage]) -> None:
+    here, there = (each.account("a") for each in pair)
+    enter(here, 100)
+    enter(there, 100, 3)
+    there.spend(100, 9)
+    enter(pair[1].account("b"), 100, 2)
+    pair[0].clear(1)
+    assert here.look(100) == (1, 4, 9)
+    assert pair[0].account("b").look(100) == (0, 2, 0)
+    again = as_row(pair[0], 1).account("a")
+    enter(again, 110)
+    assert here.look(110) == again.look(110) == (2, 5, 9)
+
+
+def test_names_whose_places_meet_have_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = HostUsage(2)
+    rows = as_row(usage, 0), as_row(usage, 1)
+    keys = [7, 7 + PLACES, 7 + 2 * PLACES]
+
+    def account(row: int, key: int) -> Account:
+        start = rows[row].start(row)
+        at = rows[row].find(start, key)
+        usage.cells[at] = key
+        return Account(rows[row], key, at)
+
+    first = [account(0, key) for key in keys]
+    second = [account(1, key) for key in reversed(keys)]
+    for count, each in enumerate(first, 1):
+        enter(each, 100, count)
+    for count, each in enumerate(second, 1):
+        enter(each, 100, 10 * count)
+    assert [each.look(100)[0] for each in first] == [31, 22, 13]
+    assert [each.look(100)[0] for each in second] == [13, 22, 31]
+
+
+def test_without_a_place_left_a_process_counts_for_itself() -> None:
+    usage = HostUsage()
+    account = usage.account("a")
+    at = (account._key & _MASK) * _PLACE
+    for probe in range(40):
+        usage.cells[(at + probe * _PLACE) % len(usage.cells)] = 1
+    alone = usage.account("a")
+    enter(alone, 100)
+    assert alone.look(100) == (1, 1, 0)
+    assert alone._usage is not usage
+
+
+def _decide(usage: HostUsage, row: int, limit: int, rounds: int, inside: object, most: object, results: object) -> None:
+    usage.take(row)
+    account = usage.account("a")
+    admitted = 0
+    for _ in range(rounds):
+        running, *_ = account.look(0)
+        if running >= limit:
+            continue
+        if running + account.margin < limit:
+            account.enter(0)
+        else:
+            if not account.lock():
+                continue
+            try:
+                if account.look(0)[0] >= limit:
+                    continue
+                account.enter(0)
+            finally:
+                account.unlock()
+        admitted += 1
+        with inside.get_lock():  # type: ignore[attr-defined]
+            inside.value += 1  # type: ignore[attr-defined]
+            most.value = max(most.value, inside.value)  # type: ignore[attr-defined]
+        os.sched_yield()
+        with inside.get_lock():  # type: ignore[attr-defined]
+            inside.value -= 1  # type: ignore[attr-defined]
+        account.leave()
+    results.put((row, admitted, usage.cells[account._at + 1]))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_processes_that_decide_at_the_same_time_never_let_in_one_too_many(limit: int) -> None:
+    processes, rounds = 3, 1500
+    context = multiprocessing.get_context("fork")
+    usage = HostUsage(processes)
+    inside, most, results = context.Value("i", 0), context.Value("i", 0), context.SimpleQueue()
+    children = [
+        context.Process(target=_decide, args=(usage, row, limit, rounds, inside, most, results))
+        for row in range(processes)
+    ]
+    for each in children:
+        each.start()
+    found = [results.get() for _ in children]
+    for each in children:
+        each.join()
+    assert most.value <= limit
+    assert inside.value == 0
+    assert sum(admitted for _, admitted, _ in found) >= rounds // 2
+    assert [left for *_, left in found] == [0] * processes
+
+
+def test_a_lock_is_never_waited_for_and_goes_with_its_holder() -> None:
+    usage = HostUsage(2)
+    ours, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        as_row(usage, 1).account("a").lock()
+        os.write(told, b"x")
+        signal.pause()
+        os._exit(0)
+    os.read(ours, 1)
+    account = as_row(usage, 0).account("a")
+    assert not account.lock()
+    assert as_row(usage, 0).account("b").lock()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert account.lock()
+    account.unlock()
+    for fd in (ours, told):
+        os.close(fd)

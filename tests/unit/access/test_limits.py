@@ -1,0 +1,219 @@
+"""Who is let in by which limit, what the others are told, and two workers that decide about one caller at once."""
+
+from typing import Any
+
+import pytest
+
+from gomodel.access import limits as module
+from gomodel.access.host_usage import HostUsage
+from gomodel.access.limits import Limits
+from gomodel.config.settings import Key
+from gomodel.errors import RateLimited
+from gomodel.telemetry.record import Record
+
+from .test_host_usage import as_row
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "monotonic", clock)
+    return clock
+
+
+def record() -> Record:
+    return Record("POST", "192.0.2.1", 0.0)
+
+
+def limits(usage: HostUsage | None = None, **fields: Any) -> Limits:
+    return Limits(Key("alice", (), **fields), (usage or HostUsage()).account("alice"))
+
+
+def admitted(limits: Limits) -> Record:
+    entry = record()
+    assert limits.admit(entry) is not None
+    return entry
+
+
+def refusal(limits: Limits) -> RateLimited:
+    with pytest.raises(RateLimited) as caught:
+        limits.admit(record())
+    error = caught.value
+    assert (error.status, error.type, error.code) == (429, "rate_limit_error", "rate_limit_exceeded")
+    return error
+
+
+def test_so_many_at_once_and_the_next_when_one_is_over(clock: Clock) -> None:
+    held = limits(in_flight=2)
+    first, second = admitted(held), admitted(held)
+    error = refusal(held)
+    assert error.message == "The key 'alice' may have 2 requests at once."
+    assert error.headers == {"Retry-After": "1"}
+    held.leave(first)
+    third = admitted(held)
+    assert held.refused == {"in_flight": 1}
+    for each in (second, third, first, record()):  # one twice, and one that was never let in
+        held.leave(each)
+    assert held.used() == (0, 3, 0)
+
+
+def test_so_many_a_minute_and_the_next_when_one_of_them_is_a_minute_old(clock: Clock) -> None:
+    held = limits(requests_per_minute=3)
+    for now in (1000.0, 1000.9, 1020.0):
+        clock.now = now
+        held.leave(admitted(held))
+    for now, after in ((1020.0, "40"), (1059.9, "1")):
+        clock.now = now
+        error = refusal(held)
+        assert error.message == "The key 'alice' may have 3 requests a minute."
+        assert error.headers["Retry-After"] == after
+    clock.now = 1060.0
+    admitted(held)
+    admitted(held)
+    assert refusal(held).headers["Retry-After"] == "20"
+
+
+def test_tokens_are_counted_when_they_are_known_and_bound_the_requests_after(clock: Clock) -> None:
+    held = limits(tokens_per_minute=100)
+    admitted(held)
+    held.spend(60)
+    admitted(held)
+    clock.now = 1010.0
+    held.spend(60)
+    error = refusal(held)
+    assert error.message == "The key 'alice' may have 100 tokens a minute."
+    assert error.headers["Retry-After"] == "50"
+    clock.now = 1060.0
+    admitted(held)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"in_flight": 5}, []),
+        (
+            {"requests_per_minute": 5},
+            ["limit-requests: 5", "remaining-requests: 3", "reset-requests: 1m0s"],
+        ),
+        ({"tokens_per_minute": 50}, ["limit-tokens: 50", "remaining-tokens: 43", "reset-tokens: 1m0s"]),
+        (
+            {"requests_per_minute": 5, "tokens_per_minute": 5},
+            [
+                "limit-requests: 5",
+                "remaining-requests: 3",
+                "reset-requests: 1m0s",
+                "limit-tokens: 5",
+                "remaining-tokens: 0",
+                "reset-tokens: 1m0s",
+            ],
+        ),
+    ],
+)
+def test_an_answer_says_what_is_left(clock: Clock, fields: dict[str, int], expected: list[str]) -> None:
+    held = limits(**fields)
+    assert held.admit(record()) is not None
+    held.spend(4)
+    lines = held.admit(record())
+    held.spend(3)
+    if "tokens_per_minute" in fields and "requests_per_minute" not in fields:
+        lines = held.admit(record())
+    if fields.get("tokens_per_minute") == 5:
+        error = refusal(held)
+        said = [f"{name.removeprefix('x-ratelimit-')}: {value}" for name, value in error.headers.items()][1:]
+        assert said == expected
+        return
+    assert lines is not None
+    assert lines == b"".join(f"x-ratelimit-{line}\r\n".encode() for line in expected)
+
+
+def test_nothing_used_needs_no_time_to_be_free(clock: Clock) -> None:
+    lines = limits(tokens_per_minute=50).admit(record())
+    assert lines is not None
+    assert b"x-ratelimit-remaining-tokens: 50\r\nx-ratelimit-reset-tokens: 0s\r\n" in lines
+
+
+def test_limits_that_change_count_what_runs(clock: Clock) -> None:
+    held = limits(in_flight=2)
+    running = [admitted(held), admitted(held)]
+    held.configure(Key("alice", (), in_flight=1))
+    held.leave(running.pop())
+    refusal(held)
+    held.leave(running.pop())
+    admitted(held)
+    held.configure(Key("alice", ()))
+    admitted(held)
+    held.configure(Key("alice", (), in_flight=3))
+    admitted(held)
+    refusal(held)
+
+
+def pair(**fields: Any) -> tuple[Limits, Limits]:
+    usage = HostUsage(2)
+    return limits(as_row(usage, 0), **fields), limits(as_row(usage, 1), **fields)
+
+
+@pytest.mark.parametrize("fields", [{"in_flight": 4}, {"requests_per_minute": 4}])
+def test_workers_share_a_limit(clock: Clock, fields: dict[str, int]) -> None:
+    here, there = pair(**fields)
+    for each in (here, there, there, here):
+        admitted(each)
+    for each in (here, there):
+        refusal(each)
+
+
+@pytest.mark.parametrize("fields", [{"in_flight": 4}, {"requests_per_minute": 4}])
+def test_of_two_workers_that_see_one_place_left_one_takes_it(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, fields: dict[str, int]
+) -> None:
+    """The other decides between this one's look and its decision."""
+    here, there = pair(**fields)
+    for _ in range(3):
+        admitted(here)
+    account, look = here._account, type(here._account).look
+    looks = []
+
+    def interrupted(self: Any, now: int) -> tuple[int, int, int]:
+        found = look(self, now)
+        if self is account:
+            looks.append(found)
+            if len(looks) == 1:
+                admitted(there)
+        return found
+
+    monkeypatch.setattr(type(account), "look", interrupted)
+    refusal(here)
+
+
+def test_while_another_worker_decides_nothing_is_decided(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = pair(in_flight=1)
+    monkeypatch.setattr(type(here._account), "lock", lambda self: False)
+    entry = record()
+    assert here.admit(entry) is None
+    assert not here.holds(entry)
+    assert there.used()[0] == 0
+    assert here.admit(entry, locking=False) == b""
+    assert here.holds(entry)
+    refusal(there)  # full: nobody's decision could change that
+
+
+def test_far_from_the_limit_no_lock_is_taken(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = pair(in_flight=8, requests_per_minute=100)
+    locks = []
+    genuine = type(here._account).lock
+    monkeypatch.setattr(type(here._account), "lock", lambda self: locks.append(self) or genuine(self))
+    for _ in range(3):
+        admitted(here)
+        admitted(there)
+    assert locks == []
+    admitted(here)
+    admitted(there)
+    assert len(locks) == 2
+    refusal(here)
+    assert len(locks) == 2
