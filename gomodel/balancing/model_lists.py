@@ -261,10 +261,11 @@ class ModelLists:
 
     async def _fetch(self, each: ModelList) -> None:
         replica = each.replica
+        key = replica.config.api_key  # a reload may give it another one meanwhile, of which this answer says nothing
         try:
             entries = await fetch_list(replica, bare=self._ids != "prefixed")
         except (ListError, ClientError, OSError, ValueError) as exc:  # ValueError: a host that is no name
-            if isinstance(exc, ListError) and exc.status == _UNAUTHORIZED:
+            if isinstance(exc, ListError) and exc.status == _UNAUTHORIZED and replica.config.api_key == key:
                 replica.health.refuse_key()
             # Once per outage: the lists are read again and again, and a wrong key stays wrong.
             if not each.failing:
@@ -273,7 +274,8 @@ class ModelLists:
             return
         finally:
             each.task = None
-        replica.health.accept_key()
+        if replica.config.api_key == key:
+            replica.health.accept_key()
         if each.configured:
             return  # it was asked because of its key
         if each.failing:

@@ -217,6 +217,29 @@ async def test_probes_find_out_that_the_key_is_good_again(gateway, upstream, con
 
 
 @pytest.mark.parametrize("mode", ["fallback", "allowlist"])
+async def test_an_answer_to_the_old_key_says_nothing_of_the_new_one(gateway, upstream, connect, mode):
+    late, running = asyncio.Event(), asyncio.Event()
+    upstream.on_request(WaitFor(late), UNAUTHORIZED, path="/v1/models")
+    upstream.on_request(WaitFor(running), OK, path=CHAT)
+    environ = {**DEFAULTS, **env_for(vllm=upstream), "VLLM_MODELS": "m", "CONFIGURED_PROVIDER_MODELS_MODE": mode}
+    handle = await gateway(environ)
+    client = await connect(handle)
+    await client.send(post())  # by the old configuration, which stays as long
+    replica = instance_of(handle)
+    replica.health.refuse_key()
+    (old,) = handle.gateway.app.models.lists
+    handle.gateway.app.models.keep_fresh(replica)
+    await upstream.wait_for_request(2)
+    reading = old.task
+    handle.gateway.reload(from_environ({**environ, "VLLM_API_KEY": "good"}))
+    late.set()
+    await reading
+    assert (replica.health.key_refused, replica.health.key_changed) == (False, True)
+    running.set()
+    assert (await client.read_response()).status == 200
+
+
+@pytest.mark.parametrize("mode", ["fallback", "allowlist"])
 async def test_a_key_that_a_reload_mends_is_said_to_be_accepted(gateway, upstream, connect, monkeypatch, mode):
     monkeypatch.setattr(probes, "RETRY_S", 0.02)
     upstream.repeat(UNAUTHORIZED)
@@ -322,11 +345,11 @@ async def test_when_nobody_else_can_be_reached_the_refusal_is_the_answer(pair):
 
 @pytest.mark.usefixtures("first_of_equals")
 async def test_a_refusal_during_an_upload_ends_its_connection(pair):
-    """What has gone is not kept: the answer to a body that streams through is the client's."""
+    """Of a large body what has gone is not kept: the answer to one that streams through is the client's."""
     _, client, one, other = pair
     one.lenient = True
     one.on_request(ReadHead(), FORBIDDEN, WaitFor(asyncio.Event()))
-    body = json.dumps({"model": "m", "text": "x" * 5000}).encode()
+    body = json.dumps({"model": "m", "text": "x" * 300_000}).encode()
     raw = request("POST", CHAT, [("Content-Type", "application/json")], body)
     await client.send(raw[:-2000])
     answer = await client.read_response()
