@@ -80,7 +80,7 @@ test-browser: $(VENV)/.installed  ## the status page and pages of other origins 
 
 fuzz: $(VENV)/.installed  ## atheris on each parser, SECONDS each (default 60)
 	$(BIN)/pip install --quiet --disable-pip-version-check atheris
-	for target in selector continuation multipart targets headers frames framing repeated; do \
+	for target in selector continuation conversation multipart targets headers frames framing repeated; do \
 		$(BIN)/python -m tests.fuzz $$target -max_total_time=$(or $(SECONDS),60) -max_len=4096 -artifact_prefix=/tmp/ || exit 1; done
 
 lint-deploy:  ## docker/ against its tools' linters and schemas, in .venv-deploy

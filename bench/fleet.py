@@ -104,6 +104,7 @@ POLICIES = (
     Policy("vllm-router", "vllm-router cache_aware", _router((), "cache_aware", ())),
     Policy("vllm-router", "vllm-router consistent_hash", _router((), "consistent_hash", ())),
     Policy("smg", "smg cache_aware", _router(("launch",), "cache_aware", _SMG)),
+    Policy("smg", "smg cache_aware, 2 gateways", _router(("launch",), "cache_aware", _SMG), 2),
 )
 
 

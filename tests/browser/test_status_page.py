@@ -207,6 +207,9 @@ def test_rates_and_percentiles_follow_from_the_counters(page: Page, start: Start
     expect(tile.filter(has_text="Server errors")).to_contain_text("10.0 %")
     expect(tile.filter(has_text="Requests ended")).to_contain_text(f"{100 * scrapes} since the start")
     expect(tile.filter(has_text="Aborted")).to_contain_text(f"client 7, vLLM {scrapes - 1}, gomodel 0")
+    expect(tile.filter(has_text="Conversations at home")).to_contain_text("90.0 %")
+    row = page.locator("#instances tr[data-key=vllm]")
+    expect(row).to_contain_text("100.0 % of all, 75.0 % of prompts cached")
     # What is bad is marked, by a sign beside the colour; what clients did is not.
     for title, mood in (("Server errors", "bad"), ("Aborted", "warn"), ("Event loop lag", "warn"), ("Duration", "")):
         expect(tile.filter(has_text=title)).to_have_attribute("data-mood", mood)
@@ -245,6 +248,12 @@ gomodel_requests_total{{code="200",upstream="",model="",route="/v1/models"}} {1e
 {first_byte}"+Inf"}} {100 * times}
 gomodel_aborted_total{{by="client",phase="data"}} 7
 gomodel_aborted_total{{by="upstream",phase="data"}} {times}
+gomodel_affinity_total{{by="header",result="home"}} {60 * times}
+gomodel_affinity_total{{by="opening",result="home"}} {30 * times}
+gomodel_affinity_total{{by="header",result="spilled"}} {10 * times}
+gomodel_affinity_total{{by="none",result="none"}} {100 * times}
+gomodel_prompt_tokens_total{{upstream="vllm",source="cached"}} {300 * times}
+gomodel_prompt_tokens_total{{upstream="vllm",source="computed"}} {100 * times}
 gomodel_breaker_open{{upstream="vllm"}} 1.0
 """
 

@@ -18,6 +18,7 @@ with atheris.instrument_imports(include=["gomodel"]):
     from gomodel.http1.request_fields import RequestFields
     from gomodel.http1.response_fields import ResponseFields
     from gomodel.routes.router import Router
+    from gomodel.selector.conversation import MESSAGES, ConversationScan
     from gomodel.selector.form import MultipartScan, boundary
     from gomodel.selector.json_body import JsonScan, usual
     from gomodel.selector.previous_response import PreviousResponse
@@ -74,6 +75,21 @@ def continuation(data: bytes) -> None:
             if not previous.done:
                 fed(previous, data[at : at + size])
         outcomes.append(previous.id)
+    assert outcomes[0] == outcomes[1], outcomes
+
+
+def conversation(data: bytes) -> None:
+    """Never raises; by a look and by the scan, which a long member before it asks for: one name."""
+    at = data.find(b"{") + 1
+    outcomes = []
+    for body in (data, data[:at] + b'"x":"' + b"x" * 3000 + b'",' + data[at:] if data[:at].strip() == b"{" else data):
+        scan = ConversationScan(body, MESSAGES)
+        fed(scan, b"")
+        for _ in range(len(body)):
+            if not scan.paused:
+                break
+            scan.feed()
+        outcomes.append((scan.id, scan.text))
     assert outcomes[0] == outcomes[1], outcomes
 
 
@@ -144,7 +160,8 @@ def repeated(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (selector, continuation, multipart, targets, headers, frames, framing, repeated)
+    each.__name__: each
+    for each in (selector, continuation, conversation, multipart, targets, headers, frames, framing, repeated)
 }
 
 
