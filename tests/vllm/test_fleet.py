@@ -25,23 +25,25 @@ pytestmark = pytest.mark.slow
 
 CONVERSATIONS, TURNS = 48, 6
 WORDS = ("cache", "server", "holds", "what", "was", "said", "before", "and", "need", "not", "be", "read", "again")
-# Of 16 tokens each. All conversations fit into three such caches, and by far not into one.
-BLOCKS = 1100
-CACHED = ("--block-size", "16", "--num-gpu-blocks-override", str(BLOCKS), "--max-model-len", "2048")
+# Of 32 tokens each. All conversations fit into three such caches, and by far not into one.
+BLOCKS = 550
+CACHED = ("--block-size", "32", "--num-gpu-blocks-override", str(BLOCKS), "--max-model-len", "2048")
 NAMES = ("vllm-a", "vllm-b", "vllm-c")
 KINDS = ("header", "opening", "parts", "key")
 
 
 @pytest.fixture(scope="module")
 def servers(directory: Path) -> Iterator[list[Server]]:
-    def start(_number: int) -> Server:
-        return processes.start_vllm(directory, *CACHED, VLLM_API_KEY=INSTANCE_KEY, VLLM_SERVER_DEV_MODE="1")
-
-    with ThreadPoolExecutor() as pool:
-        started = list(pool.map(start, range(3)))
-    yield started
-    for each in started:
-        each.stop()
+    started: list[Server] = []
+    try:
+        for _ in range(3):
+            started.append(
+                processes.start_vllm(directory, *CACHED, VLLM_API_KEY=INSTANCE_KEY, VLLM_SERVER_DEV_MODE="1")
+            )
+        yield started
+    finally:
+        for each in started:
+            each.stop()
 
 
 def fleet_of(servers: Sequence[Server], **more: str) -> dict[str, str]:
