@@ -34,6 +34,9 @@ SCALING = json_response({"error": "The model is currently scaling. Please try ag
 PAUSED = json_response(
     {"error": {"message": "Generation is paused. Please retry after it resumes.", "type": "Error", "code": 503}}, 503
 )
+UNLOADED = json_response(
+    {"error": {"message": "The model `m` does not exist.", "type": "NotFoundError", "param": "model", "code": 404}}, 404
+)
 BROKEN = response(b"<html>503 Service Temporarily Unavailable</html>", 503)
 BARE = post(model="m")
 BREAKER = {"CIRCUIT_BREAKER_FAILURE_THRESHOLD": "2", "CIRCUIT_BREAKER_TIMEOUT": "60s"}
@@ -181,6 +184,35 @@ async def test_attempts_are_limited(gateway, make_upstream, connect):
     assert (await ask(client, BARE)).body == body_of(BUSY)
     assert [len(each.requests) for each in upstreams] == [1, 1, 1, 0]
     assert handle.gateway.telemetry.retries == {"vllm": 1, "vllm-b": 1}
+
+
+@pytest.mark.usefixtures("first_of_equals")
+@pytest.mark.parametrize("threshold", ["1", "100"], ids=["the breaker opens", "attempts run out"])
+async def test_its_answer_says_more_than_that_nobody_else_is_there(gateway, make_upstream, connect, threshold):
+    one, other = await make_upstream(), await make_upstream()
+    handle = await gateway(vllm=one, vllm_b=other, CIRCUIT_BREAKER_FAILURE_THRESHOLD=threshold)
+    client = await connect(handle)
+    await ask(client, request("GET", "/v1/models"))
+    one.repeat(BUSY)
+    other.stop_listening()
+    answer = await ask(client, BARE)
+    assert (answer.status, answer.body, answer.get("X-GoModel-Provider")) == (503, body_of(BUSY), "vllm")
+    assert handle.gateway.telemetry.connects["vllm-b", "connection_refused"] == (1 if threshold == "1" else 2)
+
+
+@pytest.mark.usefixtures("first_of_equals")
+async def test_a_busy_one_is_no_wrong_list_so_an_unloaded_model_may_still_be_looked_for(
+    gateway, make_upstream, connect
+):
+    upstreams = [await make_upstream() for _ in range(3)]
+    for each, answer in zip(upstreams, (BUSY, UNLOADED, OK), strict=True):
+        each.repeat(answer)
+    handle = await gateway(**dict(zip(("vllm", "vllm_b", "vllm_c"), upstreams, strict=True)))
+    client = await connect(handle)
+    await ask(client, request("GET", "/v1/models"))
+    answer = await ask(client, BARE)
+    assert (answer.status, answer.get("X-GoModel-Provider")) == (200, "vllm-c")
+    assert [len(each.requests) for each in upstreams] == [1, 1, 1]
 
 
 async def test_a_trial_that_finds_it_busy_has_found_it(gateway, upstream, connect):

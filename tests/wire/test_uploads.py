@@ -219,6 +219,20 @@ async def test_a_request_still_to_be_sent_when_its_answer_ends_the_connection_is
     assert not upstream.requests[0].complete
 
 
+@pytest.mark.transports("tcp", "tls", "unix")
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_an_instance_that_closes_on_an_upload_is_not_left_alone_for_it(gateway, upstream, connect, framing):
+    """It may have refused the upload with an answer that was lost; one client's uploads must not shut it for all."""
+    upstream.on_request(ReadHead(), ReadBody(1000), Fin())
+    upstream.on_request(OK)
+    handle = await gateway(KEPT, vllm=upstream, CIRCUIT_BREAKER_FAILURE_THRESHOLD="1")
+    client = await connect(handle)
+    await client.send(upload(BIG, framing, "/p/vllm/x") + piece(b"x" * 1000, framing))
+    own_error(await client.read_response(), 502, "connection_terminated")
+    assert handle.replica().breaker.closed
+    assert (await ask(await connect(handle))).status == 200
+
+
 async def test_an_answer_that_streams_while_the_upload_goes_on_gets_all_of_it(gateway, upstream, connect):
     upstream.on_request(ReadHead(), SSE_HEAD + chunked(b"early"), ReadBody(), chunked(b"late") + LAST_CHUNK)
     client = await connect(await gateway(vllm=upstream))
