@@ -77,6 +77,15 @@ async def test_a_probe_that_fails_closes_the_door_again(gateway, upstream, conne
     assert sum(served(upstream)) == 1
 
 
+async def test_a_request_that_opened_it_and_fails_again_as_the_trial_closes_the_door_too(gateway, upstream, connect):
+    late = {"CIRCUIT_BREAKER_TIMEOUT": "300ms", "RETRY_INITIAL_BACKOFF": "400ms", "RETRY_MAX_BACKOFF": "400ms"}
+    handle = await gateway(QUICK | late | {"RETRY_MAX_RETRIES": "1", "RETRY_JITTER_FACTOR": "0"}, vllm=upstream)
+    client = await connect(handle)
+    await refuse(client, upstream)
+    assert handle.gateway.telemetry.connects["vllm", "connection_refused"] == 2
+    own_error(await ask(client), 503, "circuit_open")
+
+
 async def test_a_probes_client_that_leaves_makes_room_for_the_next(gateway, upstream, connect):
     handle = await gateway(QUICK, vllm=upstream)
     client, leaver = await connect(handle), await connect(handle)

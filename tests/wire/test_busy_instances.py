@@ -106,6 +106,14 @@ async def test_any_other_503_is_a_failure_and_goes_nowhere_else(pair):
     own_error(await ask(client, post(model="vllm/m")), 503, "circuit_open")
 
 
+async def test_being_busy_is_no_success_either(pair):
+    _, client, one, _ = pair
+    for answer in (BROKEN, BUSY, BROKEN):
+        one.on_request(answer)
+        assert (await ask(client, post(model="vllm/m"))).body == body_of(answer)
+    own_error(await ask(client, post(model="vllm/m")), 503, "circuit_open")
+
+
 @pytest.mark.usefixtures("first_of_equals")
 async def test_one_that_was_full_gets_requests_again_as_soon_as_one_of_its_own_ends_well(pair, connect):
     handle, client, one, other = pair

@@ -160,6 +160,18 @@ async def test_a_401_beside_v1_says_nothing_of_the_key(pair):
     assert not instance_of(handle).health.key_refused
 
 
+async def test_nor_does_a_200_beside_v1_after_a_refusal(pair):
+    handle, client, one, _ = pair
+    health = instance_of(handle).health
+    one.on_request(UNAUTHORIZED)
+    own_error(await ask(client, bound_post()), 502, "instance_key_refused")
+    for path, refused in (("/p/vllm/version", True), ("/p/vllm/v1/completions", False)):
+        assert health.key_refused
+        one.on_request(OK)
+        assert (await ask(client, bound_post(path))).status == 200
+        assert health.key_refused is refused
+
+
 async def test_a_refused_key_is_named_by_readiness_log_and_metric(pair, caplog):
     handle, client, one, _ = pair
     one.repeat(UNAUTHORIZED)
@@ -320,6 +332,15 @@ async def test_an_unloaded_model_is_looked_for_once_and_the_list_is_read_again(g
     assert [sum(seen.method == "POST" for seen in each.requests) for each in upstreams] == [1, 1, 0]
     await turned(lambda: [each.name for each in handle.gateway.providers.by_model["m"]] == ["vllm-c"])
     assert (await ask(client, BARE)).get("X-GoModel-Provider") == "vllm-c"
+
+
+async def test_a_model_that_an_instance_is_asked_for_by_name_and_does_not_have_says_nothing_of_its_list(pair):
+    handle, client, one, _ = pair
+    doubted = []
+    handle.gateway.app._forwarder._on_unloaded = doubted.append
+    one.repeat(UNLOADED)
+    assert (await ask(client, bound_post(model="vllm/typo"))).status == 404
+    assert doubted == []
 
 
 @pytest.mark.parametrize("refusal", [UNLOADED, FORBIDDEN, response(b"boom", 500), response(b"", 429)])

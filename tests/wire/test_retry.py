@@ -1,7 +1,10 @@
 """What is tried again, on which instance and how often; and what never is (contract section 7)."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from gomodel.relay import forward
 from gomodel.upstream.channel import Channel
 from gomodel.upstream.pool import Pool
 
@@ -75,19 +78,31 @@ async def test_a_connection_lost_before_it_is_used_is_made_good_and_nobodys_fail
     assert (line["retries"], "ended_by" in line) == (1, False)
 
 
-async def test_between_attempts_it_waits_longer_each_time_up_to_the_limit(gateway, upstream, connect):
+@pytest.mark.parametrize(("chance", "times"), [(0.0, 1.0), (1.0, 1.25), (-1.0, 0.75)])
+async def test_between_attempts_it_waits_longer_each_time_up_to_the_limit(
+    gateway, upstream, connect, monkeypatch, chance, times
+):
+    waited = []
+
+    async def sleep(delay_s: float) -> None:
+        waited.append(delay_s)
+
+    monkeypatch.setattr(forward, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(
+        forward, "random", SimpleNamespace(uniform=lambda low, high: {0.0: 0.0, low: low, high: high}[chance])
+    )
     upstream.stop_listening()
     handle = await gateway(
         vllm=upstream,
-        RETRY_MAX_RETRIES="3",
+        RETRY_MAX_RETRIES="4",
         RETRY_INITIAL_BACKOFF="20ms",
         RETRY_BACKOFF_FACTOR="3",
-        RETRY_MAX_BACKOFF="40ms",
-        RETRY_JITTER_FACTOR="0",
+        RETRY_MAX_BACKOFF="100ms",
+        RETRY_JITTER_FACTOR="0.25",
+        CIRCUIT_BREAKER_FAILURE_THRESHOLD="9",
     )
-    await ask(await connect(handle))
-    await counted(handle, 1)
-    assert access_lines(handle)[0]["duration_ms"] >= 20 + 40 + 40
+    own_error(await ask(await connect(handle)), 502, "connection_refused")
+    assert waited == pytest.approx([0.02 * times, 0.06 * times, 0.1 * times, 0.1 * times])
 
 
 async def test_a_client_that_leaves_while_it_waits_ends_the_attempts(gateway, upstream, connect):
