@@ -91,6 +91,8 @@ async def test_a_bound_request_gets_it_as_it_came_and_the_breaker_does_not_count
         assert (answer.status, answer.body, answer.get("X-GoModel-Provider")) == (503, body_of(busy), "vllm")
     assert (len(one.requests), other.requests) == (5, [])
     assert handle.replica().breaker.closed
+    # Whoever asks, it is busy; others had better go elsewhere.
+    assert handle.replica().demotion.until > 0
 
 
 async def test_any_other_503_is_a_failure_and_goes_nowhere_else(pair):

@@ -354,6 +354,20 @@ async def test_what_a_caller_does_to_the_instance_it_names_costs_that_instance_n
 
 
 @pytest.mark.usefixtures("first_of_equals")
+async def test_only_work_that_was_done_ends_the_doubt(pair):
+    handle, client, one, _ = pair
+    one.on_request(response(b"boom", 500))
+    assert (await ask(client, BARE)).status == 500
+    demotion = instance_of(handle).demotion
+    until = demotion.until
+    assert until > 0
+    for answer, left in ((response(b"not so", 400), until), (response(b"nor so", 422), until), (OK, 0)):
+        one.on_request(answer)
+        assert (await ask(client, bound_post())).status == int(answer[9:12])
+        assert demotion.until == left
+
+
+@pytest.mark.usefixtures("first_of_equals")
 async def test_when_nobody_else_can_be_reached_the_refusal_is_the_answer(pair):
     _, client, one, other = pair
     one.repeat(FORBIDDEN)
