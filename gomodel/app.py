@@ -6,6 +6,7 @@ Decides what each kind of route does with a request. Knows nothing of sockets, s
 from collections.abc import Awaitable, Callable, Collection
 
 from .access.callers import Callers
+from .access.leases import Leases
 from .access.rights import known_caller
 from .balancing.instances import Providers
 from .balancing.model_lists import ModelLists
@@ -62,7 +63,12 @@ class App:
         self.models: ModelLists = ModelLists(self.providers, config, previous.models if previous is not None else None)
         self.callers: Callers | None = None
         if config.keys is not None:
-            self.callers = Callers(config.keys, config.master_keys, previous.callers if previous is not None else None)
+            before = previous.callers if previous is not None else None
+            leases = None
+            if config.redis_url is not None:
+                earlier = before.leases if before is not None else None
+                leases = Leases(config.redis_url, config.limits_without_redis, earlier)
+            self.callers = Callers(config.keys, config.master_keys, before, leases)
         forwarder = Forwarder if self.callers is None else PermittedForwarder
         self._forwarder = forwarder(self.providers, telemetry, config.retry, self.models.reread)
         self._stored: StoredResponses = StoredResponses(
@@ -193,7 +199,7 @@ class App:
     async def close(self, shared: Collection[Replica] = ()) -> None:
         """Give back what it holds, but for the replicas in `shared`, which another app goes on with."""
         if self.callers is not None:
-            self.callers.stop()
+            await self.callers.close()
         await self._operations.close()
         await self.models.close()
         await self.providers.close(shared)

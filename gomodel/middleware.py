@@ -229,11 +229,11 @@ class CallerChecks(Checks):
         return reply
 
     @staticmethod
-    def _admitted(request: Request, *, locking: bool = True) -> bool:
+    def _admitted(request: Request, *, waiting: bool = True) -> bool:
         """Whether the caller's limits let the request in, once; False when that cannot be said at this moment."""
         limits = request.caller.limits
         if not limits.holds(request.record):
-            added = limits.admit(request.record, locking=locking)
+            added = limits.admit(request.record, waiting=waiting)
             if added is None:
                 return False
             request.added = added
@@ -249,10 +249,10 @@ class CallerChecks(Checks):
         return handler(request) if reply is None else _given(reply)
 
     async def _undecided(self, request: Request, handler: Handler) -> Reply | None:
-        """Ask again until no other worker is in the middle of deciding: microseconds, unless it does not run at all."""
+        """Ask again until no other worker is in the middle of deciding, and Redis has answered where it was asked."""
         for attempt in range(_ATTEMPTS):
             await asyncio.sleep(_AGAIN_S)
-            if self._admitted(request, locking=attempt + 1 < _ATTEMPTS):
+            if self._admitted(request, waiting=attempt + 1 < _ATTEMPTS):
                 break
         return await handler(request)
 

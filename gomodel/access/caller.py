@@ -10,7 +10,8 @@ from fnmatch import translate
 
 from ..config.settings import Key
 from ..telemetry.record import Record
-from . import host_usage
+from .host_usage import HostUsage
+from .leases import Leases
 from .limits import Limits
 
 # What stands for the model where a request names none: only a pattern for the whole instance matches it.
@@ -22,9 +23,24 @@ _REMEMBERED = 256
 class Caller:
     """Who asks. One object for each name while the process lives, whatever becomes of its entry."""
 
-    __slots__ = ("_allowed", "_matches", "added_fields", "ended", "entry", "limited", "limits", "name", "running")
+    __slots__ = (
+        "_allowed",
+        "_matches",
+        "_usage",
+        "added_fields",
+        "ended",
+        "entry",
+        "leases",
+        "limited",
+        "limits",
+        "name",
+        "running",
+    )
 
-    def __init__(self, entry: Key) -> None:
+    def __init__(self, entry: Key, usage: HostUsage, leases: Leases | None = None) -> None:
+        """`usage`: where it is counted; `leases`: where its limits are divided among several gateways."""
+        self._usage = usage
+        self.leases = leases
         self.name = entry.name
         self.limits: Limits | None = None
         self.running = 0  # its requests in this process
@@ -42,7 +58,14 @@ class Caller:
         if self.limits is not None:
             self.limits.configure(entry)
         elif self.limited:
-            self.limits = Limits(entry, host_usage.shared.account(entry.name))
+            self.limits = Limits(entry, self._usage.account(entry.name), self._usage.lease(entry.name))
+            self.limits.leases = self.leases
+
+    def borrow(self, leases: Leases | None) -> None:
+        """Divide its limits so from now on."""
+        self.leases = leases
+        if self.limits is not None:
+            self.limits.leases = leases
 
     def allows(self, instance: str, model: str) -> bool:
         """Whether it may ask `instance` for `model`; with "" for a model, whether for any there may be.

@@ -12,7 +12,9 @@ from time import time
 
 from ..config.keys_file import MASTER, digests_of
 from ..config.settings import Key, Keys, Secret
+from . import host_usage
 from .caller import Caller
+from .leases import Leases
 
 # How often is looked whether a key has expired, where one can: clocks are set, and machines sleep.
 _LOOK_S = 2.0
@@ -21,10 +23,23 @@ _LOOK_S = 2.0
 class Callers:
     """The holders of keys. `verdict` is remembered with a head that was let in, and holds while it is the same."""
 
-    def __init__(self, keys: Keys, masters: Iterable[Secret], previous: "Callers | None" = None) -> None:
-        """`masters`: each is a master key; `previous`: whom these replace at a reload, and what was counted of them."""
+    def __init__(
+        self,
+        keys: Keys,
+        masters: Iterable[Secret],
+        previous: "Callers | None" = None,
+        leases: Leases | None = None,
+    ) -> None:
+        """`masters`: each is a master key; `previous`: whom these replace at a reload, and what was counted of them.
+
+        `leases`: where there are several gateways.
+        """
+        self.leases = leases
+        self._usage = host_usage.shared
         self._masters = digests_of(masters)
         self._met: dict[str, Caller] = previous._met if previous is not None else {}
+        for caller in self._met.values():
+            caller.borrow(leases)
         self._handle: asyncio.TimerHandle | None = None
         self._looking = False
         self.broken: bool = previous is not None and previous.broken  # the file has changed and cannot be used
@@ -52,7 +67,7 @@ class Callers:
             if entry is not None and entry.expires_at > time():
                 caller = self._met.get(entry.name)
                 if caller is None:
-                    caller = self._met[entry.name] = Caller(entry)
+                    caller = self._met[entry.name] = Caller(entry, self._usage, self.leases)
                 return caller
         return None
 
@@ -68,14 +83,27 @@ class Callers:
 
     def start(self) -> None:
         """Look for keys that expire."""
-        self.stop()
+        self._stop_looking()
         self._looking = True
+        if self.leases is not None:
+            self.leases.start()
         if self._expires_at < _NEVER:
             loop = asyncio.get_running_loop()
             self._handle = loop.call_later(max(0.0, min(_LOOK_S, self._expires_at - time())), self._look)
 
     def stop(self) -> None:
         """Look no more."""
+        self._stop_looking()
+        if self.leases is not None:
+            self.leases.stop()
+
+    async def close(self) -> None:
+        """Stop, and give back what is held."""
+        self.stop()
+        if self.leases is not None:
+            await self.leases.close()
+
+    def _stop_looking(self) -> None:
         self._looking = False
         if self._handle is not None:
             self._handle.cancel()

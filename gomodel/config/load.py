@@ -44,6 +44,8 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
         unix_socket=v["GOMODEL_UNIX_SOCKET"],
         master_keys=master_keys,
         keys=_keys(reader, master_keys),
+        redis_url=reader.secret(VARIABLES["GOMODEL_REDIS_URL"]),
+        limits_without_redis=v["LIMITS_WITHOUT_REDIS"],
         model_ids=v["MODEL_IDS"],
         model_aliases=v["MODEL_ALIASES"],
         cors_allow_origins=v["CORS_ALLOW_ORIGINS"],
@@ -167,6 +169,8 @@ def _cross_check(reader: Reader, config: Config) -> None:
         warn(
             "GOMODEL_MASTER_KEY is not set and no entry of GOMODEL_KEYS_FILE has admin = true: /admin is closed to all"
         )
+    if config.redis_url is not None and config.keys is None:
+        warn("GOMODEL_REDIS_URL has no effect without GOMODEL_KEYS_FILE: there are no limits to share")
     if not config.needs_key:
         alone = config.port is not None and not reader.given("HOST")
         who = (

@@ -82,6 +82,12 @@ SECTIONS = (
         Variable("GOMODEL_KEYS_FILE", str, "", content=True, first=True, meaning=
             "TOML file of further keys, each with a name, its rights and limits (docs/contract.md, section 9); read "
             "again when it changes. `gomodel new-key NAME` makes an entry."),
+        Variable("GOMODEL_REDIS_URL", values.redis_url, "", secret=True, meaning=
+            "Redis or Valkey over which several gateways share the limits of keys: `redis://:password@redis:6379/0`, "
+            "`rediss://...` or `unix:///run/redis.sock`. Needs `pip install gomodel[redis]`."),
+        Variable("LIMITS_WITHOUT_REDIS", values.choice("share", "open", "closed"), "share", meaning=
+            "What holds while Redis does not answer: `share` (a limit divided by the gateways there were last), `open` "
+            "(each gateway takes the whole limit) or `closed` (503 to keys that have a limit)."),
         Variable("CORS_ALLOW_ORIGINS", addresses.origins, "", absent=(), meaning=
             "Origins whose pages may call the API, such as "
             "`https://app.example,http://localhost:3000`; `*` is every one."),

@@ -157,6 +157,8 @@ class Config:
     unix_socket: str | None
     master_keys: tuple[Secret, ...]  # each lets in; several while one replaces another
     keys: Keys | None
+    redis_url: Secret | None
+    limits_without_redis: Literal["share", "open", "closed"]
     model_ids: Literal["prefixed", "bare", "both"]
     model_aliases: tuple[tuple[str, str], ...]
     cors_allow_origins: tuple[str, ...]

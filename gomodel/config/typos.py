@@ -24,6 +24,8 @@ _MISPLACED_SUFFIX = re.compile(r"(VLLM_(?:.+_)?)(BASE_URL|API_KEY)_(.+)", re.IGN
 # How alike a name in a .env file must be to one that is known to be taken for it.
 _ALIKE = 0.85
 _SHOWN_NAMES = 10
+# What programs of all kinds call theirs.
+_OF_MANY = frozenset({"REDIS_URL"})
 
 
 def warn_of_unknown_names(reader: Reader, ours: Collection[str]) -> None:
@@ -53,6 +55,8 @@ def _meant(name: str, value: str, *, near: bool) -> str | None:
     if _SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and "://" in value):
         return None
     upper = name.upper()
+    if upper in _OF_MANY and not near:
+        return None
     for guess in (upper, upper.removeprefix("GOMODEL_"), f"GOMODEL_{upper}"):
         if guess in _KNOWN or INSTANCE_VARIABLE.fullmatch(guess):
             return guess

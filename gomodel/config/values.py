@@ -5,6 +5,7 @@ is. Knows no variable's name, reads no file and no environment. A message comple
 never quoted in one; every other value is.
 """
 
+import importlib.util
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -217,6 +218,15 @@ def bearer_token(text: str) -> str:
             "holds whitespace, a control character or a character outside ASCII, "
             "so it cannot be sent as a bearer token; use visible ASCII characters only"
         )
+    return text
+
+
+def redis_url(text: str) -> str:
+    """Where a Redis is. The message never quotes it: it may hold a password."""
+    if not re.match(r"rediss?://[!-~]+\Z|unix://[^:]*/[!-~]+\Z", text):
+        raise ValueError("is no URL such as redis://:password@redis:6379/0, rediss://... or unix:///run/redis.sock")
+    if importlib.util.find_spec("redis") is None:
+        raise ValueError("needs the package redis: pip install gomodel[redis]")
     return text
 
 

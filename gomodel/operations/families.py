@@ -137,6 +137,13 @@ FAMILIES = (
         "Requests refused with 429, by the name of the key and the limit in its entry.",
     ),
     Family(
+        "gomodel_redis_up",
+        "gauge",
+        (),
+        "1 while the Redis that limits are shared over answers, to every worker that has asked. None without one.",
+        _all_up,
+    ),
+    Family(
         "gomodel_keys_file_broken",
         "gauge",
         (),

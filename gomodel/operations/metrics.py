@@ -115,6 +115,7 @@ def _of_keys(callers: Callers, telemetry: Telemetry, asked_by: Record | None) ->
             if each.limits is not None
             for limit, count in each.limits.refused.items()
         ),
+        "gomodel_redis_up": [((), callers.leases.up)] if callers.leases is not None else [],
         "gomodel_keys_file_broken": [((), int(callers.broken))],
     }
 

@@ -3,8 +3,11 @@
 import pytest
 
 from gomodel.access.caller import Caller
+from gomodel.access.host_usage import HostUsage
 from gomodel.config.settings import Key
 from gomodel.telemetry.record import Record
+
+USAGE = HostUsage()
 
 
 @pytest.mark.parametrize(
@@ -38,26 +41,26 @@ from gomodel.telemetry.record import Record
 def test_a_pattern_means_the_model_or_the_model_of_an_instance(
     patterns: list[str], instance: str, model: str, expected: bool
 ) -> None:
-    caller = Caller(Key("k", (), models=tuple(patterns)))
+    caller = Caller(Key("k", (), models=tuple(patterns)), USAGE)
     assert caller.allows(instance, model) is expected
     assert caller.allows(instance, model) is expected
 
 
 def test_any_number_of_names_may_be_asked_for() -> None:
-    caller = Caller(Key("k", (), models=("m1*",)))
+    caller = Caller(Key("k", (), models=("m1*",)), USAGE)
     assert [caller.allows("vllm", f"m{at}") for at in range(2000)] == [str(at)[0] == "1" for at in range(2000)]
     assert len(caller._allowed) <= 256
 
 
 def test_another_entry_is_gone_by_at_once() -> None:
-    caller = Caller(Key("k", (), models=("a",), priority=3))
+    caller = Caller(Key("k", (), models=("a",), priority=3), USAGE)
     assert (caller.allows("vllm", "b"), caller.added_fields) == (False, b"X-Vllm-Priority: 3\r\n")
     caller.configure(Key("k", (), models=("b",)))
     assert (caller.allows("vllm", "b"), caller.allows("vllm", "a"), caller.added_fields) == (True, False, b"")
 
 
 def test_what_runs_and_what_ended_is_counted() -> None:
-    caller = Caller(Key("k", ()))
+    caller = Caller(Key("k", ()), USAGE)
     caller.enter()
     caller.enter()
     record = Record("POST", "c", 0.0)

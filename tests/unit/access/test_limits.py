@@ -33,7 +33,8 @@ def record() -> Record:
 
 
 def limits(usage: HostUsage | None = None, **fields: Any) -> Limits:
-    return Limits(Key("alice", (), **fields), (usage or HostUsage()).account("alice"))
+    usage = usage or HostUsage()
+    return Limits(Key("alice", (), **fields), usage.account("alice"), usage.lease("alice"))
 
 
 def admitted(limits: Limits) -> Record:
@@ -198,7 +199,7 @@ def test_while_another_worker_decides_nothing_is_decided(clock: Clock, monkeypat
     assert here.admit(entry) is None
     assert not here.holds(entry)
     assert there.used()[0] == 0
-    assert here.admit(entry, locking=False) == b""
+    assert here.admit(entry, waiting=False) == b""
     assert here.holds(entry)
     refusal(there)  # full: nobody's decision could change that
 

@@ -567,3 +567,29 @@ def test_an_accepted_upstream_url_reads_the_same_the_second_time(text: str) -> N
         return
     assert not url.base_url.endswith("/")
     assert addresses.upstream_url(url.base_url) == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis://redis:6379/0",
+        "redis://:p%40ss@redis",
+        "rediss://user:pass@redis.example:6380/1",
+        "unix:///run/redis.sock",
+    ],
+)
+def test_a_redis_may_be_anywhere_that_its_client_knows(text: str) -> None:
+    assert values.redis_url(text) == text
+
+
+@pytest.mark.parametrize("text", ["redis:6379", "http://:hunter2@redis", "redis://", "unix://", "redis://:hunter2@a b"])
+def test_another_url_is_no_redis_and_is_not_quoted(text: str) -> None:
+    with pytest.raises(ValueError, match="is no URL such as") as caught:
+        values.redis_url(text)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_without_the_package_a_redis_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install gomodel\[redis\]"):
+        values.redis_url("redis://redis")

@@ -28,6 +28,7 @@ CONTRACT = {
     "gomodel_key_requests_total": ("key", "code"),
     "gomodel_key_requests_in_flight": ("key",),
     "gomodel_key_refused_total": ("key", "limit"),
+    "gomodel_redis_up": (),
     "gomodel_keys_file_broken": (),
     "gomodel_request_duration_seconds": ("upstream", "route"),
     "gomodel_time_to_first_byte_seconds": ("upstream", "route", "stream"),
