@@ -26,6 +26,7 @@ from ..harness.scripted import (
     request,
     response,
 )
+from ..harness.verdicts import OK
 from .test_daemon import Manager
 
 HEALTH = request("GET", "/health", [("Connection", "close")])
@@ -436,6 +437,23 @@ async def test_a_request_is_found_and_aborted_through_any_worker(
         message = request("DELETE", f"/admin/requests/{request_id}", [("Connection", "close")])
         assert (await asked(process, message)).status == 200
         assert not (await client.read_rest()).complete
+    assert await process.stop() == 0
+
+
+async def test_every_worker_sends_a_conversation_to_the_same_server(run: Run, connect: Any, make_upstream: Any) -> None:
+    upstreams = {name: await make_upstream() for name in ("vllm", "vllm_b", "vllm_c")}
+    for each in upstreams.values():
+        each.repeat(OK)
+    models = dict.fromkeys(("VLLM_MODELS", "VLLM_B_MODELS", "VLLM_C_MODELS"), "m")
+    process = await started(run, 3, env_for(**upstreams) | {"CONFIGURED_PROVIDER_MODELS_MODE": "allowlist"} | models)
+    homes: dict[str, set[str | None]] = {}
+    for number in range(48):
+        name = f"s-{number % 6}"
+        fields = [("X-Session-ID", name), ("Connection", "close")]
+        answer = await asked(process, request("POST", "/v1/chat/completions", fields, b'{"model":"m"}'))
+        homes.setdefault(name, set()).add(answer.get("X-GoModel-Provider"))
+    assert [len(each) for each in homes.values()] == [1] * 6
+    assert len(set.union(*homes.values())) > 1
     assert await process.stop() == 0
 
 
