@@ -9,7 +9,8 @@ from ..balancing.choice import Choice
 from ..balancing.rendezvous import Placed, key
 from ..downstream.body import RequestBody
 from ..downstream.request import Request
-from ..selector.conversation import INPUT, LIMIT_BYTES, MESSAGES, PROMPT, ConversationScan
+from ..selector.conversation import LIMIT_BYTES, ConversationScan
+from ..selector.usual_opening import INPUT, MESSAGES, PROMPT
 from .body_search import BodySearch
 
 # The routes on which conversations go on, and where in their bodies they open.

@@ -11,79 +11,24 @@ from collections.abc import Callable, Generator
 from zlib import crc32
 
 from ..errors import InvalidBody
-from .json_object import (
-    OPENERS,
-    QUOTE,
-    SPACE,
-    VALUE,
-    Found,
-    Member,
-    compiled,
-    nested_end,
-    opened,
-    string,
-    to_member,
-    token,
-    unexpected,
-    value_end,
-)
+from .json_object import OPENERS, QUOTE, Found, Member, nested_end, opened, string, to_member, token, value_end
+from .json_walk import CLOSERS, next_element, next_name
 from .turns import PAUSED, SLICE_BYTES, Turn
+from .usual_opening import ID_LIMIT_BYTES, Opening, cache_key
 
 # What is behind it names nothing: a body may have a hundred megabytes, and is held until this has been looked for.
 LIMIT_BYTES = 256 << 10
-# An id that is longer is none.
-ID_LIMIT_BYTES = 1024
 
 _CACHE_KEY, _SESSION, _METADATA = Member("prompt_cache_key"), Member("session_id"), Member("metadata")
 # Claude Code's `user_id` is the account and the session, in one word or as an object in a string.
 _USER_ID, _SESSION_MARKS = b"user_id", (b"_session_", b"session_id")
-_BACKSLASH, _COLON, _COMMA, _LIST = b"\\:,["
-_CLOSERS = b"}]"
+_LIST = b"["[0]
 # Of a part of a message these say nothing of what was said.
 _UNSAID = (b"type", b"cache_control")
 
-# From the name that was found last to the end of the body, where that is flat: what stands in it is at the top level.
-_last_member = compiled(
-    rf'"prompt_cache_key"{SPACE}:{SPACE}"([^"\\]{{1,{ID_LIMIT_BYTES}}}+)"'
-    rf'(?:{SPACE},{SPACE}"[^"\\]*+"{SPACE}:{SPACE}{VALUE}|)*+{SPACE}\}}{SPACE}\Z'
-).match
-
-# The messages that most clients write, from the opening brace into their text.
-_TYPED = rf'(?:"type"{SPACE}:{SPACE}"[a-z_]*+"{SPACE},{SPACE}|)'
-_CONTENT = rf'{SPACE},{SPACE}"content"{SPACE}:{SPACE}'
-_PART = rf'\[{SPACE}\{{{SPACE}"type"{SPACE}:{SPACE}"[a-z_]*+"{SPACE},{SPACE}"text"{SPACE}:{SPACE}"'
-_message = compiled(
-    rf'{SPACE}\{{{SPACE}{_TYPED}(?:"role"{SPACE}:{SPACE}'
-    rf'(?:"user"{_CONTENT}(?:"()|{_PART}())|"(?!user")[a-z]*+"{_CONTENT}"())|"content"{SPACE}:{SPACE}"())'
-).match
-_PLAIN_TEXT, _ONE_PART, _OTHERS_TEXT, _BEFORE_ROLE = 1, 2, 3, 4
-_role_behind = compiled(rf'{SPACE},{SPACE}"role"{SPACE}:{SPACE}"(?:(user")|[a-z]*+"{SPACE}\}}{SPACE},)').match
-_message_end = compiled(rf"{SPACE}\}}{SPACE},").match
-_part_end = compiled(rf'(?:{SPACE},{SPACE}"cache_control"{SPACE}:{SPACE}{VALUE}|){SPACE}\}}{SPACE}\]').match
-_to_quote = compiled(r'(?:[^"\\]++|\\.|)*+"').match
-# What is said by others before the first user message; more is left to the scan.
-_USUAL_OTHERS = 3
-
-
-class Opening:
-    """Where the conversations of a route open: the name of a top-level member."""
-
-    __slots__ = ("into", "member")
-
-    def __init__(self, name: str) -> None:
-        self.member = Member(name)
-        # From the start of a body into the list that is this member, or into the string, which is group 1 then.
-        self.into = compiled(
-            rf'(?:\xef\xbb\xbf)?+{SPACE}\{{{self.member.others}{SPACE}"{name}"{SPACE}:{SPACE}(?:\[|"())'
-        ).match
-
-
-# The messages of a chat, the input of a response, the prompt of a completion.
-MESSAGES, INPUT, PROMPT = Opening("messages"), Opening("input"), Opening("prompt")
-
 
 class ConversationScan:
-    """Looks into a body for what names its conversation; feed it b"" until `done`.
+    """Looks into a body for what names its conversation; feed it until it is not `paused`.
 
     `paused` says that the scan has given way to others, as each does that takes turns. In the end `id` is the client's
     own, or None; then `text` says how the conversation opens: a checksum and a size, or None where it does not.
@@ -133,30 +78,15 @@ class ConversationScan:
         body = self._body
         at = body.rfind(b'"prompt_cache_key"')
         if at >= 0:
-            found = _last_member(body, at, at + SLICE_BYTES) if len(body) - at <= SLICE_BYTES else None
-            if found is None or body[at - 1] == _BACKSLASH:
-                return False
-            self.id = found[1]
-            return True
+            self.id = cache_key(body, at)
+            return self.id is not None
         # One look for both of the others, which hardly any body has; `rfind` is several times as fast as `find`.
         if body.rfind(b"session_") >= 0 and (body.rfind(b'"session_id"') >= 0 or body.rfind(b'"user_id"') >= 0):
             return False
-        return self._usual()
-
-    def _usual(self) -> bool:
-        body = self._body
-        found = self._opening.into(body, 0, SLICE_BYTES)
-        if found is None:
-            return False
-        if found.lastindex:
-            start = found.end()
-            end = _text_end(body, start)
-        else:
-            start, end = _usual_text(body, found.end())
-        if end < 0:
-            return False
-        self._add(start, end)
-        return True
+        start, end = self._opening.text(body)
+        if end >= 0:
+            self._add(start, end)
+        return end >= 0
 
     def _look(self) -> Generator[int, int | None, None]:
         """Any body, with a scan for each thing that may be in it."""
@@ -220,7 +150,7 @@ class ConversationScan:
             return position
         position += 1
         while True:
-            name, position = yield from self._name(position)
+            name, position = yield from next_name(body, turn, position)
             if name is None:
                 return position
             if name == _USER_ID:
@@ -247,18 +177,18 @@ class ConversationScan:
                 content, position = yield from self._message(position + 1)
                 if content:
                     return (yield from self._content(content))
-            elif body[position] in _CLOSERS:
+            elif body[position] in CLOSERS:
                 return position
             else:
                 position = yield from value_end(body, turn, position)
-            position = yield from self._comma(position)
+            position = yield from next_element(body, turn, position)
 
     def _message(self, position: int) -> Generator[int, int | None, tuple[int, int]]:
         """From behind the brace of a message: where its content begins if it is the user's, else 0; and its end."""
         body, turn = self._body, self._turn
         content, users = 0, False
         while not (users and content):
-            name, position = yield from self._name(position)
+            name, position = yield from next_name(body, turn, position)
             if name is None:
                 return 0, position
             if name == b"role":
@@ -286,12 +216,12 @@ class ConversationScan:
         position += 1
         while True:
             position = yield from token(body, turn, position)
-            if body[position] in _CLOSERS:
+            if body[position] in CLOSERS:
                 return position
             if body[position] in OPENERS:
                 position += 1
                 while True:
-                    name, position = yield from self._name(position)
+                    name, position = yield from next_name(body, turn, position)
                     if name is None:
                         break
                     if name in _UNSAID:
@@ -300,7 +230,7 @@ class ConversationScan:
                         position = yield from self._said(position)
             else:
                 position = yield from self._said(position)
-            position = yield from self._comma(position)
+            position = yield from next_element(body, turn, position)
 
     def _said(self, position: int) -> Found:
         body, turn = self._body, self._turn
@@ -317,61 +247,3 @@ class ConversationScan:
         _, position = yield from string(self._body, self._turn, position + 1)
         self._add(self._start, position)
         return position + 1
-
-    def _name(self, position: int) -> Generator[int, int | None, tuple[bytes | bytearray | None, int]]:
-        """From behind a brace or a value: the next name and the position behind its colon; None behind the last."""
-        body, turn = self._body, self._turn
-        turn.steps -= 1
-        if turn.steps < 0:
-            yield PAUSED
-        position = yield from token(body, turn, position)
-        if body[position] == _COMMA:
-            position = yield from token(body, turn, position + 1)
-        if body[position] in _CLOSERS:
-            return None, position + 1
-        if body[position] != QUOTE:
-            raise unexpected(body, turn, position)
-        start, end = yield from string(body, turn, position + 1)
-        position = yield from token(body, turn, end + 1)
-        if body[position] != _COLON:
-            raise unexpected(body, turn, position)
-        return body[start:end], position + 1
-
-    def _comma(self, position: int) -> Found:
-        """From behind an element: to the next one, or to the end of the list."""
-        body, turn = self._body, self._turn
-        turn.steps -= 1
-        if turn.steps < 0:
-            yield PAUSED
-        position = yield from token(body, turn, position)
-        return position + 1 if body[position] == _COMMA else position
-
-
-def _usual_text(body: bytes | bytearray, position: int) -> tuple[int, int]:
-    """From behind the bracket of a list of messages: the text of the first of the user; an end of -1 if unclear."""
-    for _ in range(_USUAL_OTHERS + 1):
-        found = _message(body, position, position + SLICE_BYTES)
-        if found is None:
-            break
-        start = found.end()
-        end = _text_end(body, start)
-        if end < 0 or found.lastindex == _PLAIN_TEXT:
-            return start, end
-        if found.lastindex == _ONE_PART:
-            return start, end if _part_end(body, end + 1, end + SLICE_BYTES) is not None else -1
-        found = (_message_end if found.lastindex == _OTHERS_TEXT else _role_behind)(body, end + 1)
-        if found is None:
-            break
-        if found.lastindex:
-            return start, end
-        position = found.end()
-    return 0, -1
-
-
-def _text_end(body: bytes | bytearray, start: int) -> int:
-    """Where the string that begins at `start` ends, by few looks; -1 where that takes more."""
-    end = body.find(b'"', start)
-    if end > start and body[end - 1] == _BACKSLASH:
-        found = _to_quote(body, start, start + SLICE_BYTES)
-        return found.end() - 1 if found is not None else -1
-    return end

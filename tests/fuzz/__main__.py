@@ -18,11 +18,12 @@ with atheris.instrument_imports(include=["gomodel"]):
     from gomodel.http1.request_fields import RequestFields
     from gomodel.http1.response_fields import ResponseFields
     from gomodel.routes.router import Router
-    from gomodel.selector.conversation import MESSAGES, ConversationScan
+    from gomodel.selector.conversation import ConversationScan
     from gomodel.selector.form import MultipartScan, boundary
     from gomodel.selector.json_body import JsonScan, usual
     from gomodel.selector.previous_response import PreviousResponse
     from gomodel.selector.realtime_event import SessionUpdate
+    from gomodel.selector.usual_opening import MESSAGES
 
 ROUTER = Router(
     base_path="/",

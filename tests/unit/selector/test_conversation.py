@@ -7,15 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gomodel.selector.conversation import (
-    ID_LIMIT_BYTES,
-    INPUT,
-    LIMIT_BYTES,
-    MESSAGES,
-    PROMPT,
-    ConversationScan,
-    Opening,
-)
+from gomodel.selector.conversation import LIMIT_BYTES, ConversationScan
+from gomodel.selector.usual_opening import ID_LIMIT_BYTES, INPUT, MESSAGES, PROMPT, Opening
 
 modest = settings(derandomize=True, deadline=None, database=None, max_examples=300)
 

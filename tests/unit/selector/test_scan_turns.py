@@ -13,12 +13,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gomodel.errors import GatewayError
-from gomodel.selector.conversation import MESSAGES, ConversationScan
+from gomodel.selector.conversation import ConversationScan
 from gomodel.selector.form import MultipartScan
 from gomodel.selector.json_body import JsonScan
 from gomodel.selector.previous_response import PreviousResponse
 from gomodel.selector.realtime_event import TINY_FRAMES_LIMIT, SessionUpdate
 from gomodel.selector.turns import SLICE_BYTES, STEPS
+from gomodel.selector.usual_opening import MESSAGES
 
 from ...harness.tunnels import PING, TEXT, frame
 

@@ -1,0 +1,99 @@
+"""How most clients write what names a conversation: found in a few looks, by regular expressions.
+
+Decides which bodies are that plain; any other is left to the scan (`conversation`), which finds the same in them. Knows
+nothing of turns: it reads a few slices at the most.
+"""
+
+from .json_object import SPACE, VALUE, Member, compiled
+from .turns import SLICE_BYTES
+
+# An id that is longer is none.
+ID_LIMIT_BYTES = 1024
+
+_BACKSLASH = b"\\"[0]
+
+# From the name that was found last to the end of the body, where that is flat: what stands in it is at the top level.
+_last_member = compiled(
+    rf'"prompt_cache_key"{SPACE}:{SPACE}"([^"\\]{{1,{ID_LIMIT_BYTES}}}+)"'
+    rf'(?:{SPACE},{SPACE}"[^"\\]*+"{SPACE}:{SPACE}{VALUE}|)*+{SPACE}\}}{SPACE}\Z'
+).match
+
+# The messages that most clients write, from the opening brace into their text.
+_TYPED = rf'(?:"type"{SPACE}:{SPACE}"[a-z_]*+"{SPACE},{SPACE}|)'
+_CONTENT = rf'{SPACE},{SPACE}"content"{SPACE}:{SPACE}'
+_PART = rf'\[{SPACE}\{{{SPACE}"type"{SPACE}:{SPACE}"[a-z_]*+"{SPACE},{SPACE}"text"{SPACE}:{SPACE}"'
+_message = compiled(
+    rf'{SPACE}\{{{SPACE}{_TYPED}(?:"role"{SPACE}:{SPACE}'
+    rf'(?:"user"{_CONTENT}(?:"()|{_PART}())|"(?!user")[a-z]*+"{_CONTENT}"())|"content"{SPACE}:{SPACE}"())'
+).match
+_PLAIN_TEXT, _ONE_PART, _OTHERS_TEXT, _BEFORE_ROLE = 1, 2, 3, 4
+_role_behind = compiled(rf'{SPACE},{SPACE}"role"{SPACE}:{SPACE}"(?:(user")|[a-z]*+"{SPACE}\}}{SPACE},)').match
+_message_end = compiled(rf"{SPACE}\}}{SPACE},").match
+_part_end = compiled(rf'(?:{SPACE},{SPACE}"cache_control"{SPACE}:{SPACE}{VALUE}|){SPACE}\}}{SPACE}\]').match
+_to_quote = compiled(r'(?:[^"\\]++|\\.|)*+"').match
+# What is said by others before the first user message; more is left to the scan.
+_USUAL_OTHERS = 3
+
+
+class Opening:
+    """Where the conversations of a route open: the name of a top-level member."""
+
+    __slots__ = ("_into", "member")
+
+    def __init__(self, name: str) -> None:
+        self.member = Member(name)
+        # From the start of a body into the list that is this member, or into the string, which is group 1 then.
+        self._into = compiled(
+            rf'(?:\xef\xbb\xbf)?+{SPACE}\{{{self.member.others}{SPACE}"{name}"{SPACE}:{SPACE}(?:\[|"())'
+        ).match
+
+    def text(self, body: bytes | bytearray) -> tuple[int, int]:
+        """Where the string, or the first user message of the list, says what; an end of -1 if it takes more to tell."""
+        found = self._into(body, 0, SLICE_BYTES)
+        if found is None:
+            return 0, -1
+        if found.lastindex:
+            return found.end(), _text_end(body, found.end())
+        return _first_text(body, found.end())
+
+
+# The messages of a chat, the input of a response, the prompt of a completion.
+MESSAGES, INPUT, PROMPT = Opening("messages"), Opening("input"), Opening("prompt")
+
+
+def cache_key(body: bytes | bytearray, at: int) -> bytes | None:
+    """The `prompt_cache_key` whose name was found last, at `at`; None where it takes more to tell."""
+    if len(body) - at > SLICE_BYTES or body[at - 1] == _BACKSLASH:
+        return None
+    found = _last_member(body, at)
+    return bytes(found[1]) if found is not None else None
+
+
+def _first_text(body: bytes | bytearray, position: int) -> tuple[int, int]:
+    """From behind the bracket of a list of messages: the text of the first of the user; an end of -1 if unclear."""
+    for _ in range(_USUAL_OTHERS + 1):
+        found = _message(body, position, position + SLICE_BYTES)
+        if found is None:
+            break
+        start = found.end()
+        end = _text_end(body, start)
+        if end < 0 or found.lastindex == _PLAIN_TEXT:
+            return start, end
+        if found.lastindex == _ONE_PART:
+            return start, end if _part_end(body, end + 1, end + SLICE_BYTES) is not None else -1
+        found = (_message_end if found.lastindex == _OTHERS_TEXT else _role_behind)(body, end + 1)
+        if found is None:
+            break
+        if found.lastindex:
+            return start, end
+        position = found.end()
+    return 0, -1
+
+
+def _text_end(body: bytes | bytearray, start: int) -> int:
+    """Where the string that begins at `start` ends, by few looks; -1 where that takes more."""
+    end = body.find(b'"', start)
+    if end > start and body[end - 1] == _BACKSLASH:
+        found = _to_quote(body, start, start + SLICE_BYTES)
+        return found.end() - 1 if found is not None else -1
+    return end
