@@ -102,8 +102,8 @@ class Recording:
         """It is over, and its record says how it ended."""
         entry = request.record
         self._running.discard(entry)
-        label = self._label(entry.instance, entry.model)
-        self._telemetry.finish(entry, label, monotonic(), polled=request.route.polled)
+        route, label = request.route, self._label(entry.instance, entry.model)
+        self._telemetry.finish(entry, label, monotonic(), polled=route.polled, metered=route.metered)
 
     async def __call__(self, request: Request, handler: Handler) -> Reply | None:
         if not request.recorded:

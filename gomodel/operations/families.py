@@ -89,6 +89,36 @@ FAMILIES = (
         "opening, response, none). result: home; spilled, as the home had too much to do; moved, as it took none.",
     ),
     Family(
+        "gomodel_tokens_total",
+        "counter",
+        ("upstream", "model", "key", "kind"),
+        "By what answers say; kind is prompt, cached (those of the prompt that came from the cache) or completion.",
+    ),
+    Family(
+        "gomodel_usage_requests_total",
+        "counter",
+        ("upstream", "model", "key", "usage"),
+        "Requests that an instance worked for; usage: whether the answer said how many tokens that took.",
+    ),
+    Family(
+        "gomodel_generation_seconds_total",
+        "counter",
+        ("upstream", "model", "key"),
+        "How long these requests ran, from their heads to the ends of their answers.",
+    ),
+    Family(
+        "gomodel_audio_seconds_total",
+        "counter",
+        ("upstream", "model", "key"),
+        "Seconds of sound that were transcribed, by what answers say.",
+    ),
+    Family(
+        "gomodel_prompt_tokens_total",
+        "counter",
+        ("upstream", "source"),
+        "Prompt tokens of answers that say how many came from the cache: source is cached or computed.",
+    ),
+    Family(
         "gomodel_breaker_open",
         "gauge",
         ("upstream",),

@@ -6,6 +6,7 @@ nothing itself.
 prometheus_client is imported by the first scrape: it costs more to import than the rest of the gateway.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from time import monotonic
@@ -16,7 +17,7 @@ from ..balancing.instance import Instance
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..host.process_metrics import process_metrics
-from ..telemetry.counters import SECONDS, Histogram, Telemetry
+from ..telemetry.counters import SECONDS, Histogram, Spending, Telemetry
 from ..telemetry.record import PHASE_WORDS, Record
 from ..upstream.health import State
 from ..version import VERSION
@@ -34,6 +35,13 @@ Samples = list[tuple[tuple[str, ...], Any]]
 Snapshot = dict[str, Samples]
 
 
+_SPENT = (
+    "gomodel_tokens_total",
+    "gomodel_usage_requests_total",
+    "gomodel_generation_seconds_total",
+    "gomodel_audio_seconds_total",
+    "gomodel_prompt_tokens_total",
+)
 _ENDED_BY = ("client", "upstream", "gomodel")
 _RUNNING_PHASES = PHASE_WORDS[:-1]
 
@@ -75,6 +83,7 @@ def snapshot(
         "gomodel_upstream_connects_total": connects.items(),
         "gomodel_affinity_total": telemetry.affinity.items(),
         "gomodel_upstream_retries_total": (((name,), count) for name, count in retries.items()),
+        **_spent(telemetry.spending),
         "gomodel_breaker_open": (
             ((each.name,), int(all(not one.breaker.candidate(now) for one in each.replicas))) for each in instances
         ),
@@ -118,6 +127,25 @@ def _of_keys(callers: Callers, telemetry: Telemetry, asked_by: Record | None) ->
         "gomodel_redis_up": [((), callers.leases.up)] if callers.leases is not None else [],
         "gomodel_keys_file_broken": [((), int(callers.broken))],
     }
+
+
+def _spent(spending: dict[tuple[str, str, str], Spending]) -> dict[str, Samples]:
+    """What requests took, by instance, model and key; what never came up is not there."""
+    found: dict[str, Samples] = {name: [] for name in _SPENT}
+    sources: dict[tuple[str, ...], int] = defaultdict(int)
+    for key, each in spending.items():
+        counts = {"prompt": each.prompt, "cached": each.cached, "completion": each.completion}
+        found["gomodel_tokens_total"] += [((*key, kind), count) for kind, count in counts.items()]
+        requests = {"known": each.known, "unknown": each.unknown}
+        found["gomodel_usage_requests_total"] += [((*key, usage), count) for usage, count in requests.items()]
+        found["gomodel_generation_seconds_total"].append((key, each.seconds))
+        if each.audio_s:
+            found["gomodel_audio_seconds_total"].append((key, each.audio_s))
+        if each.measured:
+            sources[key[0], "cached"] += each.cached
+            sources[key[0], "computed"] += each.measured - each.cached
+    found["gomodel_prompt_tokens_total"] += sources.items()
+    return found
 
 
 def _plain(histogram: Histogram) -> list[Any]:

@@ -280,6 +280,7 @@ class Forwarder:
             replica.demotion.failed(now)
             return
         admission.succeeded(now)
+        outgoing.request.record.usage = relay.usage()
         if status >= 500 or status in _REFUSED:
             # Not for a caller who chose the instance, nor on a route that may not exist: it might be pushed aside by
             # requests that can only fail.

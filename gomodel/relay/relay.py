@@ -18,6 +18,7 @@ from ..http1.response_fields import ResponseFields
 from ..http1.writers import Chunked, UntilClose, Writer, WrongLength
 from ..telemetry.counters import SECONDS
 from ..telemetry.record import Phase
+from ..telemetry.usage import FIRST_BYTES, Usage, usage_of
 from ..upstream.breaker import Admission
 from ..upstream.replica import Replica
 from .attempts import Outcome
@@ -29,6 +30,10 @@ from .withheld import Withheld, withheld
 
 # The statuses that count as failures of the instance; a plain 500 may be the request's own fault (contract section 7).
 INSTANCE_FAILURES = frozenset({502, 503, 504})
+# Of the end of an answer at least the first is remembered, and little more than twice the second at most.
+_PIECE_BYTES = 2048
+_END_BYTES = 16384
+_OK = 200
 
 _logger = logging.getLogger("gomodel")
 
@@ -38,8 +43,12 @@ class Relay(Exchange):
 
     __slots__ = (
         "_as_framed",
+        "_before",
+        "_encoded",
         "_event_stream",
+        "_first",
         "_frame",
+        "_frame_before",
         "_last",
         "_withheld",
         "_writer",
@@ -52,8 +61,10 @@ class Relay(Exchange):
         self._writer: Writer | None = None  # from the head on
         self._as_framed = False  # a chunk goes to the client as it came
         self._event_stream = False
-        self._frame = b""  # the last chunk, when it went out as it came
-        self._last = b""  # else the last bytes of payload
+        self._encoded = False
+        self._first = b""  # the beginning of the payload
+        self._frame_before, self._frame = b"", b""  # the last chunks, when they went out as they came
+        self._before, self._last = b"", b""  # else the end of the payload, in two pieces
         self._withheld: Withheld | None = None
         self.refusal: Outcome | None = None  # the answer says that no work was done; `deliver` gives it to the client
         self.trial: Admission | None = None  # the breaker let this one through to see whether the instance is back
@@ -87,12 +98,13 @@ class Relay(Exchange):
         if data:
             record.bytes_out += len(data)
             record.first_byte = now
-            self._last = data[-4:]
+            self._first, self._last = data[:FIRST_BYTES], data[-_END_BYTES:]
         if writer is not None:
-            self._as_framed = isinstance(writer, Chunked) and bool(data)
+            self._as_framed = isinstance(writer, Chunked) and bool(data) and fields.event_stream
         if fields.event_stream:
             record.streamed = True
             self._event_stream = isinstance(writer, Chunked | UntilClose) and not fields.encoded
+        self._encoded = fields.encoded
         self.status = record.status = status
         if self.trial is not None and status not in INSTANCE_FAILURES:
             # It answers again, which is all there was to find out; the answer itself may take minutes.
@@ -120,6 +132,7 @@ class Relay(Exchange):
         gaps.sum += gap
         record.since = now
         record.bytes_out += len(frame) - start - 2
+        self._frame_before = self._frame
         self._frame = frame
         transport = self._protocol.transport
         if transport is not None:
@@ -146,12 +159,18 @@ class Relay(Exchange):
                 gaps.sum += gap
             else:
                 record.first_byte = now
-                self._as_framed = isinstance(writer, Chunked)
+                self._first = data[:FIRST_BYTES]
+                self._as_framed = record.streamed and isinstance(writer, Chunked)
             record.since = now
             record.bytes_out += len(data)
-            # Enough to see an event boundary at the end, even when it arrived byte by byte.
-            self._last = data[-4:] if len(data) > 3 else self._sent_last()[-3:] + data
-            self._frame = b""
+            # What arrives byte by byte is remembered as well, and large pieces are not copied for it.
+            last = self._end_of_frames() if self._frame else self._last
+            if len(data) > _END_BYTES:
+                self._before, self._last = b"", data[-_END_BYTES:]
+            elif len(last) < _PIECE_BYTES:
+                self._last = last + data
+            else:
+                self._before, self._last = last, data
         transport = self._protocol.transport
         if transport is not None:
             transport.write(written)
@@ -159,8 +178,23 @@ class Relay(Exchange):
             self._end(None)
 
     def _sent_last(self) -> bytes:
-        """The last bytes of payload that went out."""
-        return self._frame[-6:-2] if self._frame else self._last
+        """The last bytes of payload that went out, as many as show an event boundary."""
+        return self._frame[-6:-2] if self._frame else (self._before[-4:] + self._last)[-4:]
+
+    def _end_of_frames(self) -> bytes:
+        """The payload of the last chunks; from here on they are no frames any more."""
+        before, frame = self._frame_before, self._frame
+        self._frame_before = self._frame = self._before = b""
+        self._last = (_payload(before) or self._last) + _payload(frame)
+        return self._last
+
+    def usage(self) -> Usage | None:
+        """What the answer says that it took, once it is over; None where it does not, or cannot be read."""
+        if self._encoded or self.status != _OK:
+            return None
+        if self._frame:
+            self._end_of_frames()
+        return usage_of(self._first, self._before + self._last, events=self._record.streamed)
 
     def _withhold(self, answer: Withheld, complete: bool) -> None:
         """Keep an answer from the client: until all of it is there, or because it is a refusal."""
@@ -198,3 +232,8 @@ class Relay(Exchange):
         """After the head there is one honest answer left: say so where an event may stand, then break off."""
         tail = self._sent_last() if self._event_stream else None
         break_off(self._request, self.replica.name, self._writer, tail)
+
+
+def _payload(frame: bytes) -> bytes:
+    """What is in a chunk that stands alone (`http1.framing.whole_chunk`); b"" for none."""
+    return frame[frame.find(b"\n") + 1 : -2]

@@ -45,5 +45,6 @@ class Route:
     id: str | None = None  # MODEL: the decoded model id; RESPONSES, ADMIN_REQUESTS: the raw id
     open: bool = False  # served without a key
     polled: bool = False  # asked for again and again by monitors and by the status page
+    metered: bool = False  # an answer takes tokens, and most kinds of them say how many
     replayable: bool = False  # may go out again when a reused connection dies before any response byte
     refusal: Callable[[], GatewayError] | None = None  # to be raised once the caller has shown the key

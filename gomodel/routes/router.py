@@ -24,6 +24,7 @@ from .vllm_routes import (
     ROOT_FAMILIES,
     ROOT_INFERENCE,
     SERVER_ROUTES,
+    UNMETERED,
 )
 
 # A service sends a handful of targets over and over; a scanner sends thousands. With the length limit the cache stays
@@ -226,6 +227,7 @@ def _inference(local: str, query: str, anthropic: bool) -> Route | None:
         below_base=below_base,
         tail=(local.removeprefix("/v1") if below_base else local) + query,
         anthropic=anthropic,
+        metered=known and local not in UNMETERED,
         replayable=True,
     )
 

@@ -49,6 +49,21 @@ ROOT_INFERENCE = frozenset(
         "/tokenize",
     }
 )
+# Those of them that take no tokens of a model's.
+UNMETERED = frozenset(
+    {
+        "/detokenize",
+        "/tokenize",
+        "/v1/chat/completions/derender",
+        "/v1/chat/completions/render",
+        "/v1/completions/derender",
+        "/v1/completions/render",
+        "/v1/messages/count_tokens",
+        "/v1/messages/render",
+        "/v1/responses/render",
+        "/cohere/v2/chat/render",
+    }
+)
 INFERENCE_PREFIXES = ("/v1/", "/v2/", "/inference/", "/cohere/")
 # What one vLLM says of itself, at its root; below /v1 too.
 SERVER_ROUTES = {"/load": READ, "/ping": READ | POST, "/tokenizer_info": READ, "/version": READ}

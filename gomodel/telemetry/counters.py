@@ -12,6 +12,9 @@ from ..config.settings import Config
 from . import access_line
 from .record import Phase, Record
 from .running import Running
+from .usage import Usage
+
+_OK = 200
 
 # One ladder for every duration, from one token at full speed to a long generation.
 SECONDS = (
@@ -37,6 +40,8 @@ SECONDS = (
 
 # Adapters come and go, so the model names of all lists ever seen are many; from here on a new one is "other".
 MAX_SERIES = 5000
+# Keys are as many as the keys file has, and a thousand of them may use a dozen adapters.
+MAX_SPENDERS = 20_000
 
 
 class Histogram:
@@ -114,6 +119,36 @@ class Traffic:
         self.response_bytes = 0
 
 
+class Spending:
+    """What the requests of one key for one model at one instance took."""
+
+    __slots__ = ("audio_s", "cached", "completion", "known", "measured", "prompt", "seconds", "unknown")
+
+    def __init__(self) -> None:
+        self.known = 0  # requests that say what they took
+        self.unknown = 0  # and those that do not
+        self.prompt = 0
+        self.cached = 0  # of the prompt
+        self.measured = 0  # tokens of prompts of which it is known how much was cached
+        self.completion = 0
+        self.audio_s = 0.0
+        self.seconds = 0.0  # that they ran
+
+    def add(self, usage: Usage | None, seconds: float) -> None:
+        """One more request, which ran for so long."""
+        self.seconds += seconds
+        if usage is None:
+            self.unknown += 1
+            return
+        self.known += 1
+        self.prompt += usage.prompt
+        self.completion += usage.completion
+        if usage.cached is not None:
+            self.cached += usage.cached
+            self.measured += usage.prompt
+        self.audio_s += usage.audio_s
+
+
 class Series:
     """One line of gomodel_requests_total, and the shared counters that its requests add to, found by one look-up."""
 
@@ -140,6 +175,7 @@ class Telemetry:
         self.connects: dict[tuple[str, str], int] = defaultdict(int)  # by instance, result
         self.retries: dict[str, int] = defaultdict(int)
         self.affinity: dict[tuple[str, str], int] = defaultdict(int)  # by what named a conversation, where it went
+        self.spending: dict[tuple[str, str, str], Spending] = {}  # by instance, model, key
 
     def limit(self, config: Config) -> None:
         """End what is silent by the timeouts of `config` from now on."""
@@ -154,8 +190,13 @@ class Telemetry:
             limits.total_s,
         )
 
-    def finish(self, record: Record, label_model: str, now: float, *, polled: bool = False) -> None:
-        """Count a request that ended; `label_model` is a model of the lists or "other", `polled` as `Route.polled`."""
+    def finish(
+        self, record: Record, label_model: str, now: float, *, polled: bool = False, metered: bool = False
+    ) -> None:
+        """Count a request that ended; `label_model` is a model of the lists or "other".
+
+        `polled` and `metered` as in Route.
+        """
         series = self.requests.get((record.instance, record.route, label_model, record.status))
         if series is None:
             series = self._new_series(record, label_model)
@@ -179,6 +220,13 @@ class Telemetry:
             self.affinity[record.named_by, record.affinity or "none"] += 1
         if record.ended_by:
             self.aborted[record.ended_by, record.phase] += 1
+        usage = record.usage
+        if usage is not None or (metered and _worked(record)):
+            key = record.instance, label_model, ""
+            spending = self.spending.get(key)
+            if spending is None:
+                spending = self._new_spending(key)
+            spending.add(usage, seconds)
         access_line.write(record, seconds, polled=polled)
 
     def _new_series(self, record: Record, model: str) -> Series:
@@ -190,3 +238,13 @@ class Telemetry:
         if series is None:
             series = self.requests[key] = Series(self.latency[instance, route], self.traffic[instance])
         return series
+
+    def _new_spending(self, key: tuple[str, str, str]) -> Spending:
+        if len(self.spending) >= MAX_SPENDERS:
+            key = key[0], "other", "other" if key[2] else ""
+        return self.spending.setdefault(key, Spending())
+
+
+def _worked(record: Record) -> bool:
+    """Whether an instance did something for a request that it may have said nothing of."""
+    return record.status == _OK or (record.ended_by != "" and record.phase >= Phase.HEAD)

@@ -7,6 +7,8 @@ import asyncio
 import enum
 from typing import Protocol
 
+from .usage import Usage
+
 
 class Phase(enum.IntEnum):
     """Where a request stands; each phase has its own idle limit (contract section 1)."""
@@ -67,6 +69,7 @@ class Record:
         "target",
         "task",
         "trace",
+        "usage",
     )
 
     def __init__(self, method: str, client: str, now: float) -> None:
@@ -91,6 +94,7 @@ class Record:
         self.bytes_in = 0
         self.bytes_out = 0
         self.retries = 0
+        self.usage: Usage | None = None  # what the answer said it took
         self.ended_by = ""  # "client", "upstream" or "gomodel" when it did not end by itself
         self.reason = ""
         self.trace = ""

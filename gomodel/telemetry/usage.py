@@ -47,14 +47,15 @@ def usage_of(first: bytes, last: bytes, *, events: bool) -> Usage | None:
     """
     if not events and (usual := _USUAL(last, max(0, last.rfind(_NAME)))):
         prompt, completion, cached = usual.groups()
-        return Usage(int(prompt), int(completion or 0), None if cached is None else int(cached))
+        return _plausible(Usage(int(prompt), int(completion or 0), None if cached is None else int(cached)))
     if events:
         found = next(_of_events(last), None)
         if found is not None and "output_tokens" in found and "input_tokens" not in found:
             found = next((each | found for each in _of_events(first) if "input_tokens" in each), None)
     else:
         found = _of_document(first, last)
-    return None if found is None else _meaning(found)
+    meant = None if found is None else _meaning(found)
+    return None if meant is None else _plausible(meant)
 
 
 def _of_document(first: bytes, last: bytes) -> dict[str, Any] | None:
@@ -137,6 +138,11 @@ def _meaning(said: dict[str, Any]) -> Usage | None:
         return Usage(_tokens(prompt), completion, _cached(said.get("prompt_tokens_details")))
     except (KeyError, ValueError):
         return None
+
+
+def _plausible(usage: Usage) -> Usage:
+    """What is cached of a prompt is no more than the prompt; a sum that falls is no counter."""
+    return usage._replace(cached=None) if usage.cached is not None and usage.cached > usage.prompt else usage
 
 
 def _cached(details: Any) -> int | None:

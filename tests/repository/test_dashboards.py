@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gomodel.operations.families import FAMILIES
 from gomodel.telemetry.record import PHASE_WORDS
 
-from ..harness.scripted import SSE_HEAD, Fin, chunked, request, response, sse
+from ..harness.scripted import SSE_HEAD, Fin, chunked, json_response, request, response, sse
 from ..harness.verdicts import ask, counted, post
 
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -107,6 +107,14 @@ async def test_every_selector_finds_a_series_once_everything_has_happened(
     upstream.on_request(sse(["1", "2", "[DONE]"]))
     upstream.on_request(SSE_HEAD + chunked(b"data: 1\n\n"), Fin())
     upstream.on_request(response(b"{}", 500))
+    took = {
+        "prompt_tokens": 3,
+        "total_tokens": 4,
+        "completion_tokens": 1,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    }
+    for usage in (took, {"type": "duration", "seconds": 3}):
+        upstream.on_request(json_response({"usage": usage}))
     gone, twin = await make_upstream(), await make_upstream()
     gone.stop_listening()
     for each in (upstream, twin):
@@ -117,13 +125,13 @@ async def test_every_selector_finds_a_series_once_everything_has_happened(
     settings = {"GOMODEL_KEYS_FILE": str(keys), "GOMODEL_REDIS_URL": f"unix://{tmp_path}/none"}
     handle = await gateway(vllm=upstream, vllm_b=gone, vllm_c=twin, GOMODEL_MASTER_KEY="k", **settings)
     key = ("x-api-key", "k")
-    for model in ("vllm/m", "vllm/m", "vllm/m", "vllm-b/m"):
+    for model in (*["vllm/m"] * 5, "vllm-b/m"):
         await ask(await connect(handle), post(model=model, headers=[key]))
     await ask(await connect(handle), request("GET", "/v1/models", [key]))
     await ask(await connect(handle), post(model="m", headers=[key]))  # which two of them list
     for _ in range(2):
         await ask(await connect(handle), post(headers=[("x-api-key", "a")]))
-    await counted(handle, 8)
+    await counted(handle, 10)
     answer = await ask(await connect(handle), request("GET", "/metrics", [key]))
     series = [
         (sample.name, sample.labels | {"job": "gomodel", "instance": "gomodel:8080"})

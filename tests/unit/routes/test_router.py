@@ -258,6 +258,27 @@ def test_passthrough_places_the_tail_and_leaves_the_provider_to_the_table(
     assert route.methods == {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
+@pytest.mark.parametrize(
+    ("target", "metered"),
+    [
+        ("/v1/chat/completions", True),
+        ("/v1/embeddings", True),
+        ("/rerank", True),
+        ("/v1/responses", True),
+        ("/tokenize", False),
+        ("/v1/tokenize", False),
+        ("/v1/messages/count_tokens", False),
+        ("/v1/chat/completions/render", False),
+        ("/v1/new", False),
+        ("/v1/responses/resp_1", False),
+        ("/p/vllm/v1/chat/completions", False),
+        ("/health", False),
+    ],
+)
+def test_what_takes_tokens_is_metered(target: str, metered: bool) -> None:
+    assert served(target).metered is metered
+
+
 def test_passthrough_is_replayable_where_it_is_inference() -> None:
     assert served("/p/vllm/v1/chat/completions").replayable
     assert not served("/p/vllm/v1/files").replayable

@@ -6,6 +6,7 @@ from gomodel.config.load import from_environ
 from gomodel.telemetry import counters as module
 from gomodel.telemetry.counters import SECONDS, Histogram, Telemetry
 from gomodel.telemetry.record import Phase
+from gomodel.telemetry.usage import Usage
 
 from .records import ended
 
@@ -65,3 +66,41 @@ class TestFinish:
         models = {model: series.count for (_, _, model, _), series in counters.requests.items()}
         assert models == {"adapter-0": 1, "adapter-1": 1, "adapter-2": 1, "other": 7}
         assert counters.traffic.keys() == {"vllm"}
+
+
+class TestSpending:
+    def test_is_summed_by_instance_model_and_key(self, counters):
+        for usage in (Usage(5, 2), Usage(7, 1, 3), Usage(audio_s=1.5), None):
+            counters.finish(ended(usage=usage), "m", 102.0, metered=True)
+        counters.finish(ended(usage=Usage(1), instance="b"), "m", 102.0)
+        (each, other) = (counters.spending[name, "m", ""] for name in ("vllm", "b"))
+        assert (each.known, each.unknown, each.prompt, each.completion) == (3, 1, 12, 3)
+        assert (each.cached, each.measured, each.audio_s, each.seconds) == (3, 7, 1.5, 8.0)
+        assert (other.known, other.unknown, other.prompt) == (1, 0, 1)
+
+    @pytest.mark.parametrize(
+        ("known", "counts"),
+        [
+            ({"status": 200}, True),
+            ({"status": 400}, False),
+            ({"status": 499, "ended_by": "client", "phase": Phase.HEAD}, True),
+            ({"status": 499, "ended_by": "client", "phase": Phase.QUEUE}, False),
+            ({"status": 504, "ended_by": "upstream", "phase": Phase.HEAD}, True),
+            ({"status": 502, "ended_by": "upstream", "phase": Phase.CONNECT}, False),
+        ],
+    )
+    def test_is_unknown_where_an_instance_worked_and_did_not_say(self, counters, known, counts):
+        counters.finish(ended(**known), "m", 101.0, metered=True)
+        assert [each.unknown for each in counters.spending.values()] == [1] * counts
+        counters.finish(ended(**known), "m", 101.0, metered=False)
+        assert sum(each.unknown for each in counters.spending.values()) == counts
+
+    def test_has_no_more_rows_than_the_limit(self, counters, monkeypatch):
+        monkeypatch.setattr(module, "MAX_SPENDERS", 2)
+        for number in range(5):
+            counters.finish(ended(usage=Usage(1)), f"adapter-{number}", 101.0)
+        assert {key: each.known for key, each in counters.spending.items()} == {
+            ("vllm", "adapter-0", ""): 1,
+            ("vllm", "adapter-1", ""): 1,
+            ("vllm", "other", ""): 3,
+        }

@@ -89,6 +89,8 @@ DOCUMENTS: dict[str, tuple[bytes, Usage | None]] = {
         compact(chat({**CACHED, "completion_tokens_details": {"reasoning_tokens": 3}})),
         TOOK_CACHED,
     ),
+    "more cached than there was": (compact(chat({**CACHED, "prompt_tokens": 7})), Usage(7, 7)),
+    "more cached than there was, spaced": (json.dumps(chat({**CACHED, "prompt_tokens": 7})).encode(), Usage(7, 7)),
     "chat, transferred": (compact(chat(kv_transfer_params={"usage": DECOY})), TOOK),
     "chat, prompt logprobs behind": (compact(chat(prompt_logprobs=[None, {"5": {"rank": 1}}] * 500)), TOOK),
     "chat that imitates": (compact(chat(content=IMITATION * 3 + '\\"usage"')), TOOK),
