@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection
 from .access.callers import Callers
 from .access.leases import Leases
 from .access.rights import known_caller
+from .access.slots import Slots
 from .balancing.instances import Providers
 from .balancing.model_lists import ModelLists
 from .balancing.stored_responses import StoredResponses
@@ -36,6 +37,7 @@ from .relay.forward import Forwarder
 from .relay.inference import Inference
 from .relay.passthrough import Passthrough
 from .relay.permitted import PermittedForwarder
+from .relay.queueing import Queueing
 from .relay.realtime import Realtime
 from .routes.route import Kind
 from .routes.router import Router
@@ -52,7 +54,12 @@ class App:
     """Everything one configuration makes; a reload builds another and lets this one's requests end."""
 
     def __init__(
-        self, config: Config, telemetry: Telemetry, previous: "App | None" = None, network: Network | None = None
+        self,
+        config: Config,
+        telemetry: Telemetry,
+        slots: Slots,
+        previous: "App | None" = None,
+        network: Network | None = None,
     ) -> None:
         """`previous` is the app that this one replaces at a reload; what is known of servers that stay stays known."""
         self.config = config
@@ -69,8 +76,11 @@ class App:
                 earlier = before.leases if before is not None else None
                 leases = Leases(config.redis_url, config.limits_without_redis, earlier)
             self.callers = Callers(config.keys, config.master_keys, before, leases)
+        # A keys file may come to name a limit that is waited for while the process runs.
+        limited = config.keys is not None or any(each.max_in_flight is not None for each in config.instances)
+        queueing = Queueing(slots, telemetry, config.queue_timeout_s) if limited else None
         forwarder = Forwarder if self.callers is None else PermittedForwarder
-        self._forwarder = forwarder(self.providers, telemetry, config.retry, self.models.reread)
+        self._forwarder = forwarder(self.providers, telemetry, config.retry, self.models.reread, queueing)
         self._stored: StoredResponses = StoredResponses(
             self.providers, previous._stored if previous is not None else None
         )
@@ -82,7 +92,9 @@ class App:
             config.body_limit_bytes,
             affinity=config.routing == "affinity",
         )
-        self._operations = Operations(telemetry, self.providers, self.models, lambda: self.draining, self.callers)
+        self._operations = Operations(
+            telemetry, self.providers, self.models, lambda: self.draining, slots, self.callers
+        )
         router = Router(
             base_path=config.base_path or "/",
             passthrough=config.passthrough,

@@ -179,8 +179,8 @@ class RateLimited(ClientError):
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, retry_after_s: int, headers: Mapping[str, str]) -> None:
-        super().__init__(message, headers={"Retry-After": str(retry_after_s), **headers})
+    def __init__(self, message: str, *, retry_after_s: float, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, headers={"Retry-After": str(max(1, math.ceil(retry_after_s))), **(headers or {})})
 
 
 class ForeignOrigin(ClientError):

@@ -101,6 +101,8 @@ class Recording:
     def end(self, request: Request) -> None:
         """It is over, and its record says how it ended."""
         entry = request.record
+        if entry.place is not None:
+            entry.place.leave()
         self._running.discard(entry)
         route, label = request.route, self._label(entry.instance, entry.model)
         self._telemetry.finish(entry, label, monotonic(), polled=route.polled, metered=route.metered)

@@ -54,7 +54,7 @@ class Caller:
         self.added_fields = b"" if entry.priority is None else b"X-Vllm-Priority: %d\r\n" % entry.priority
         self._matches: re.Pattern[str] | None = None  # made when it is needed: a file may have thousands of entries
         self._allowed: dict[tuple[str, str], bool] = {}
-        self.limited = any((entry.in_flight, entry.requests_per_minute, entry.tokens_per_minute))
+        self.limited = any((entry.refused_beyond, entry.requests_per_minute, entry.tokens_per_minute))
         if self.limits is not None:
             self.limits.configure(entry)
         elif self.limited:
@@ -96,6 +96,8 @@ class Caller:
         """One of them is over."""
         self.running -= 1
         self.ended[record.status] += 1
+        if record.usage is not None:
+            self.spent(record.usage.prompt, record.usage.completion)
         if self.limits is not None:
             self.limits.leave(record)
 

@@ -50,7 +50,7 @@ class Limits:
     def configure(self, entry: Key) -> None:
         """Hold to the limits of `entry` from now on; requests that run go on, and count."""
         self.whole = self._in_flight, self._requests, self._tokens = (
-            entry.in_flight,
+            entry.refused_beyond,
             entry.requests_per_minute,
             entry.tokens_per_minute,
         )

@@ -16,7 +16,7 @@ from .settings import InstanceConfig, Server
 from .variable import INSTANCE_PREFIX
 
 _BASE_URL, _API_KEY, _MODELS = (VARIABLES[name] for name in ("VLLM_BASE_URL", "VLLM_API_KEY", "VLLM_MODELS"))
-_CA = VARIABLES["VLLM_CA_FILE"]
+_CA, _MOST = VARIABLES["VLLM_CA_FILE"], VARIABLES["VLLM_MAX_IN_FLIGHT"]
 # All roots of a system are a quarter of a megabyte.
 _CA_BYTES = 4 << 20
 _PORTS = {"http": 80, "https": 443}
@@ -79,6 +79,7 @@ def _instance(
     variable = prefix + _BASE_URL.field
     api_key = reader.secret(_API_KEY, prefix + _API_KEY.field)
     models = reader.value(_MODELS, prefix + _MODELS.field)
+    most: int | None = reader.value(_MOST, prefix + _MOST.field)
     ca_pem = _certificates(reader, prefix + _CA.field)
     url: Server | None = reader.parsed(variable, _BASE_URL.parse)
     if not reader.given(variable):
@@ -97,7 +98,7 @@ def _instance(
         reader.warnings.append(f"{variable} does not end in /v1; it is used as given")
     if ca_pem is not None and not url.base_url.startswith("https:"):
         reader.warnings.append(f"{prefix}{_CA.field} has no effect: the base URL of {name} is not https")
-    return InstanceConfig(name, (url,), api_key, models, ca_pem, assumed=not reader.given(variable))
+    return InstanceConfig(name, (url,), api_key, models, ca_pem, most, assumed=not reader.given(variable))
 
 
 def _certificates(reader: Reader, variable: str) -> str | None:

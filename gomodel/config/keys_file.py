@@ -88,7 +88,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "requests_per_minute": ("requests_per_minute", _whole(1)),
     "tokens_per_minute": ("tokens_per_minute", _whole(1)),
     "models": ("models", _patterns),
-    "when_full": ("when_full", _choice("refuse")),
+    "when_full": ("when_full", _choice("refuse", "wait")),
     "priority": ("priority", _whole(-_LARGEST)),
     "weight": ("weight", _weight),
     "passthrough": ("passthrough", _boolean),

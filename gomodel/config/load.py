@@ -78,6 +78,8 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
             success_threshold=v["CIRCUIT_BREAKER_SUCCESS_THRESHOLD"],
             timeout_s=v["CIRCUIT_BREAKER_TIMEOUT"],
         ),
+        queue_limit=v["QUEUE_LIMIT"],
+        queue_timeout_s=v["QUEUE_TIMEOUT"],
         models_refresh_s=v["CACHE_REFRESH_INTERVAL"],
         routing=v["ROUTING"],
         session_headers=v["SESSION_HEADERS"],

@@ -52,6 +52,11 @@ SECTIONS = (
         Variable("VLLM_CA_FILE", str, "", content=True, per_instance="", otherwise="the system's roots", meaning=
             "File of certificates (PEM) to trust instead for an https instance: a private CA's, or its own. Read again "
             "on SIGHUP. OpenSSL's `SSL_CERT_FILE` replaces the system's roots for every instance without one."),
+        Variable("VLLM_MAX_IN_FLIGHT", values.integer(1), "", absent=None, per_instance="64",
+                 otherwise="no limit", meaning=
+            "Requests at once at each server of the instance, for all workers together. What is beyond it waits in "
+            "the gateway, first come first served, instead of in the engine's own queue, which has no bound and no "
+            "fairness."),
     )),
     Section("Models", (
         Variable("CONFIGURED_PROVIDER_MODELS_MODE", values.choice("fallback", "allowlist"), "fallback", meaning=
@@ -177,6 +182,13 @@ SECTIONS = (
             "Answered health probes, or requests let through to try, that close it again."),
         Variable("CIRCUIT_BREAKER_TIMEOUT", _TIMEOUT, "10s", meaning=
             "While it is open one request is let through each time, whatever becomes of the one before."),
+    )),
+    Section("The line", (
+        Variable("QUEUE_LIMIT", values.integer(0), "1000", meaning=
+            "Requests that may wait for a server with a `VLLM_MAX_IN_FLIGHT`; further ones are answered with 503 "
+            "`queue_full`."),
+        Variable("QUEUE_TIMEOUT", _TIMEOUT, "60s", meaning=
+            "How long one waits there; then 503 `queue_timeout`."),
     )),
     Section("Metrics and log", (
         Variable("METRICS_ENABLED", _BOOLEAN, "true", meaning=

@@ -64,6 +64,7 @@ class InstanceConfig:
     api_key: Secret | None
     models: tuple[str, ...]
     ca_pem: str | None = field(default=None, repr=False)  # whom to trust instead of the system's roots
+    max_in_flight: int | None = None  # of each server
     assumed: bool = field(default=False, compare=False)  # nobody gave its address; it is vLLM's default
 
     @property
@@ -89,6 +90,16 @@ class Key:
     admin: bool = False
     metrics: bool = False
     expires_at: float = float("inf")  # POSIX time
+
+    @property
+    def refused_beyond(self) -> int | None:
+        """How many requests at once there may be before one is refused; None where it is not, or waits."""
+        return self.in_flight if self.when_full == "refuse" else None
+
+    @property
+    def waits_beyond(self) -> int | None:
+        """How many requests at once there may be before one waits; None where it does not."""
+        return self.in_flight if self.when_full == "wait" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +186,8 @@ class Config:
     models_refresh_s: float
     routing: Literal["affinity", "least"]
     session_headers: tuple[str, ...]
+    queue_limit: int
+    queue_timeout_s: float
     strip_request_headers: frozenset[str]
     forwarded_allow_ips: tuple[str, ...]
     metrics_enabled: bool

@@ -89,6 +89,26 @@ FAMILIES = (
         "opening, response, none). result: home; spilled, as the home had too much to do; moved, as it took none.",
     ),
     Family(
+        "gomodel_queue_waiting",
+        "gauge",
+        ("upstream",),
+        "Requests that wait in line for a slot of a server with a limit (MAX_IN_FLIGHT); they are not in flight.",
+    ),
+    Family(
+        "gomodel_queue_wait_seconds",
+        "histogram",
+        ("upstream",),
+        "How long those waited in line that had their turn.",
+        _histograms,
+    ),
+    Family(
+        "gomodel_queue_requests_total",
+        "counter",
+        ("upstream", "outcome"),
+        "Requests that did not get a slot at once: served, left (the client), timeout (QUEUE_TIMEOUT) or refused "
+        "(the line was full).",
+    ),
+    Family(
         "gomodel_tokens_total",
         "counter",
         ("upstream", "model", "key", "kind"),

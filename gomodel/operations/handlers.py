@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 from ..access.callers import Callers
+from ..access.slots import Slots
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..downstream.request import Handler, Reply, Request
@@ -22,7 +23,7 @@ from ..upstream.probes import Probes
 from .metrics import expose, snapshot
 from .readiness import report
 from .requests import abort, listed, merged
-from .siblings import METRICS, ask_siblings, register
+from .siblings import METRICS, PLACES, ask_siblings, register
 
 
 class Operations:
@@ -34,8 +35,10 @@ class Operations:
         providers: Providers,
         models: ModelLists,
         draining: Callable[[], bool],
+        slots: Slots,
         callers: Callers | None = None,
     ) -> None:
+        self._slots = slots
         self._telemetry = telemetry
         self._providers = providers
         self._models = models
@@ -83,7 +86,10 @@ class Operations:
         request_id = request.route.id
         if request_id is None:
             lists = [self._listed(request.record), *await ask_siblings("requests")]
-            return Reply(200, json.dumps({"requests": merged(lists)}).encode(), {"Cache-Control": "no-store"})
+            order = self._slots.order()
+            if any(entry["place"] for each in lists for entry in each):
+                order += await ask_siblings(PLACES)
+            return Reply(200, json.dumps({"requests": merged(lists, order)}).encode(), {"Cache-Control": "no-store"})
         count = self._abort(request_id, request.record) + sum(await ask_siblings("abort", request_id))
         if not count:
             raise NotFound("No request with this id is running; GET /admin/requests lists those that are.")

@@ -8,7 +8,7 @@ prometheus_client is imported by the first scrape: it costs more to import than 
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate
+from itertools import accumulate, product
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ _SPENT = (
     "gomodel_audio_seconds_total",
     "gomodel_prompt_tokens_total",
 )
+_OUTCOMES = ("served", "left", "timeout", "refused")
 _ENDED_BY = ("client", "upstream", "gomodel")
 _RUNNING_PHASES = PHASE_WORDS[:-1]
 
@@ -55,15 +56,18 @@ def snapshot(
 ) -> Snapshot:
     """Every number of this process now, without the request that asks for them."""
     names = list(providers.instances)
-    in_flight = dict.fromkeys([*names, ""], 0)
+    in_flight, in_line = dict.fromkeys([*names, ""], 0), dict.fromkeys(names, 0)
     for record in telemetry.running.records:
         if record is not asked_by:
-            in_flight[record.instance] = in_flight.get(record.instance, 0) + 1
+            counts = in_line if record.place is not None and record.place.waiting else in_flight
+            counts[record.instance] = counts.get(record.instance, 0) + 1
     # What can be counted is there from the start, at 0: the first increase of a series that appears with it is lost.
     aborted = {(who, phase): 0 for who in _ENDED_BY for phase in _RUNNING_PHASES}
     aborted |= {(who, PHASE_WORDS[phase]): count for (who, phase), count in telemetry.aborted.items()}
     connects = dict.fromkeys([(name, "ok") for name in names], 0) | telemetry.connects
     retries = dict.fromkeys(names, 0) | telemetry.retries
+    queued = dict.fromkeys(product(names, _OUTCOMES), 0) | telemetry.queue_ends
+    waits = {name: telemetry.queue_waits[name] for name in [*names, *telemetry.queue_waits]}
     traffic = {name: telemetry.traffic[name] for name in [*names, *telemetry.traffic]}
     instances, now = providers.instances.values(), monotonic()
     numbers: dict[str, Iterable[tuple[tuple[str, ...], Any]]] = {
@@ -83,6 +87,9 @@ def snapshot(
         "gomodel_upstream_connects_total": connects.items(),
         "gomodel_affinity_total": telemetry.affinity.items(),
         "gomodel_upstream_retries_total": (((name,), count) for name, count in retries.items()),
+        "gomodel_queue_waiting": (((name,), count) for name, count in in_line.items()),
+        "gomodel_queue_wait_seconds": (((name,), _plain(each)) for name, each in waits.items()),
+        "gomodel_queue_requests_total": queued.items(),
         **_spent(telemetry.spending),
         "gomodel_breaker_open": (
             ((each.name,), int(all(not one.breaker.candidate(now) for one in each.replicas))) for each in instances

@@ -19,9 +19,14 @@ def listed(records: Iterable[Record], now: float, asked_by: Record | None = None
     return [_entry(record, now) for record in running]
 
 
-def merged(lists: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The lists of all workers as one, oldest first."""
-    return sorted((entry for each in lists for entry in each), key=lambda entry: -float(entry["age_s"]))
+def merged(lists: Iterable[list[dict[str, Any]]], order: Iterable[int] = ()) -> list[dict[str, Any]]:
+    """The lists of all workers as one, oldest first; `order` are the names of the places in line, the first one first.
+
+    The name of a place becomes its number: the first in line is 1.
+    """
+    numbers = {name: number for number, name in enumerate(order, 1)}
+    entries = [{**entry, "place": numbers.get(entry["place"])} for each in lists for entry in each]
+    return sorted(entries, key=lambda entry: -float(entry["age_s"]))
 
 
 def abort(records: Iterable[Record], request_id: str, asked_by: Record | None = None) -> int:
@@ -37,7 +42,7 @@ def abort(records: Iterable[Record], request_id: str, asked_by: Record | None = 
 
 
 def _entry(record: Record, now: float) -> dict[str, Any]:
-    first_byte = record.first_byte
+    first_byte, place = record.first_byte, record.place
     return {
         "id": record.id,
         "instance": record.instance or None,
@@ -49,6 +54,8 @@ def _entry(record: Record, now: float) -> dict[str, Any]:
         "key": record.caller.name if record.caller is not None else None,
         "phase": PHASE_WORDS[record.phase],
         "phase_s": round(now - record.since, 3),
+        "place": place.name if place is not None and place.waiting else None,
+        "queued_s": round(record.queued_s + (now - record.since if place is not None and place.waiting else 0), 3),
         "age_s": round(now - record.started, 3),
         "time_to_first_byte_s": round(first_byte - record.started, 3) if first_byte else None,
         "bytes_in": record.bytes_in,

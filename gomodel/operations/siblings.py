@@ -19,6 +19,8 @@ _logger = logging.getLogger("gomodel")
 
 # The question whose answers the supervisor remembers. Its argument are the asker's own numbers.
 METRICS = "metrics"
+# The question that the supervisor itself answers: who waits for a slot, in order.
+PLACES = "places"
 # A worker whose loop is blocked for longer must not hold up a scrape of the others.
 PATIENCE_S = 1.0
 # For the supervisor, which itself gives up on workers after PATIENCE_S; it does nothing that takes long.

@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
+from ..access.slots import Slots
 from ..app import App
 from ..balancing.instances import Providers
 from ..config.settings import Config, Keys
@@ -44,6 +45,7 @@ class Gateway:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.telemetry = Telemetry(config)
+        self.slots = Slots(config.queue_limit)
         self.app: App
         self.port = 0
         self._open_files = 0  # before the first client
@@ -73,7 +75,8 @@ class Gateway:
         config = self.config
         self._tls = tls_context(config)
         self.listeners = _as_listeners(listeners, config)
-        self.app = App(config, self.telemetry, network=Network(each.bound for each in self.listeners if each.port))
+        network = Network(each.bound for each in self.listeners if each.port)
+        self.app = App(config, self.telemetry, self.slots, network=network)
         quiet = logging.getLogger("gomodel.aiohttp")
         quiet.addHandler(logging.NullHandler())
         self._open_files = descriptors.open_now()
@@ -118,7 +121,8 @@ class Gateway:
             tls_context(config)  # a certificate without its key must not reach the context in use
             load_certificate(self._tls, config.certificate)
         old = self.app
-        self.app = App(config, self.telemetry, old)
+        self.app = App(config, self.telemetry, self.slots, old)
+        self.slots.limit(config.queue_limit)
         old.stop()
         self.app.start()
         self.config = config

@@ -2,9 +2,10 @@
 
 Decides the framing and that the supervisor never waits for a worker that does not read. A message is a tuple whose
 first member is its kind; both ends are forks of one process, so pickle carries it. From the supervisor: ("drain",),
-("abort",), ("report",), ("reload", Config), ("question", number, kind, argument), ("answers", number, list). From a
-worker: ("ready",), ("beat",), ("numbers", snapshot), ("ask", number, kind, argument), ("answer", number, kind, list of
-one or none).
+("abort",), ("report",), ("reload", Config), ("question", number, kind, argument), ("answers", number, list), ("slot",
+name, replica or None, Refused or None). From a worker: ("ready",), ("beat",), ("numbers", snapshot), ("ask", number,
+kind, argument), ("answer", number, kind, list of one or none), ("slot", name, key, replicas, weight, most),
+("slot_back", name).
 """
 
 import pickle

@@ -26,6 +26,7 @@ from ..host.listeners import Listener, beside, bind
 from ..host.signals import Signals, StopSignals
 from ..host.systemd import Notifier
 from ..operations.metrics import lasting
+from ..operations.siblings import PLACES
 from ..telemetry.logs import configure_logging, name_worker
 from ..telemetry.tally import Tally
 from ..upstream import host_counts
@@ -37,6 +38,7 @@ from .orders import Line, Message
 from .reload import Load, Rereading
 from .restarts import Limits, Place, Restarts
 from .serving import MARGIN_S, run_loop
+from .slot_desk import SlotDesk
 from .worker import serve
 from .workers import Worker, Workers
 
@@ -63,6 +65,7 @@ class Supervisor:
         self._notifier = notifier
         self._restarts = Restarts(config.workers, LIMITS)
         self._hub = Hub(Tally(lasting))
+        self._desk = SlotDesk(config.queue_limit)
         self._counts = (
             host_counts.share(config.workers),
             keys_in_flight.share(config.workers),
@@ -200,6 +203,7 @@ class Supervisor:
         config = self._rereading.result(self._config)
         if config is not None:
             self._config = config
+            self._desk.queue.limit = config.queue_limit
             configure_logging(config.log_level, config.log_format)
             self._workers.order("reload", config)
             self._look_at = _NEVER if config.keys is None else monotonic() + LOOK_S
@@ -242,20 +246,26 @@ class Supervisor:
         assert line is not None
         for message in line.receive():
             worker.place.missed = 0
-            self._on_message(worker.place, line, message)
+            self._on_message(worker, line, message)
         if not line.open:
             self._hang_up(worker)
 
-    def _on_message(self, place: Place, line: Line, message: Message) -> None:
+    def _on_message(self, worker: Worker, line: Line, message: Message) -> None:
         match message:
             case ("ready",):
                 # One that was about to be ready when the end began changes nothing any more.
-                if self._restarts.ready(place) and not self._ending.begun:
+                if self._restarts.ready(worker.place) and not self._ending.begun:
                     start_log.started(self._config, self._listeners)
                     self._notifier.ready()
                     self._feed()
             case ("numbers", numbers):
                 self._hub.report(line, numbers)
+            case ("slot", name, key, replicas, weight, most):
+                self._desk.come(worker, name, key, replicas, weight, most)
+            case ("slot_back", name):
+                self._desk.back(worker, name)
+            case ("ask", number, kind, _) if kind == PLACES:
+                line.send("answers", number, self._desk.order())
             case ("ask", number, kind, argument):
                 self._hub.ask(line, number, kind, argument, monotonic())
             case ("answer", number, kind, answers):
@@ -275,6 +285,7 @@ class Supervisor:
         if worker.line is not None:
             self._listen_to(worker)  # its last words
         self._hang_up(worker)
+        self._desk.depart(worker)  # not earlier: now its connections are closed as well
         for counts in self._counts:
             counts.clear(worker.place.index - 1)  # what it had in flight went with it
         if self._ending.begun:

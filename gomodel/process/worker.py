@@ -53,6 +53,7 @@ async def serve(
 
     tasks.append(asyncio.create_task(_beat(writer, beat_s)))
     siblings.process.join(send)
+    serving.gateway.slots.join(send)
     try:
         await serving.run(listeners, ready)
     finally:
@@ -91,6 +92,7 @@ async def _obey(reader: asyncio.StreamReader, serving: Serving) -> None:
             if not serving.draining:
                 _logger.error("The supervisor is gone; ending")
             siblings.process.lost()
+            serving.gateway.slots.lost()
             serving.drain()
             return
         if message[0] == "reload" and missing(message[1]):
@@ -114,5 +116,7 @@ def _follow(message: Message, serving: Serving) -> None:
             serving.gateway.take_keys(news.keys, broken=news.broken)
         case ("question", number, kind, argument):
             siblings.process.asked(number, kind, argument)
+        case ("slot", name, replica, refused):
+            serving.gateway.slots.settled(name, replica, refused)
         case ("answers", number, answers):
             siblings.process.answered(number, answers)

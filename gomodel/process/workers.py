@@ -33,6 +33,11 @@ class Worker:
         """The worker's name in the log."""
         return f"{self.place.index}-{self.pid}"
 
+    def send(self, *message: object) -> None:
+        """Tell it something, while it listens."""
+        if self.line is not None:
+            self.line.send(*message)
+
 
 class Workers:
     """All worker processes of this parent. Their lines are registered with `selector`, with the worker as data."""

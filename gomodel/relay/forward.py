@@ -20,11 +20,11 @@ from ..balancing.rendezvous import Placed
 from ..config.settings import Retry
 from ..downstream.request import Request
 from ..errors import (
-    CircuitOpen,
     ConnectError,
     GatewayError,
     KeyRefused,
     Overloaded,
+    RateLimited,
     RequestCameBack,
     StaleConnection,
     UpstreamError,
@@ -40,6 +40,7 @@ from ..upstream.health import DRAINING
 from ..upstream.replica import Replica
 from .attempts import REFUSALS, Outcome, Step, next_step
 from .outgoing import Outgoing
+from .queueing import Queueing
 from .relay import INSTANCE_FAILURES, Relay
 
 _FORBIDDEN = 403
@@ -60,13 +61,20 @@ class Forwarder:
     """Carries requests to instances."""
 
     def __init__(
-        self, providers: Providers, telemetry: Telemetry, retry: Retry, on_unloaded: Callable[[Replica], None]
+        self,
+        providers: Providers,
+        telemetry: Telemetry,
+        retry: Retry,
+        on_unloaded: Callable[[Replica], None],
+        queueing: Queueing | None = None,
     ) -> None:
-        """`on_unloaded` is told of an instance that does not have a model which its list holds."""
+        """`on_unloaded` is told of an instance that does not have a model which its list holds; `queueing` gives slots
+        where something has a limit."""
         self._providers = providers
         self._telemetry = telemetry
         self._retry = retry
         self._on_unloaded = on_unloaded
+        self._queueing = queueing
 
     async def forward(self, outgoing: Outgoing) -> None:
         """Send the request and relay the answer; returns when the answer is over, whole or aborted.
@@ -84,12 +92,15 @@ class Forwarder:
         while True:
             begun, outgoing.begun = outgoing.begun, None
             try:
+                if self._queueing is not None and begun is None:
+                    await self._queueing.enter(outgoing)
                 replica, admission = choice.admitted() if begun is None else (begun.replica, begun.admission)
-            except CircuitOpen:
+            except (Overloaded, RateLimited):
                 if last is None:
                     request.record.instance = choice.candidates[0].name
                     raise
-                # This request has seen more than that the breaker is open, which it may have opened itself.
+                # This request has seen more than that the breaker is open, which it may have opened itself, or that
+                # no other replica has room.
                 self._give(request, answer or last)
                 return
             if last is not None:
@@ -142,8 +153,10 @@ class Forwarder:
         False where it does, with nothing done; raises as `forward`. When the answer is over `end` takes account of it,
         or `forward` goes on.
         """
-        replica = outgoing.choice.candidates[0]
         self._refuse_own(outgoing.request)
+        if self._queueing is not None and not self._queueing.at_once(outgoing):
+            return False
+        replica = outgoing.choice.candidates[0]
         if not (outgoing.replayable and replica.breaker.closed):
             return False
         head = self._head(outgoing, replica)

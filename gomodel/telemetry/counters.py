@@ -175,6 +175,8 @@ class Telemetry:
         self.connects: dict[tuple[str, str], int] = defaultdict(int)  # by instance, result
         self.retries: dict[str, int] = defaultdict(int)
         self.affinity: dict[tuple[str, str], int] = defaultdict(int)  # by what named a conversation, where it went
+        self.queue_waits: dict[str, Histogram] = defaultdict(Histogram)  # of those that had their turn, by instance
+        self.queue_ends: dict[tuple[str, str], int] = defaultdict(int)  # by instance and what became of them
         self.spending: dict[tuple[str, str, str], Spending] = {}  # by instance, model, key
 
     def limit(self, config: Config) -> None:
@@ -222,11 +224,11 @@ class Telemetry:
             self.aborted[record.ended_by, record.phase] += 1
         usage = record.usage
         if usage is not None or (metered and _worked(record)):
-            key = record.instance, label_model, ""
+            key = record.instance, label_model, "" if record.caller is None else record.caller.name
             spending = self.spending.get(key)
             if spending is None:
                 spending = self._new_spending(key)
-            spending.add(usage, seconds)
+            spending.add(usage, seconds - record.queued_s)
         access_line.write(record, seconds, polled=polled)
 
     def _new_series(self, record: Record, model: str) -> Series:

@@ -40,6 +40,16 @@ class Asking(Protocol):
     def leave(self, record: "Record") -> None: ...
 
 
+class Place(Protocol):
+    """A place in the line, then a slot (`access.slots`)."""
+
+    name: int
+    replica: str | None
+    waiting: bool
+
+    def leave(self) -> None: ...
+
+
 class Record:
     """One request: what the access line, the metrics and the list of running requests say of it."""
 
@@ -59,6 +69,8 @@ class Record:
         "named_by",
         "owner",
         "phase",
+        "place",
+        "queued_s",
         "reason",
         "retries",
         "route",
@@ -95,6 +107,8 @@ class Record:
         self.bytes_out = 0
         self.retries = 0
         self.usage: Usage | None = None  # what the answer said it took
+        self.place: Place | None = None  # in the line before the replicas, or in one of their slots
+        self.queued_s = 0.0  # that it has waited in the line, when it does no more
         self.ended_by = ""  # "client", "upstream" or "gomodel" when it did not end by itself
         self.reason = ""
         self.trace = ""

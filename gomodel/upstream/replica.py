@@ -42,7 +42,8 @@ class Replica:
         self.health = Health(config.name)
         self.demotion = Demotion()
         # The address as well: a server is what is counted, and a reload may give its name to another one.
-        self.requests = host_counts.shared.counter(f"{config.name} {server}")
+        self.key = f"{config.name} {server}"  # the same in all workers
+        self.requests = host_counts.shared.counter(self.key)
         self.lists(config.models)
         self._all_gaps = gaps
         self.gaps = gaps.begin(config.name)

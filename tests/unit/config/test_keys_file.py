@@ -127,7 +127,7 @@ def test_entries_keep_their_order_and_none_is_no_problem() -> None:
         (f'{A}models = ["", "x"]\n', "line 3: keys.a.models is no list of patterns"),
         (f"{A}passthrough = 1\n", "line 3: keys.a.passthrough is neither true nor false"),
         (f'{A}admin = "yes"\n', "line 3: keys.a.admin is neither true nor false"),
-        (f"{A}when_full = true\n", "line 3: keys.a.when_full is not one of 'refuse'"),
+        (f"{A}when_full = true\n", "line 3: keys.a.when_full is not one of 'refuse', 'wait'"),
         (f'{A}expires = "soon"\n', "line 3: keys.a.expires is not a date such as 2027-01-31"),
         (f"{A}expires = 2027\n", "line 3: keys.a.expires is not a date"),
         (f"{A}expires = 12:00:00\n", "line 3: keys.a.expires is not a date"),

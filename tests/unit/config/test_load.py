@@ -78,6 +78,8 @@ DEFAULTS = [
     ("breaker.failure_threshold", 5),
     ("breaker.success_threshold", 1),
     ("breaker.timeout_s", 10.0),
+    ("queue_limit", 1000),
+    ("queue_timeout_s", 60.0),
     ("models_refresh_s", 60.0),
     ("routing", "affinity"),
     ("session_headers", ()),
@@ -169,6 +171,8 @@ SETTINGS = [
     ("CIRCUIT_BREAKER_FAILURE_THRESHOLD", "3", "breaker.failure_threshold", 3),
     ("CIRCUIT_BREAKER_SUCCESS_THRESHOLD", "2", "breaker.success_threshold", 2),
     ("CIRCUIT_BREAKER_TIMEOUT", "1m", "breaker.timeout_s", 60.0),
+    ("QUEUE_LIMIT", "0", "queue_limit", 0),
+    ("QUEUE_TIMEOUT", "2m", "queue_timeout_s", 120.0),
     ("CACHE_REFRESH_INTERVAL", "3600", "models_refresh_s", 3600.0),
     ("ROUTING", "least", "routing", "least"),
     (
@@ -1110,6 +1114,7 @@ CONTRACT = re.findall(
     """
     VLLM_BASE_URL VLLM_API_KEY VLLM_MODELS VLLM_API_KEY_FILE CONFIGURED_PROVIDER_MODELS_MODE
     VLLM_TEST_BASE_URL VLLM_TEST_API_KEY VLLM_TEST_MODELS VLLM_TEST_API_KEY_FILE VLLM_CA_FILE VLLM_TEST_CA_FILE
+    VLLM_MAX_IN_FLIGHT VLLM_TEST_MAX_IN_FLIGHT QUEUE_LIMIT QUEUE_TIMEOUT
     HOST PORT GOMODEL_UNIX_SOCKET GOMODEL_MASTER_KEY GOMODEL_MASTER_KEY_FILE BASE_PATH BODY_SIZE_LIMIT
     CORS_ALLOW_ORIGINS MODEL_IDS MODEL_ALIASES
     GOMODEL_KEYS_FILE GOMODEL_REDIS_URL GOMODEL_REDIS_URL_FILE LIMITS_WITHOUT_REDIS
@@ -1165,8 +1170,18 @@ def test_the_example_uncommented_changes_nothing_but_the_second_instance(tmp_pat
     key = tmp_path / "key"
     key.write_text("k")
     config = load({"VLLM_TEST_API_KEY_FILE": str(key)}, path)
-    second = InstanceConfig("vllm-test", (Server("http://gpu-2:8000/v1"),), Secret("k"), ("org/model-a", "org/model-b"))
+    models = ("org/model-a", "org/model-b")
+    second = InstanceConfig("vllm-test", (Server("http://gpu-2:8000/v1"),), Secret("k"), models, max_in_flight=64)
     assert config == dataclasses.replace(from_environ({}), instances=(LOCAL, second), warnings=(OPEN_HERE,))
+
+
+def test_an_instance_has_its_own_limit_and_no_other() -> None:
+    instances = from_environ(
+        {"VLLM_A_BASE_URL": "http://a/v1", "VLLM_A_MAX_IN_FLIGHT": "1", "VLLM_B_BASE_URL": "http://b/v1"}
+    ).instances
+    assert [each.max_in_flight for each in instances] == [1, None]
+    with pytest.raises(ConfigError, match="VLLM_A_MAX_IN_FLIGHT"):
+        from_environ({"VLLM_A_BASE_URL": "http://a/v1", "VLLM_A_MAX_IN_FLIGHT": "0"})
 
 
 def test_every_documented_variable_has_a_line_of_meaning() -> None:

@@ -1,7 +1,7 @@
 """What operators see of running requests, and how they end one."""
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -27,6 +27,16 @@ CODE = "aborted_by_operator"
 
 def delete(request_id: str, headers: Any = ()) -> bytes:
     return request("DELETE", f"/admin/requests/{request_id}", headers)
+
+
+class Place(NamedTuple):
+    """A place in line, or a slot."""
+
+    name: int
+    waiting: bool
+    replica: str | None = None
+
+    def leave(self) -> None: ...
 
 
 def record(request_id: str, started: float = 100.0, **known: Any) -> Record:
@@ -63,6 +73,8 @@ class TestListed:
                 "key": None,
                 "phase": "data",
                 "phase_s": 0.5,
+                "place": None,
+                "queued_s": 0.0,
                 "age_s": 5.0,
                 "time_to_first_byte_s": 1.25,
                 "bytes_in": 10,
@@ -70,6 +82,16 @@ class TestListed:
                 "retries": 1,
             }
         ]
+
+    def test_says_who_waits_where_in_line_and_for_how_long(self):
+        first, second, served = (record(name) for name in "123")
+        for name, each in enumerate((first, second, served), 41):
+            each.place = Place(name, each is not served)
+            each.enter(Phase.QUEUE, 101.0, None)
+        served.queued_s = 0.25
+        entries = merged([listed([first, served], 103.0), listed([second], 103.0)], [42, 41])
+        known = {entry["id"]: (entry["place"], entry["queued_s"]) for entry in entries}
+        assert known == {"1": (2, 2.0), "2": (1, 2.0), "3": (None, 0.25)}
 
     def test_says_null_of_what_is_not_known_yet(self):
         [entry] = listed([record("r-1")], 100.0)

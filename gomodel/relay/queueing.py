@@ -1,0 +1,157 @@
+"""The line before replicas and keys that have a limit: a request has a slot before it is sent, or waits.
+
+Decides which requests need a slot, what a request that gets none is answered, and what is counted of it. Who is next is
+decided by `access.fair_queue`. A request waits with its body unread beyond what has been read of it. None of this runs
+where nothing has a limit.
+"""
+
+import asyncio
+from collections import deque
+from time import monotonic
+
+from ..access.fair_queue import Refused, Replicas
+from ..access.slots import Place, Slots
+from ..balancing.rendezvous import Placed
+from ..errors import GatewayError, Overloaded, RateLimited
+from ..routes.route import Kind, Route
+from ..telemetry.counters import Telemetry
+from ..telemetry.record import Phase
+from .outgoing import Outgoing
+
+# Of the last ones that had their turn; how fast the line moves is seen from them.
+_SEEN = 32
+_LONGEST_S = 600.0
+
+
+class Queueing:
+    """Gives requests their slots."""
+
+    def __init__(self, slots: Slots, telemetry: Telemetry, limit_s: float) -> None:
+        """`limit_s`: how long one waits."""
+        self._slots = slots
+        self._telemetry = telemetry
+        self._limit_s = limit_s
+        self._turns: deque[float] = deque(maxlen=_SEEN)  # when the last ones had theirs
+        self._waiting = 0
+
+    def at_once(self, outgoing: Outgoing) -> bool:
+        """Whether it may be sent now to the first of its candidates: it has a slot there, or needs none."""
+        wanted = _wanted(outgoing)
+        if wanted is None:
+            return True
+        key, replicas, weight, most = wanted
+        place = self._slots.at_once(key, replicas, weight=weight, most=most)
+        if place is None:
+            return False
+        outgoing.request.record.place = place
+        _prefer(outgoing, place)
+        return True
+
+    async def enter(self, outgoing: Outgoing) -> None:
+        """Return once it may be sent to the first of its candidates that can be reached, for which it has a slot then.
+
+        Raises Overloaded or RateLimited for one that gets none.
+        """
+        record = outgoing.request.record
+        while True:
+            place = record.place
+            if place is not None:
+                first = outgoing.choice.candidates[0]
+                if place.replica == first.key and first.breaker.candidate(monotonic()):
+                    return
+                place.leave()
+                record.place = None
+            wanted = _wanted(outgoing)
+            if wanted is None:
+                return
+            key, replicas, weight, most = wanted
+            record.place = place = self._slots.come(key, replicas, weight=weight, most=most)
+            if place.waiting:
+                await self._wait(outgoing, place)
+            if place.refused is not None:
+                self._count(outgoing, "refused")
+                raise self._refusal(outgoing, place.refused)
+            _prefer(outgoing, place)
+
+    async def _wait(self, outgoing: Outgoing, place: Place) -> None:
+        record = outgoing.request.record
+        began = monotonic()
+        record.instance = outgoing.choice.candidates[0].name
+        record.enter(Phase.QUEUE, began, None)
+        self._waiting += 1
+        outcome = "left"
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await place.turn()
+            outcome = "served" if place.refused is None else "refused"
+        except TimeoutError:
+            outcome = "timeout"
+            raise Overloaded(
+                f"The request has waited for {self._limit_s:g}s (QUEUE_TIMEOUT); all slots are taken.",
+                code="queue_timeout",
+                retry_after_s=self._expected_s(),
+            ) from None
+        finally:
+            now = monotonic()
+            self._waiting -= 1
+            record.queued_s += now - began
+            if outcome == "served":
+                self._turns.append(now)
+                self._telemetry.queue_waits[record.instance].observe(now - began)
+            if outcome != "refused":
+                self._count(outgoing, outcome)
+            if outcome != "served":
+                place.leave()
+
+    def _refusal(self, outgoing: Outgoing, why: Refused) -> GatewayError:
+        wait_s = self._expected_s()
+        outgoing.request.record.instance = outgoing.choice.candidates[0].name
+        if why is Refused.SHARE:
+            return RateLimited("This key has its share of the line, which is full.", retry_after_s=wait_s)
+        return Overloaded("The line is full (QUEUE_LIMIT).", code="queue_full", retry_after_s=wait_s)
+
+    def _count(self, outgoing: Outgoing, outcome: str) -> None:
+        self._telemetry.queue_ends[outgoing.choice.candidates[0].name, outcome] += 1
+
+    def _expected_s(self) -> float:
+        """How long those that wait here will take to have their turn, by how fast the last ones had theirs."""
+        turns = self._turns
+        if len(turns) < 2:
+            return min(self._limit_s, _LONGEST_S)
+        return min((monotonic() - turns[0]) / (len(turns) - 1) * (self._waiting + 1), _LONGEST_S)
+
+
+def _wanted(outgoing: Outgoing) -> tuple[str, Replicas, float, int | None] | None:
+    """Key, replicas that can be reached and their limits, weight and limit of the key; None for what needs no slot."""
+    request = outgoing.request
+    caller, candidates = request.caller, outgoing.choice.candidates
+    key, weight, most = "", 1.0, None
+    if caller is not None:
+        entry = caller.entry
+        key, weight, most = caller.name, entry.weight, entry.waits_beyond
+    if most is None and all(each.config.max_in_flight is None for each in candidates):
+        return None
+    if not _works(request.route, request.method):
+        return None
+    now = monotonic()
+    replicas = tuple((each.key, each.config.max_in_flight) for each in candidates if each.breaker.candidate(now))
+    return (key, replicas, weight, most) if replicas else None
+
+
+def _works(route: Route, method: str) -> bool:
+    """Whether an engine works for such a request; what only asks a server something does not wait."""
+    kind = route.kind
+    if kind is Kind.INFERENCE:
+        return route.metered
+    if kind is Kind.PASSTHROUGH:
+        return route.replayable and method == "POST"
+    return kind is Kind.REALTIME or (kind is Kind.UNKNOWN and method == "POST")
+
+
+def _prefer(outgoing: Outgoing, place: Place) -> None:
+    """Let the replica that has the slot be the first."""
+    candidates, record = outgoing.choice.candidates, outgoing.request.record
+    if candidates[0].key != place.replica:
+        candidates.sort(key=lambda each: each.key != place.replica)
+        if record.affinity == Placed.HOME:
+            record.affinity = Placed.SPILLED
