@@ -47,7 +47,7 @@ from .upstream.replica import Replica
 
 # Served to the end of a drain, since whoever waits for it wants to know what it waits for, and where clients are turned
 # away: a process that is alive must not be restarted for having many of them.
-_OPERATORS = frozenset({Kind.HEALTH, Kind.READY, Kind.METRICS, Kind.ADMIN_REQUESTS, Kind.STATUS_PAGE})
+_OPERATORS = frozenset({Kind.HEALTH, Kind.READY, Kind.METRICS, Kind.ADMIN_REQUESTS, Kind.ADMIN_USAGE, Kind.STATUS_PAGE})
 
 
 class App:

@@ -144,6 +144,23 @@ def _refuse_platform() -> int:
     return FAILED
 
 
+def _usage(options: "Namespace | None") -> int:
+    from .config.load import load  # noqa: PLC0415
+    from .process.usage_report import report  # noqa: PLC0415
+
+    assert options is not None
+    try:
+        return OK if report(load(os.environ), options.url, options.by, as_csv=options.csv) else FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _usage_options(parser: "ArgumentParser") -> None:
+    parser.add_argument("--by", default="key,model,instance", metavar="LIST", help="of key, model, instance (all)")
+    parser.add_argument("--csv", action="store_true", help="print CSV")
+    parser.add_argument("--url", metavar="URL", help="where the gateway is (default: what the environment describes)")
+
+
 def _new_key(options: "Namespace | None") -> int:
     from .access.new_key import new_key  # noqa: PLC0415
     from .config.keys_file import checked_name  # noqa: PLC0415
@@ -166,5 +183,6 @@ COMMANDS = (
     Command("serve", "serve what the environment describes (default)", serve, epilog=_variables),
     Command("check", "check the configuration, ask every instance once, and exit", _check),
     Command("demo", "serve in front of a simulated vLLM: no GPU, no model, no key", _demo, _demo_options),
+    Command("usage", "print who used how many tokens", _usage, _usage_options),
     Command("new-key", "print a new key once, and its entry for the keys file", _new_key, _new_key_options),
 )

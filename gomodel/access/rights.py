@@ -12,7 +12,7 @@ from ..routes.route import Kind
 from .caller import Caller
 from .callers import Callers
 
-_ADMIN = frozenset({Kind.ADMIN_REQUESTS})
+_ADMIN = frozenset({Kind.ADMIN_REQUESTS, Kind.ADMIN_USAGE})
 # What goes to an instance counts against a caller's limits.
 LIMITED = frozenset({Kind.INFERENCE, Kind.UNKNOWN, Kind.SERVER, Kind.RESPONSES, Kind.PASSTHROUGH, Kind.REALTIME})
 

@@ -1,7 +1,7 @@
 """The handlers for operators: readiness, metrics, the list of running requests.
 
-Decides whom to ask: this process alone about readiness, all workers about metrics and requests. What is said is
-decided in `readiness`, `metrics` and `requests`.
+Decides whom to ask: this process alone about readiness, all workers about the rest. What is said is decided in
+`readiness`, `metrics`, `requests` and `usage`.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from ..routes.route import Kind
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
 from ..upstream.probes import Probes
+from . import usage
 from .metrics import expose, snapshot
 from .readiness import report
 from .requests import abort, listed, merged
@@ -49,6 +50,7 @@ class Operations:
             Kind.READY: self.ready,
             Kind.METRICS: self.metrics,
             Kind.ADMIN_REQUESTS: self.requests,
+            Kind.ADMIN_USAGE: self.usage,
         }
 
     def start(self) -> None:
@@ -94,6 +96,16 @@ class Operations:
         if not count:
             raise NotFound("No request with this id is running; GET /admin/requests lists those that are.")
         return Reply(200, json.dumps({"id": request_id, "aborted": count}).encode())
+
+    async def usage(self, request: Request) -> Reply:
+        """GET /admin/usage: all workers as one; contract section 8. Raises ClientError."""
+        asked = usage.Asked(request.target.partition("?")[2], request.message.headers.get("Accept", ""))
+        snapshots = await ask_siblings(METRICS, self._snapshot(request.record))
+        found = await asyncio.to_thread(usage.rows, snapshots, asked.by)  # a row for each key and model there is
+        headers = {"Cache-Control": "no-store"}
+        if asked.csv:
+            return Reply(200, usage.as_csv(found, asked.by), headers, content_type="text/csv; charset=utf-8")
+        return Reply(200, usage.as_json(found, asked.by, usage.since(snapshots)), headers)
 
     def _snapshot(self, asked_by: Record | None) -> dict[str, Any]:
         return snapshot(self._telemetry, self._providers, self._models, asked_by, self._callers)

@@ -22,6 +22,7 @@ class Kind(enum.Enum):
     READY = enum.auto()
     METRICS = enum.auto()
     ADMIN_REQUESTS = enum.auto()
+    ADMIN_USAGE = enum.auto()
     STATUS_PAGE = enum.auto()
     NOT_FOUND = enum.auto()
 

@@ -80,6 +80,7 @@ class Router:
             "/v1/models": Route(Kind.MODELS, "/v1/models", READ),
             "/admin/requests": Route(Kind.ADMIN_REQUESTS, "/admin/requests", frozenset({"GET"}), polled=True),
         }
+        self._local["/admin/usage"] = Route(Kind.ADMIN_USAGE, "/admin/usage", READ)
         if metrics_path is not None:
             route = Route(Kind.METRICS, metrics_path, READ, open=metrics_public, polled=True)
             self._local.setdefault(metrics_path, route)

@@ -8,7 +8,7 @@ import pytest
 
 from gomodel.config.keys_file import parse
 
-from ..harness.scripted import SSE_HEAD, Stall, request
+from ..harness.scripted import SSE_HEAD, Stall, json_response, request
 from ..harness.verdicts import CHAT, OK, access_lines, ask, turned
 
 MASTER = "sk-master-0123456789"
@@ -355,3 +355,22 @@ async def test_a_preflight_needs_no_key(keyed, upstream, connect):
     upstream.repeat(OK)
     answer = await ask(client, chat(ALICE, headers=[("Origin", "https://chat.example")]))
     assert (answer.status, answer.get("Access-Control-Allow-Origin")) == (200, "https://chat.example")
+
+
+async def test_usage_is_counted_by_key_and_shown_to_operators_alone(keyed, upstream, connect):
+    text = entry("alice", ALICE) + entry("bob", BOB, admin=True)
+    handle = await keyed(text, vllm=upstream)
+    client = await connect(handle)
+    usage = {"prompt_tokens": 5, "total_tokens": 7, "completion_tokens": 2}
+    for key in (ALICE, ALICE, BOB, MASTER):
+        upstream.on_request(json_response({"usage": usage}))
+        assert (await ask(client, chat(key))).status == 200
+    refusal(await ask(client, get(ALICE, "/admin/usage")))
+    answer = await ask(client, get(BOB, "/admin/usage?by=key"))
+    assert {row["key"]: row["prompt_tokens"] for row in answer.json()["data"]} == {"alice": 10, "bob": 5, "master": 5}
+    raw = request("GET", "/admin/usage", [("x-api-key", MASTER), ("Accept", "text/csv")])
+    answer = await ask(client, raw)
+    assert answer.get("Content-Type") == "text/csv; charset=utf-8"
+    assert len(answer.body.splitlines()) == 4
+    assert (await ask(client, get(MASTER, "/admin/usage?by=x"))).json()["error"]["code"] == "invalid_parameter"
+    assert (await ask(client, request("GET", "/admin/usage"))).status == 401
