@@ -140,10 +140,10 @@ class App:
         self.refuse = compose(self._refuse, layers)  # for clients there is no room for
 
     def begin(self, request: Request) -> bool:
-        """Do at once what the chain does with a request whose body is here: all that needs no waiting, in its order.
+        """Do at once what the chain does with a request: all that needs no waiting but for its body, in its order.
 
-        True when it was sent to an instance; `end` is for its answer then. Otherwise, and where `end` says so, `serve`
-        goes on with what was begun, and there a refusal becomes an answer.
+        True when it was sent to an instance, or will be when more of its body comes; `end` is for its answer then.
+        Otherwise, and where `end` says so, `serve` goes on with what was begun, and there a refusal becomes an answer.
         """
         request.app = self
         self._recording.begin(request)
@@ -152,8 +152,7 @@ class App:
         try:
             if self._checks.answer(request) is not None:
                 return False
-            request.outgoing = outgoing = self._inference.at_hand(request)
-            return outgoing is not None and self._forwarder.begin(outgoing)
+            return self._inference.begin(request)
         except Exception as exc:  # a bug as well
             request.refusal = exc
             return False

@@ -17,6 +17,7 @@ from ..errors import BadRequest
 from ..host.bounded_reads import READ_BYTES, bound_reads
 from ..http1.framing import Body, Chunked, Sized
 from ..http1.repeated_head import repeatable
+from ..http1.request_fields import RequestFields
 from .connection import ClientConnection
 from .known_head import KnownHead
 from .request import Arrived, Request, Switched
@@ -72,7 +73,6 @@ class Arrivals(ClientConnection):
         raise NotImplementedError
 
     def data_received(self, data: bytes) -> None:
-        self._known = None
         if self._switched is not None:
             self._bound(data)
             self._switched.feed_data(data)
@@ -89,13 +89,13 @@ class Arrivals(ClientConnection):
                 return
             if self._body is not None:
                 data = self._read_body(self._body, data)
-                if data and self._body is not None:  # others have their turn
-                    self._loop.call_soon(self._read_on)
-                    break
             elif self._offered or len(self._messages) >= AHEAD:
                 break
             else:
                 data = self._read_head(data)
+            if data and self._body is not None:  # others have their turn
+                self._loop.call_soon(self._read_on)
+                break
         self._backlog = data
         if data and not self._buffer_paused:
             self._pause_reading_for_buffer()
@@ -120,6 +120,7 @@ class Arrivals(ClientConnection):
         """The next request, as far as it is there; what stands behind it."""
         heads = self._heads
         begun = bool(heads.begun)
+        self._known = None
         try:
             message = heads.feed(data)
         except BadHead as bad:
@@ -137,41 +138,53 @@ class Arrivals(ClientConnection):
         digits = headers.get("Content-Length", "0")
         length = int(digits) if len(digits) <= _LENGTH_DIGITS else sys.maxsize
         self._ended = message.should_close or message.version != HttpVersion11 or message.method == "CONNECT"
+        if length and length >= len(rest) and not (chunked or begun or self._ended or self._messages):
+            self._remember(message, data, end)
         if not chunked and length <= len(rest):
-            if length and length == len(rest) and not (begun or self._ended or self._messages):
-                self._remember(message, data, end)
             self._offered = not length and message.upgrade and headers.get("Upgrade", "").lower() == "websocket"
             self._take(message, Arrived(rest[:length], None))
             return rest[length:]
-        self._body = Chunked(strict=True) if chunked else Sized(length)
-        self._upload = Upload(self)
-        self._take(message, self._upload)
-        return rest
+        body = Chunked(strict=True) if chunked else Sized(length)
+        upload = self._begin_body(body, rest, None)
+        self._take(message, upload)
+        upload.limit()
+        return b"" if body.broken else body.rest
+
+    def _begin_body(self, body: Body, data: bytes, fields: RequestFields | None) -> Upload:
+        """A body whose first bytes are `data`, if any, and of which more may have to come."""
+        self._body = body
+        self._upload = upload = Upload(self, fields)
+        if data:
+            self._feed(body, upload, data)
+        return upload
 
     def _read_body(self, body: Body, data: bytes) -> bytes:
         """The next of the body that is arriving; what was not looked at."""
         upload = self._upload
         assert upload is not None
+        self._feed(body, upload, data)
+        upload.limit()
+        return b"" if body.broken else body.rest
+
+    def _feed(self, body: Body, upload: Upload, data: bytes) -> None:
         self._bound(data)
         payload = body.feed(data)
         if body.complete:
             self._body = self._upload = None
             upload.feed(payload, last=True)
-            return body.rest
+            return
         upload.feed(payload)
         if body.broken:
             self._body = self._upload = None
             self._ended = True
             upload.set_exception(BadRequest("The framing of the request body is invalid."))
-            return b""
-        return body.rest
 
     def _bound(self, data: bytes) -> None:
         if len(data) > READ_BYTES and self.transport is not None:
             bound_reads(self.transport, self)
 
     def _remember(self, message: RawRequestMessage, data: bytes, head_bytes: int) -> None:
-        """`data` was one whole request and its head may be known again."""
+        """`data` begins with the head of a request, and it may be known again."""
         head = repeatable(data, head_bytes) if self._misses < MISSES else None
         if head is not None:
             self._known = KnownHead(head, message)

@@ -1,7 +1,8 @@
-"""A request whose body came with its head, served in the turn of the loop in which it came.
+"""Serves a request in the turns of the loop in which it comes, and its answer in those in which that does.
 
-What came whole and need not wait goes through the chain by plain calls, and its answer ends it likewise, in the turn in
-which that ends; the connection's task sleeps meanwhile, serves the rest, and goes on with what turns out to wait.
+What need not wait, but for its own bytes, goes through the chain by plain calls, and its answer ends it likewise, in
+the turn in which that ends; the connection's task sleeps meanwhile, serves the rest, and goes on with what turns out to
+wait.
 Decides which of the two serves a request, and which are known again without parsing. Leans on aiohttp's `_waiter` and
 `_messages`; see `task`.
 """
@@ -11,6 +12,7 @@ from typing import Any
 
 from aiohttp.http import RawRequestMessage
 
+from ..http1.framing import Sized
 from .request import Arrived, Begin, Handler, Request
 from .request_head import BadHead
 from .task import ServedByTask
@@ -39,9 +41,14 @@ class Downstream(ServedByTask):
                 fields.content_length = head.length
             else:
                 start = known.like(data, self._heads.limit)
-            if start and len(data) - start == fields.content_length:
+            if start and (missing := (fields.content_length or 0) - len(data) + start) >= 0:
                 self._misses = 0
-                self._serve_now(Request(self, known.message, Arrived(data[start:], fields)), waiter)
+                if missing:
+                    upload = self._begin_body(Sized(fields.content_length or 0), data[start:], fields)
+                    self._serve_now(Request(self, known.message, upload), waiter)
+                    upload.limit()
+                else:
+                    self._serve_now(Request(self, known.message, Arrived(data[start:], fields)), waiter)
                 return
         super().data_received(data)
 
@@ -49,7 +56,7 @@ class Downstream(ServedByTask):
         waiter = self._waiter
         if waiter is None or waiter.done():
             self._messages.append((message, body))  # type: ignore[arg-type]
-        elif isinstance(body, Arrived) and not (self._offered or isinstance(message, BadHead)):
+        elif not (self._offered or isinstance(message, BadHead)):
             self._serve_now(Request(self, message, body), waiter)
         else:
             self._messages.append((message, body))  # type: ignore[arg-type]
@@ -66,7 +73,12 @@ class Downstream(ServedByTask):
         self._waiter = None
         self._parked = waiter
         if not self._begin(request):
-            self._parked = None
+            self.to_task()
+
+    def to_task(self) -> None:
+        """See ServedByTask."""
+        waiter, self._parked = self._parked, None
+        if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def answered(self, request: Request) -> None:

@@ -27,7 +27,7 @@ class RequestBody:
     To be closed by who calls `read_on` with `spill`.
     """
 
-    __slots__ = ("_limit", "_payload", "_record", "_request", "_spool", "held", "removed_bytes")
+    __slots__ = ("_continued", "_limit", "_payload", "_record", "_request", "_spool", "held", "removed_bytes")
 
     def __init__(self, request: Request, limit_bytes: int) -> None:
         """Raises BodyTooLarge for a declared length over the limit, before a byte is read (contract section 1)."""
@@ -41,6 +41,7 @@ class RequestBody:
         self._spool: Spool | None = None
         self.held: list[bytes] = []  # what of it was read and waits in memory, in pieces
         self.removed_bytes = 0
+        self._continued = False
 
     @property
     def arrived(self) -> bool:
@@ -65,15 +66,19 @@ class RequestBody:
             self._hold(piece)
         return piece
 
+    async def wait(self) -> None:
+        """Return when there is more to hold, or its end. Raises ConnectionResetError when the client has left."""
+        if not self._payload.is_eof():
+            self._want()
+            await self._payload.wait()
+
     async def read_on(self, *, spill: bool = False) -> bytes:
         """Hold the next piece and return it, b"" at the end; with `spill` on disk once it is too much for memory.
 
         Raises what `take` does, and Overloaded when the disk takes no more.
         """
-        payload = self._payload
-        if not payload.is_eof():
-            self._want()
-        piece = await payload.readany()
+        await self.wait()
+        piece = self._payload.read_nowait()
         if not piece:
             return piece
         self._count(piece)
@@ -149,6 +154,12 @@ class RequestBody:
             self._count(piece)
         return pieces
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What has arrived and was not taken."""
+        payload = self._payload
+        return payload.waiting_bytes if isinstance(payload, Upload) else 0
+
     def ask(self) -> None:
         """More of it is wanted. Raises ConnectionResetError when the client has left."""
         payload = self._payload
@@ -172,8 +183,8 @@ class RequestBody:
         if request.protocol.transport is None:
             raise ConnectionResetError("The client has left.")
         # "100 Continue" goes out when the key is known to be good and the bytes are wanted (RFC 9110 10.1.1).
-        if request.fields.expect and not request.started and not request.http_10:
-            request.fields.expect = b""
+        if request.fields.expect and not (self._continued or request.started or request.http_10):
+            self._continued = True
             request.protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # What it sends is no sign of life from a client that does not read.
         if self._record.phase is not Phase.WRITE:

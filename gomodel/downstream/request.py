@@ -51,6 +51,7 @@ class Connection(Protocol):
     def progressed(self) -> bool: ...
     def switch(self, to: Switched) -> None: ...
     def answered(self, request: "Request") -> None: ...
+    def to_task(self) -> None: ...
     def truncate(self, *, close_delimited: bool) -> None: ...
     def abort(self) -> None: ...
 
@@ -115,8 +116,8 @@ class Arrived:
         data, self.data = self.data, b""
         return data
 
-    async def readany(self) -> bytes:
-        return self.read_nowait()
+    async def wait(self) -> None:
+        """Nothing more comes."""
 
     def set_exception(self, exc: BaseException) -> None:
         """Nobody waits for it."""
@@ -139,6 +140,7 @@ class Request:
         "outgoing",
         "payload",
         "protocol",
+        "reading",
         "record",
         "recorded",
         "refusal",
@@ -164,6 +166,7 @@ class Request:
         # Filled in by the chain.
         self.app: Any = None  # that began it
         self.outgoing: Any = None  # what was sent of it before any task served it
+        self.reading: Any = None  # of its body, which waits for more of it
         self.recorded = False
         self.refusal: Exception | None = None  # what `App.begin` came upon
         self.record: Record

@@ -75,6 +75,10 @@ class ServedByTask(Arrivals):
         """The answer to a request that no task waits for is over."""
         raise NotImplementedError
 
+    def to_task(self) -> None:
+        """A request that no task waits for has to wait for something: the task goes on with it."""
+        raise NotImplementedError
+
     def _next(self) -> Request:
         """The next of the requests that were read ahead."""
         message: Any

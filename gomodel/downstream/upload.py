@@ -26,7 +26,7 @@ class Upload:
     """One body, read by one reader; what `RequestBody` asks of it.
 
     A `listener` is called whenever there may be something to `take`: more of it, its end, or why there is no more. It
-    is for who need not wait; who has to wait calls `readany`.
+    is for who need not wait; who has to wait calls `wait`.
     """
 
     __slots__ = (
@@ -65,7 +65,10 @@ class Upload:
         self._tell()
         if last:
             self.ask()
-        elif self.waiting_bytes >= HIGH_BYTES and not self._paused:
+
+    def limit(self) -> None:
+        """Whoever reads it has had the opportunity: hold the client back where too much waits."""
+        if self.waiting_bytes >= HIGH_BYTES and not (self._paused or self._ended):
             self._paused = True
             self._connection.pause_reading()
 
@@ -94,8 +97,8 @@ class Upload:
         pieces = self.take()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def readany(self) -> bytes:
-        """All that waits, as soon as there is something; b"" at the end. Raises what `set_exception` was told."""
+    async def wait(self) -> None:
+        """Return when something waits, at the end, or when `set_exception` is told why there is none."""
         while not self._pieces and not self._ended and self._error is None:
             self.ask()
             self._waiter = asyncio.get_running_loop().create_future()
@@ -103,7 +106,6 @@ class Upload:
                 await self._waiter
             finally:
                 self._waiter = None
-        return self.read_nowait()
 
     def ask(self) -> None:
         """More is wanted: the client is held back no longer."""

@@ -37,8 +37,21 @@ def unsent(transport: asyncio.Transport | None) -> int:
     if left:
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
-            left += int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+            left += _unconfirmed(sock)
     return left
+
+
+def confirmed(transport: asyncio.Transport, sent_bytes: int) -> bool:
+    """Whether the peer has confirmed any of the last `sent_bytes` that were written, so has not closed before them."""
+    left = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.fileno() >= 0:
+        left += _unconfirmed(sock)
+    return left < sent_bytes
+
+
+def _unconfirmed(sock: socket.socket) -> int:
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def reset_on_close(transport: asyncio.Transport) -> None:

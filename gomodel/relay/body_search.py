@@ -11,12 +11,59 @@ from ..downstream.body import RequestBody
 from ..downstream.request import Request
 from ..errors import UnsupportedCoding
 from ..selector.form import MultipartScan, boundary
-from ..selector.json_body import JsonScan, usual
+from ..selector.json_body import usual
+from ..selector.json_search import JsonSearch
 from ..selector.previous_response import PreviousResponse
 from ..selector.selector import Selector
 from ..selector.turns import Scan
 
 _Result = TypeVar("_Result")
+
+# Of a body up to this size one look is tried before the search is begun.
+_SHORT_BYTES = 4096
+
+
+class JsonReading:
+    """A JSON body on its way to its selector, as far as that needs no waiting: `look` whenever more may have come.
+
+    `paused` says that it has given way: call `go_on` once the others have had their turn.
+    """
+
+    __slots__ = ("_search", "body", "selector")
+
+    def __init__(self, body: RequestBody) -> None:
+        self.body = body
+        self.selector: Selector | None = None
+        self._search: JsonSearch | None = None
+
+    def look(self) -> Selector | None:
+        """Hold what has come, and say what it shows. Raises BodyTooLarge, BadRequest, and what JsonSearch does."""
+        body, search = self.body, self._search
+        piece = body.hold_arrived()
+        last = body.complete
+        if search is None:
+            if last and len(piece) <= _SHORT_BYTES:
+                self.selector = usual(piece)
+            if self.selector is not None or not piece:
+                return self.selector
+            search = self._search = JsonSearch()
+        self.selector = search.look(body.held, piece, last=last)
+        return self.selector
+
+    @property
+    def paused(self) -> bool:
+        return self._search is not None and self._search.paused
+
+    def go_on(self) -> Selector | None:
+        """Look closer for a turn. Raises what JsonSearch does."""
+        if self._search is not None:
+            self.selector = self._search.go_on(self.body.held)
+        return self.selector
+
+    def finish(self) -> None:
+        """The body has ended without a selector. Raises InvalidBody unless it was one complete object, or empty."""
+        if self._search is not None:
+            self._search.finish()
 
 
 def is_form(request: Request) -> bool:
@@ -30,35 +77,35 @@ class BodySearch:
     def __init__(self) -> None:
         self._long = asyncio.Lock()
 
-    async def find_selector(self, request: Request, body: RequestBody) -> Selector | None:
+    async def find_selector(self, request: Request, reading: JsonReading) -> Selector | None:
         """The selector of a JSON body or a form, or None without one; what was read to find it is held.
 
         File parts before a form's `model` field wait on disk, those after it stream through. Raises UnsupportedCoding,
         and InvalidBody and ModelRequired as the scans do.
         """
-        fields = request.fields
+        fields, body = request.fields, reading.body
         if fields.content_coding:
             raise UnsupportedCoding(fields.content_coding)
-        scan: JsonScan | MultipartScan
-        piece = b""
-        form = is_form(request)
-        if form:
+        if is_form(request):
             scan = MultipartScan(boundary(fields.content_type))
-        else:
-            if body.arrived:
-                piece = body.hold_arrived()
-                selector = usual(piece)
-                if selector is not None:
-                    return selector
-            scan = JsonScan()
-        piece = piece or await body.read_on(spill=form)
-        while piece:
-            selector = await self._feed(scan, piece)
+            while piece := await body.read_on(spill=True):
+                found = await self._feed(scan, piece)
+                if found is not None:
+                    return found
+            scan.finish()
+            return None
+        while True:
+            selector = reading.look()
+            while selector is None and reading.paused:
+                async with self._long:
+                    await asyncio.sleep(0)
+                    selector = reading.go_on()
             if selector is not None:
                 return selector
-            piece = await body.read_on(spill=form)
-        scan.finish()
-        return None
+            if body.complete:
+                reading.finish()
+                return None
+            await body.wait()
 
     async def find_previous_response(self, body: RequestBody) -> str | None:
         """The id of the response that a JSON body continues, or None.

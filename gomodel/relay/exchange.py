@@ -117,6 +117,7 @@ class Exchange(ABC):
         self._record.owner = None
         if self._upload is not None:
             self._upload.stop()
+            self._upload = None  # each knows the other
         if self.channel.sink is self:
             self.channel.discard()
 

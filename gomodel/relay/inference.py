@@ -12,13 +12,13 @@ from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..balancing.stored_responses import StoredResponses
 from ..downstream.body import RequestBody
-from ..downstream.request import Arrived, Request
+from ..downstream.request import Request
 from ..errors import GatewayError, ModelRequired, NotFound, Overloaded
 from ..routes.route import Kind, Route
-from ..selector.json_body import usual
+from ..selector.conversation import LIMIT_BYTES
 from ..selector.selector import Selector
 from ..upstream.replica import Replica
-from .body_search import BodySearch, is_form
+from .body_search import BodySearch, JsonReading, is_form
 from .forward import Forwarder
 from .learning import LearningRelay
 from .outgoing import Outgoing
@@ -53,9 +53,10 @@ class Inference:
 
     async def handle(self, request: Request) -> None:
         """POST to an inference route."""
-        body = RequestBody(request, self._limit)
+        reading, request.reading = request.reading or self._reading(request), None
+        body: RequestBody = reading.body
         try:
-            selector = await self._search.find_selector(request, body)
+            selector = reading.selector or await self._search.find_selector(request, reading)
             if selector is None:
                 choice = self._without_selector(request.route)
             else:
@@ -72,32 +73,67 @@ class Inference:
         finally:
             body.close()
 
-    def at_hand(self, request: Request) -> Outgoing | None:
-        """What `handle` would send of a body that came whole with its head; None where it has to wait, or to read more.
+    def begin(self, request: Request) -> bool:
+        """Do what `handle` does as far as nothing has to be waited for but the client; whether that is under way.
 
-        Raises what `handle` raises.
+        When more of the body comes it is gone on with, until the request is sent or its connection's task has to do the
+        rest. Raises what `handle` raises.
         """
-        payload = request.payload
-        if request.fields.content_coding or is_form(request):
-            return None
-        assert isinstance(payload, Arrived)
-        if len(payload.data) > self._limit:
-            return None
-        selector = usual(payload.data)
+        fields, payload = request.fields, request.payload
+        if fields.content_coding or is_form(request) or (fields.expect and not payload.is_eof()):
+            return False
+        request.reading = reading = self._reading(request)
+        if self._go_on(request, reading):
+            return True
+        if reading.selector is not None or reading.paused or reading.body.complete:
+            return False
+        reading.body.listen(partial(self._more, request, reading))
+        reading.body.ask()
+        return True
+
+    def _reading(self, request: Request) -> JsonReading:
+        return JsonReading(RequestBody(request, self._limit))
+
+    def _go_on(self, request: Request, reading: JsonReading) -> bool:
+        """Look at what has come of the body, and send the request where that is enough; whether it was sent."""
+        selector = reading.look()
         if selector is None:
-            return None
+            return False
         choice = self._providers.resolve(selector.value)
         if choice is None:
-            return None
-        if len(choice.candidates) > 1 and (
-            request.route.template == _STORING or not self.placement.at_once(request, choice, payload.data)
-        ):
-            return None
-        body = RequestBody(request, self._limit)
-        body.hold_arrived()
+            return False
+        body = reading.body
+        if len(choice.candidates) > 1 and not self._placed(request, choice, body):
+            return False
+        body.listen(None)
         _name_model(body, selector, choice, form=False)
         request.record.model = choice.model
-        return self._outgoing(request, choice, body)
+        request.reading = None
+        request.outgoing = outgoing = self._outgoing(request, choice, body)
+        return self._forwarder.begin(outgoing)
+
+    def _placed(self, request: Request, choice: Choice, body: RequestBody) -> bool:
+        """Put several candidates in order; whether that could be done with what has come of the body, and at once."""
+        by_head = self.placement.by_head(request)
+        if request.route.template == _STORING or not (by_head or body.complete):
+            return False
+        return self.placement.at_once(request, choice, None if by_head else body.beginning(LIMIT_BYTES))
+
+    def _more(self, request: Request, reading: JsonReading) -> None:
+        """More of the body has come, or its end, or why there is none."""
+        body = reading.body
+        try:
+            if self._go_on(request, reading):
+                return
+            if reading.selector is None and not (reading.paused or body.complete):
+                body.ask()
+                return
+        except ConnectionError:
+            return  # the client has left, and its request is being cancelled
+        except Exception as exc:  # a bug as well
+            request.refusal = exc
+        body.listen(None)
+        request.protocol.to_task()
 
     def _outgoing(self, request: Request, choice: Choice, body: RequestBody) -> Outgoing:
         route = request.route

@@ -17,11 +17,11 @@ class Outgoing:
     """What is to be sent, and how its answer is to be taken."""
 
     __slots__ = (
-        "_kept_bytes",
         "added",
         "begun",
         "body",
         "choice",
+        "kept_bytes",
         "parts",
         "relay",
         "removed_bytes",
@@ -68,25 +68,29 @@ class Outgoing:
         self.parts: list[bytes] = held  # what is here of it, as it goes out
         self.rest = rest  # what brings all that is not in `parts`
         self.whole = True  # all that was sent is here, in memory or on disk, and can be sent again
-        self._kept_bytes = 0
-        self.replayable = replayable
+        self.replayable = replayable  # so far as a connection that was used before may be tried
+        self.kept_bytes = 0  # of what was sent while more of it comes
         if rest is not None:
-            self._kept_bytes = sum(map(len, held))
-            length = fields.content_length
-            self.whole = rest.complete if rest.spooled else self._kept_bytes <= IN_MEMORY_BYTES
-            self.replayable = replayable and length is not None and length <= IN_MEMORY_BYTES and not rest.spooled
+            self.kept_bytes = sum(map(len, held))
+            self.whole = rest.complete if rest.spooled else self.kept_bytes <= IN_MEMORY_BYTES
+            enough = not rest.spooled and (fields.content_length or self.kept_bytes) <= IN_MEMORY_BYTES
+            self.replayable = replayable and enough
 
     def flows(self) -> None:
         """The `parts` are sent and the `rest` follows; what is too much to be sent again is let go."""
         if not self.whole:
             self.parts.clear()
 
+    def too_much(self, more_bytes: int) -> bool:
+        """Whether what was sent could not be sent again once so many more bytes are."""
+        return self.kept_bytes + more_bytes > IN_MEMORY_BYTES
+
     def keep(self, pieces: list[bytes]) -> None:
-        """These were sent of the `rest`."""
+        """These are sent of the `rest`."""
         if not self.whole or self.rest is None or self.rest.spooled:
             return
-        self._kept_bytes += sum(map(len, pieces))
-        if self._kept_bytes <= IN_MEMORY_BYTES:
+        self.kept_bytes += sum(map(len, pieces))
+        if self.kept_bytes <= IN_MEMORY_BYTES:
             self.parts += pieces
         else:
             self.whole = False

@@ -30,6 +30,10 @@ class Placement:
         self._search = search
         self._affinity = affinity
 
+    def by_head(self, request: Request) -> bool:
+        """Whether the head of a request says all that its candidates are ordered by."""
+        return not self._affinity or bool(request.fields.session) or request.route.template not in _OPENINGS
+
     def at_once(self, request: Request, choice: Choice, body: bytes | None) -> bool:
         """Order the candidates by the head and the body that is here, None for none.
 
@@ -55,14 +59,13 @@ class Placement:
 
     async def order(self, request: Request, choice: Choice, body: RequestBody, *, form: bool) -> None:
         """Order the candidates; where the body has to say it, hold it to its end or to LIMIT_BYTES."""
-        opening = _OPENINGS.get(request.route.template)
-        if form or opening is None or not self._affinity or request.fields.session:
+        if form or self.by_head(request):
             self.at_once(request, choice, None)
             return
         held_bytes = body.held_bytes
         while held_bytes < LIMIT_BYTES and (piece := await body.read_on()):
             held_bytes += len(piece)
-        scan = ConversationScan(body.beginning(LIMIT_BYTES), opening)
+        scan = ConversationScan(body.beginning(LIMIT_BYTES), _OPENINGS[request.route.template])
         await self._search.run(scan)
         self._found(request, choice, scan)
 

@@ -10,10 +10,14 @@ from typing import Protocol
 
 from ..downstream.body import RequestBody
 from ..errors import BadRequest, BodyTooLarge, ClientError, GatewayError, InternalError
+from ..host.kernel import confirmed
 from ..http1.writers import Chunked
 from ..telemetry.record import Record
 from ..upstream.channel import Channel, Sink
 from .outgoing import Outgoing
+
+# How soon it is looked again whether the instance has taken anything.
+_LOOK_S = 0.01
 
 _logger = logging.getLogger("gomodel")
 
@@ -28,7 +32,17 @@ class Sender(Sink, Protocol):
 class UploadFlow:
     """One upload that goes on beside the answer; `go_on` is called whenever either side may be ready for more."""
 
-    __slots__ = ("_body", "_channel", "_outgoing", "_over", "_record", "_sender", "_writer")
+    __slots__ = (
+        "_body",
+        "_channel",
+        "_look",
+        "_outgoing",
+        "_over",
+        "_record",
+        "_sender",
+        "_wary",
+        "_writer",
+    )
 
     def __init__(self, sender: Sender, channel: Channel, outgoing: Outgoing, body: RequestBody, record: Record) -> None:
         """`outgoing` keeps what is sent for as long as it can be sent again."""
@@ -39,6 +53,10 @@ class UploadFlow:
         self._record = record
         self._writer = Chunked() if outgoing.request.fields.chunked else None
         self._over = False
+        # Of a body that may be any length not more is sent than can be sent again, while it may be to nobody: an idle
+        # connection may have been closed.
+        self._wary = channel.reused and outgoing.request.fields.content_length is None
+        self._look: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin, once the head and what was held are written."""
@@ -50,6 +68,8 @@ class UploadFlow:
         if not self._over:
             self._over = True
             self._body.listen(None)
+            if self._look is not None:
+                self._look.cancel()
 
     def go_on(self) -> None:
         """Send what is there as far as the instance takes it, then ask for more."""
@@ -75,6 +95,13 @@ class UploadFlow:
             return
         if channel.writing_paused:
             return
+        if self._wary and self._outgoing.too_much(body.waiting_bytes):
+            if not confirmed(transport, self._outgoing.kept_bytes):
+                if self._look is None:
+                    sender.on_instances_turn()
+                    self._look = asyncio.get_running_loop().call_later(_LOOK_S, self._look_again)
+                return
+            self._wary = False
         pieces = body.take()
         last = body.complete and not (pieces and body.spooled)
         if writer is not None:
@@ -98,6 +125,10 @@ class UploadFlow:
             asyncio.get_running_loop().call_soon(self.go_on)  # others have their turn
         else:
             body.ask()
+
+    def _look_again(self) -> None:
+        self._look = None
+        self.go_on()
 
     def _fail(self, error: GatewayError) -> None:
         self.stop()

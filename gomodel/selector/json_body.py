@@ -1,8 +1,8 @@
 """Where the top-level `model` of a JSON body stands, found while the body arrives.
 
 Decides which bodies are refused because the answer would be unclear (contract section 4). Reads no further than the
-value, but for a second `model` in what is there. `usual` knows most bodies that are at hand in one look; `JsonScan`
-reads any, in pieces and in turns (`turns`). Knows nothing of HTTP, of instances, or of who forwards the bytes.
+value, but for a second `model` in what is there. `usual` and `ending` know most bodies that are at hand in one look;
+`JsonScan` reads any, in pieces and in turns (`turns`). Knows nothing of HTTP, of instances, or of who forwards them.
 """
 
 import json
@@ -32,6 +32,11 @@ _USUAL_VALUE = r'"([^"\\\x00-\x1f]++)"'
 # The usual body from its start to the end of a value that needs no unescaping, in one match; group 1 is the value.
 _usual = compiled(rf'(?:\xef\xbb\xbf)?+{SPACE}\{{{_MODEL.others}{SPACE}"model"{SPACE}:{SPACE}{_USUAL_VALUE}').match
 _usual_value = compiled(rf"{SPACE}{_USUAL_VALUE}").match
+_ending = compiled(
+    rf'"model"{SPACE}:{SPACE}{_USUAL_VALUE}{SPACE}(?:,{_MODEL.others}{_MODEL.other})?{SPACE}\}}{SPACE}'
+).fullmatch
+# What stands before a name; never a backslash, so that its quote opens a string.
+_BEFORE_NAME = b"{, \t\n\r"
 _control = compiled(r"[\x00-\x1f]").search
 
 
@@ -45,6 +50,34 @@ def usual(body: bytes | bytearray) -> Selector | None:
         return None
     raw = body[start:end]
     return Selector(_text(raw), start, end, raw.find(b"/") + 1)
+
+
+def ending(tail: bytes) -> Selector | None:
+    """The selector of a valid body that ends with `tail`, in which, as in all of the body, `model` is named once.
+
+    None where that cannot be told, and where it is not the body's own. Behind a member of the body nothing is closed
+    but the body.
+    """
+    at = tail.rfind(b'"model"')
+    if at < 1 or len(tail) - at > SLICE_BYTES or tail[at - 1] not in _BEFORE_NAME or names_model(tail[:at]):
+        return None
+    found = _ending(tail, at)
+    if found is None or tail.rfind(b"\\u006", at) >= 0:
+        return None
+    start, end = found.span(1)
+    if end - start > VALUE_LIMIT_BYTES:
+        return None
+    raw = tail[start:end]
+    return Selector(_text(raw), start, end, raw.find(b"/") + 1)
+
+
+def names_model(piece: bytes) -> bool:
+    r"""Whether `model` may be a name in it: written out, or with a letter escaped, as `\u006?`.
+
+    `in` passes over what has no quote or backslash, such as an image, ten times as fast as rfind, and rfind over text
+    three times as fast as find.
+    """
+    return (b'"' in piece and piece.rfind(b'"model"') >= 0) or (b"\\" in piece and piece.rfind(b"\\u006") >= 0)
 
 
 class JsonScan:

@@ -67,15 +67,19 @@ _AT_MEMBER, _IN_NESTED, _IN_STRING = 1, 2, 3
 
 
 class Member:
-    """A name that may be looked for, of letters and `_`; `others` is the pattern of whole members before it."""
+    """A name that may be looked for, of letters and `_`; `others` is the pattern of whole members before it.
 
-    __slots__ = ("ahead", "is_name", "others")
+    `other` is the pattern of one member of another name, without a comma behind it.
+    """
+
+    __slots__ = ("ahead", "is_name", "other", "others")
 
     def __init__(self, name: str) -> None:
         written = "".join(f"(?:{each}|{_escape(each)})" for each in name)
         member = rf'{SPACE}"{written}"{SPACE}:{SPACE}'
         self.is_name = compiled(written).fullmatch
-        self.others = rf"(?:(?!{member}){_NAME}{VALUE}{SPACE},|)*+"
+        self.other = rf"(?!{member}){_NAME}{VALUE}{SPACE}"
+        self.others = rf"(?:{self.other},|)*+"
         # Whole members, then how the next one starts, as far as that is easy to tell: lastindex is one of the three
         # constants, or None.
         self.ahead = _total(rf'{self.others}(?:{member}()|{_NAME}(?:([\[{{])|(")))?')

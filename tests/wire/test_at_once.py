@@ -10,9 +10,13 @@ import gc
 import pytest
 
 from gomodel.app import App
+from gomodel.downstream.body import RequestBody
 from gomodel.downstream.request import Request
+from gomodel.downstream.upload import Upload
+from gomodel.relay.body_search import JsonReading
 from gomodel.relay.outgoing import Outgoing
 from gomodel.relay.relay import Relay
+from gomodel.relay.upload import UploadFlow
 from gomodel.telemetry.record import Record
 
 from ..harness.gateway import env_for
@@ -271,6 +275,38 @@ async def test_a_request_that_came_back_is_stopped_before_it_is_sent(warm, upstr
     assert served(upstream) == [2]
 
 
+BODY = b'{"model":"vllm/m","x":"' + b"y" * 9000 + b'"}'
+LAST = b'{"x":"' + b"y" * 9000 + b'","model":"vllm/m"}'
+JSON = [("Content-Type", "application/json")]
+MADE = (Request, RequestBody, JsonReading, Upload, Outgoing, UploadFlow, Relay, Record)
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("body", [BODY, LAST], ids=["model first", "model last"])
+async def test_an_upload_in_pieces_leaves_nothing_to_the_collector(warm, upstream, body, framing):
+    handle, client = await warm()
+    upstream.repeat(OK)
+    pieces = [body[:100], body[100:6000], body[6000:]]
+    raw = request("POST", CHAT, JSON, pieces if framing == "chunked" else body)
+    head = raw.index(b"\r\n\r\n") + 4
+    left = []
+    gc.collect()
+    gc.disable()
+    try:
+        for count in (5, 25):
+            for _ in range(count):
+                for low, high in ((0, head), (head, head + 150), (head + 150, len(raw))):
+                    await client.send(raw[low:high])
+                    if high < len(raw):
+                        await turned(lambda: any(each.busy for each in handle.gateway._server.clients))
+                assert (await client.read_response()).status == 200
+            left.append(sum(isinstance(each, MADE) for each in gc.get_objects()))
+    finally:
+        gc.enable()
+    assert left[0] == left[1]
+    assert {seen.body for seen in upstream.requests[1:]} == {body.replace(b"vllm/", b"")}
+
+
 async def test_a_request_leaves_nothing_to_the_collector(warm, upstream):
     """A body that only the collector could free would stay for thousands of requests."""
     _, client = await warm()
@@ -282,7 +318,7 @@ async def test_a_request_leaves_nothing_to_the_collector(warm, upstream):
         for count in (5, 25):
             for number in range(count):
                 assert (await ask(client, post(headers=[("X-N", str(number))]))).status == 200
-            left.append(sum(isinstance(each, (Request, Outgoing, Relay, Record)) for each in gc.get_objects()))
+            left.append(sum(isinstance(each, MADE) for each in gc.get_objects()))
     finally:
         gc.enable()
     assert left[0] == left[1]

@@ -7,12 +7,24 @@ import logging
 import pytest
 
 from gomodel.config.load import from_environ
+from gomodel.downstream.body import IN_MEMORY_BYTES
 from gomodel.upstream import probes
 
 from ..harness.forms import form
 from ..harness.forms import post as form_post
 from ..harness.gateway import DEFAULTS
-from ..harness.scripted import LAST_CHUNK, ReadHead, WaitFor, chunked, env_for, head, json_response, request, response
+from ..harness.scripted import (
+    LAST_CHUNK,
+    ReadBody,
+    ReadHead,
+    WaitFor,
+    chunked,
+    env_for,
+    head,
+    json_response,
+    request,
+    response,
+)
 from ..harness.verdicts import CHAT, OK, access_lines, ask, counted, own_error, post, turned
 from ..harness.verdicts import post as bound_post
 
@@ -379,12 +391,12 @@ async def test_when_nobody_else_can_be_reached_the_refusal_is_the_answer(pair):
 
 
 @pytest.mark.usefixtures("first_of_equals")
-async def test_a_refusal_during_an_upload_ends_its_connection(pair):
-    """Of a large body what has gone is not kept: the answer to one that streams through is the client's."""
+async def test_a_refusal_during_a_large_upload_ends_its_connection(pair):
+    """What has gone is not kept: the answer to a large body that streams through is the client's."""
     _, client, one, other = pair
     one.lenient = True
-    one.on_request(ReadHead(), FORBIDDEN, WaitFor(asyncio.Event()))
-    body = json.dumps({"model": "m", "text": "x" * 300_000}).encode()
+    one.on_request(ReadHead(), ReadBody(IN_MEMORY_BYTES + 1), FORBIDDEN, WaitFor(asyncio.Event()))
+    body = json.dumps({"model": "m", "text": "x" * (IN_MEMORY_BYTES + 5000)}).encode()
     raw = request("POST", CHAT, [("Content-Type", "application/json")], body)
     await client.send(raw[:-2000])
     answer = await client.read_response()

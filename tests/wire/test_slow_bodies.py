@@ -18,8 +18,8 @@ MEMBERS = rb'"\\":1,' * 40 * STEPS
 NESTED = b'"a":' + rb'["\\",' * 20 * STEPS + b"0" + b"]" * 20 * STEPS + b","
 PARTS = b"".join(part("a", b"\r\n--bX" * 10 * STEPS, "b") for _ in range(4))
 CASES = {
-    "names that end in an escaped backslash": (CHAT, b"{" + MEMBERS + b'"model":"vllm/m"}'),
-    "lists ever deeper": (CHAT, b"{" + NESTED + b'"model":"vllm/m"}'),
+    "names that end in an escaped backslash": (CHAT, b'{"b":{"model":1},' + MEMBERS + b'"model":"vllm/m"}'),
+    "lists ever deeper": (CHAT, b'{"b":{"model":1},' + NESTED + b'"model":"vllm/m"}'),
     "what a name like it follows": (CHAT, b'{"model":"vllm/m","a":{"model":1},' + MEMBERS + b'"b":1}'),
     "a response that may continue another": ("/v1/responses", b'{"model":"m",' + MEMBERS + b'"a":1}'),
     "a form of what looks like delimiters": (PATH, PARTS + form("vllm/m", boundary="b", wav=b"RIFF")),

@@ -8,10 +8,12 @@ import asyncio
 import pytest
 
 from gomodel.downstream.body import IN_MEMORY_BYTES
+from gomodel.relay import upload
 from gomodel.upstream.pool import Pool
 
-from ..harness.scripted import LAST_CHUNK, Fin, ReadHead, ReadRequest, Reset, request
+from ..harness.scripted import Fin, ReadHead, ReadRequest, Reset, WaitFor, request
 from ..harness.verdicts import KEPT, OK, aborted, access_lines, ask, own_error, post, served, turned
+from ..harness.wire import FLOOD_BYTES
 
 STALE = [pytest.param(Fin(), id="fin"), pytest.param(Reset(), id="reset")]
 BODIES = {
@@ -107,12 +109,16 @@ async def test_what_may_not_be_repeated_is_not(gateway, upstream, connect):
     assert len(upstream.requests) == 1
 
 
+def in_pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
 @pytest.mark.parametrize(
     ("size", "chunks", "connections"),
-    [(1000, False, [2]), (IN_MEMORY_BYTES, False, [1, 1]), (1000, True, [1, 1])],
-    ids=["small", "large", "of any size"],
+    [(1000, False, [2]), (IN_MEMORY_BYTES, False, [1, 1]), (1000, True, [2]), (2 * IN_MEMORY_BYTES, True, [2])],
+    ids=["small", "large", "of any size and small", "of any size and large"],
 )
-async def test_an_upload_that_may_be_too_much_to_send_again_gets_a_fresh_connection(
+async def test_an_upload_that_is_too_much_to_send_again_gets_a_fresh_connection(
     gateway, upstream, connect, size, chunks, connections
 ):
     upstream.repeat(OK)
@@ -127,8 +133,35 @@ async def test_an_upload_that_may_be_too_much_to_send_again_gets_a_fresh_connect
     assert served(upstream) == connections
 
 
+async def test_no_more_is_sent_of_an_upload_of_any_size_than_could_be_sent_again_while_it_may_be_to_nobody(
+    gateway, upstream, connect, monkeypatch
+):
+    taken = []
+    monkeypatch.setattr(upload, "confirmed", lambda transport, sent: bool(taken))
+    upstream.on_request(OK)
+    upstream.on_request(ReadHead(), WaitFor(gone := asyncio.Event()), Reset())
+    upstream.on_request(OK)
+    handle = await gateway(KEPT, vllm=upstream)
+    client = await connect(handle)
+    await ask(client)
+    body = b'{"model":"m","x":"' + b"x" * FLOOD_BYTES + b'"}'
+    sending = asyncio.create_task(
+        client.send(request("POST", "/v1/chat/completions", body=[body[:20], *in_pieces(body[20:], 50_000)]))
+    )
+    await upstream.wait_for_request(2)
+    await client.wire.blocked()
+    taken.append(True)  # by the connection that follows
+    gone.set()
+    assert (await client.read_response()).status == 200
+    await sending
+    assert len(upstream.requests[1].body) < IN_MEMORY_BYTES
+    assert upstream.requests[2].body == body
+    assert handle.gateway.telemetry.retries == {"vllm": 1}
+
+
+@pytest.mark.parametrize("chunks", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("how", [Fin(), Reset()])
-async def test_an_upload_on_a_stale_connection_is_made_good_while_it_comes(gateway, upstream, connect, how):
+async def test_an_upload_on_a_stale_connection_is_made_good_while_it_comes(gateway, upstream, connect, how, chunks):
     upstream.on_request(OK)
     upstream.on_request(ReadHead(), how)
     upstream.on_request(OK)
@@ -136,7 +169,7 @@ async def test_an_upload_on_a_stale_connection_is_made_good_while_it_comes(gatew
     client = await connect(handle)
     await ask(client)
     body = b'{"model":"m","x":"' + b"x" * 100_000 + b'"}'
-    raw = request("POST", "/v1/chat/completions", body=body)
+    raw = request("POST", "/v1/chat/completions", body=in_pieces(body, 30_000) if chunks else body)
     for at in range(0, len(raw) - 10, 40_000):
         await client.send(raw[at : min(at + 40_000, len(raw) - 10)])
     await upstream.wait_for_request(3)
@@ -144,20 +177,6 @@ async def test_an_upload_on_a_stale_connection_is_made_good_while_it_comes(gatew
     assert (await client.read_response()).status == 200
     assert upstream.requests[2].body == body
     assert handle.gateway.telemetry.retries == {"vllm": 1}
-
-
-async def test_a_chunked_upload_that_is_still_coming_is_not_sent_twice(gateway, upstream, connect):
-    upstream.on_request(OK)
-    upstream.on_request(Reset())
-    handle = await gateway(vllm=upstream, RETRY_MAX_RETRIES="9")
-    client = await connect(handle)
-    await ask(client)
-    raw = request("POST", "/v1/chat/completions", body=[b'{"model":"m"', b"}"])
-    await client.send(raw.removesuffix(LAST_CHUNK))
-    await upstream.wait_for_request(2)
-    await client.send(LAST_CHUNK)
-    own_error(await client.read_response(), 502, "connection_terminated")
-    assert len(upstream.requests) == 2
 
 
 async def test_a_connection_lost_before_it_was_used_is_a_failed_connect(gateway, upstream, connect, monkeypatch):

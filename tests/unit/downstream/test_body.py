@@ -34,17 +34,17 @@ class Payload:
         return not (self._pieces or self._waiting)
 
     def read_nowait(self) -> bytes:
+        self.reads += 1
         waiting, self._waiting = self._waiting, b""
         return waiting
 
     def take(self) -> list[bytes]:
-        self.reads += 1
         piece = self.read_nowait() or (self._pieces.popleft() if self._pieces else b"")
         return [piece] if piece else []
 
-    async def readany(self) -> bytes:
-        self.reads += 1
-        return self._pieces.popleft() if self._pieces else b""
+    async def wait(self) -> None:
+        if self._pieces:
+            self._waiting = self._pieces.popleft()
 
 
 def made(payload: Payload, limit_bytes: int = 1 << 30) -> RequestBody:
