@@ -1,6 +1,6 @@
 """Fixtures for tests that talk to a gateway over real sockets, and the choice of event loop.
 
-GOMODEL_TEST_LOOP=asyncio|uvloop; without it uvloop where it is installed.
+GOMODEL_TEST_LOOP=asyncio|uvloop; without it uvloop where it is installed. GOMODEL_TEST_WAY=task: see harness.gateway.
 """
 
 import asyncio
