@@ -62,8 +62,13 @@ class RequestBody:
         """Hold, and return, all that has arrived by now. Raises BodyTooLarge, BadRequest for broken framing."""
         piece = self._payload.read_nowait()
         if piece:
-            self._count(piece)
-            self._hold(piece)
+            record = self._record
+            record.bytes_in += len(piece)
+            if record.bytes_in > self._limit:
+                raise too_large(self._limit)
+            self.held.append(piece)
+            if len(self.held) > _PIECES:
+                self._join()
         return piece
 
     async def wait(self) -> None:
@@ -85,14 +90,13 @@ class RequestBody:
         if self._spool is not None or (spill and sum(map(len, self.held)) + len(piece) > IN_MEMORY_BYTES):
             self._spill(piece)
         else:
-            self._hold(piece)
+            self.held.append(piece)
+            if len(self.held) > _PIECES:
+                self._join()
         return piece
 
-    def _hold(self, piece: bytes) -> None:
-        held = self.held
-        held.append(piece)
-        if len(held) > _PIECES:
-            held[:] = [b"".join(held)]
+    def _join(self) -> None:
+        self.held[:] = [b"".join(self.held)]
 
     def _spill(self, piece: bytes) -> None:
         if self._spool is None:
@@ -117,6 +121,10 @@ class RequestBody:
         self.removed_bytes = size - len(instead)
         if self._spool is not None:
             self._spool.cut(at, size, instead)
+            return
+        if len(self.held) == 1:
+            [piece] = self.held
+            self.held = [piece[:at] + instead, piece[at + size :]]
             return
         left: list[bytes] = []
         for piece in self.held:

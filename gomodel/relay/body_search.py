@@ -11,16 +11,12 @@ from ..downstream.body import RequestBody
 from ..downstream.request import Request
 from ..errors import UnsupportedCoding
 from ..selector.form import MultipartScan, boundary
-from ..selector.json_body import usual
 from ..selector.json_search import JsonSearch
 from ..selector.previous_response import PreviousResponse
 from ..selector.selector import Selector
 from ..selector.turns import Scan
 
 _Result = TypeVar("_Result")
-
-# Of a body up to this size one look is tried before the search is begun.
-_SHORT_BYTES = 4096
 
 
 class JsonReading:
@@ -40,14 +36,11 @@ class JsonReading:
         """Hold what has come, and say what it shows. Raises BodyTooLarge, BadRequest, and what JsonSearch does."""
         body, search = self.body, self._search
         piece = body.hold_arrived()
-        last = body.complete
         if search is None:
-            if last and len(piece) <= _SHORT_BYTES:
-                self.selector = usual(piece)
-            if self.selector is not None or not piece:
-                return self.selector
+            if not piece:
+                return None
             search = self._search = JsonSearch()
-        self.selector = search.look(body.held, piece, last=last)
+        self.selector = search.look(body.held, piece, last=body.complete)
         return self.selector
 
     @property

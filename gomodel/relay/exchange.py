@@ -28,7 +28,6 @@ class Exchange(ABC):
         "_answered_early",
         "_done",
         "_held",
-        "_loop",
         "_over",
         "_protocol",
         "_record",
@@ -48,7 +47,6 @@ class Exchange(ABC):
         self._protocol = request.protocol
         self._record = request.record
         self.replica = replica
-        self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[None] | None = None  # of the task that waits for the end, if one does
         self._over = False
         self.error: GatewayError | None = None  # why it is over when no head went out
@@ -73,7 +71,7 @@ class Exchange(ABC):
 
     async def run(self, channel: Channel, head: bytes, outgoing: Outgoing) -> GatewayError | None:
         """Send `head` and the body; move the response and wait for its end like `ended`."""
-        self._done = self._loop.create_future()
+        self._done = asyncio.get_running_loop().create_future()
         self.begin(channel, head, outgoing)
         return await self.ended()
 
@@ -101,7 +99,7 @@ class Exchange(ABC):
         try:
             if not self._over:
                 if self._done is None:
-                    self._done = self._loop.create_future()
+                    self._done = asyncio.get_running_loop().create_future()
                 await self._done
             return self.error
         except asyncio.CancelledError:

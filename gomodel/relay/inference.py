@@ -12,10 +12,11 @@ from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..balancing.stored_responses import StoredResponses
 from ..downstream.body import RequestBody
-from ..downstream.request import Request
+from ..downstream.request import Arrived, Request
 from ..errors import GatewayError, ModelRequired, NotFound, Overloaded
 from ..routes.route import Kind, Route
 from ..selector.conversation import LIMIT_BYTES
+from ..selector.json_body import usual
 from ..selector.selector import Selector
 from ..upstream.replica import Replica
 from .body_search import BodySearch, JsonReading, is_form
@@ -82,6 +83,13 @@ class Inference:
         fields, payload = request.fields, request.payload
         if fields.content_coding or is_form(request) or (fields.expect and not payload.is_eof()):
             return False
+        if type(payload) is Arrived and (selector := usual(payload.data)) is not None:
+            # Nearly every request: whole, and short or with its model first.
+            choice = self._providers.resolve(selector.value)
+            if choice is not None and (len(choice.candidates) == 1 or self._placed(request, choice, payload.data)):
+                body = RequestBody(request, self._limit)
+                body.hold_arrived()
+                return self._send(request, choice, body, selector)
         request.reading = reading = self._reading(request)
         if self._go_on(request, reading):
             return True
@@ -103,21 +111,25 @@ class Inference:
         if choice is None:
             return False
         body = reading.body
-        if len(choice.candidates) > 1 and not self._placed(request, choice, body):
-            return False
+        if len(choice.candidates) > 1:
+            held = body.beginning(LIMIT_BYTES) if body.complete else None
+            if not self._placed(request, choice, held):
+                return False
         body.listen(None)
+        request.reading = None
+        return self._send(request, choice, body, selector)
+
+    def _send(self, request: Request, choice: Choice, body: RequestBody, selector: Selector) -> bool:
         _name_model(body, selector, choice, form=False)
         request.record.model = choice.model
-        request.reading = None
         request.outgoing = outgoing = self._outgoing(request, choice, body)
         return self._forwarder.begin(outgoing)
 
-    def _placed(self, request: Request, choice: Choice, body: RequestBody) -> bool:
-        """Put several candidates in order; whether that could be done with what has come of the body, and at once."""
-        by_head = self.placement.by_head(request)
-        if request.route.template == _STORING or not (by_head or body.complete):
+    def _placed(self, request: Request, choice: Choice, whole: bytes | None) -> bool:
+        """Put several candidates in order by the head and the body, None before it is whole; whether that was done."""
+        if request.route.template == _STORING or (whole is None and not self.placement.by_head(request)):
             return False
-        return self.placement.at_once(request, choice, None if by_head else body.beginning(LIMIT_BYTES))
+        return self.placement.at_once(request, choice, whole)
 
     def _more(self, request: Request, reading: JsonReading) -> None:
         """More of the body has come, or its end, or why there is none."""

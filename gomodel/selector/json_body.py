@@ -27,6 +27,9 @@ from .turns import CLOSED, PAUSED, SLICE_BYTES, Turn, Window
 
 _ESCAPE_BYTES = 6  # of one character at the most
 
+# Where `usual` looks for the name, before it looks at all that stands before it.
+_NEAR_BYTES = 4096
+
 _MODEL = Member("model")
 _USUAL_VALUE = r'"([^"\\\x00-\x1f]++)"'
 # The usual body from its start to the end of a value that needs no unescaping, in one match; group 1 is the value.
@@ -42,8 +45,7 @@ _control = compiled(r"[\x00-\x1f]").search
 
 def usual(body: bytes | bytearray) -> Selector | None:
     """The selector of a body that begins as most do; None for any that wants a closer look."""
-    found = _usual(body, 0, SLICE_BYTES)
-    if found is None:
+    if body.find(b'"model"', 0, _NEAR_BYTES) < 0 or (found := _usual(body, 0, SLICE_BYTES)) is None:
         return None
     start, end = found.span(1)
     if end - start > VALUE_LIMIT_BYTES or _may_have_second(body, end):

@@ -16,8 +16,6 @@ from .turns import SLICE_BYTES
 
 # To follow a body up to this size costs less than is worth a second way to read it.
 _LONG_BYTES = 8192
-# In the first bytes of a body `model` is looked for before all of the piece is.
-_NEAR_BYTES = 1024
 # The bytes of a piece with which a name may begin that ends in the next one: all but one of `"model"`.
 _EDGE_BYTES = 6
 _begins = compiled(rf'{SPACE}\{{{SPACE}"').match
@@ -45,7 +43,7 @@ class JsonSearch:
         """
         if not self._named:
             first = not self._edge
-            if first and piece.find(b'"model"', 0, _NEAR_BYTES) >= 0 and (found := usual(piece)):
+            if first and (found := usual(piece)):
                 return found
             named = names_model(piece) or (not first and names_model(self._edge + piece[:_EDGE_BYTES]))
             self._edge = (self._edge + piece[-_EDGE_BYTES:])[-_EDGE_BYTES:]
