@@ -267,6 +267,42 @@ def test_markup_in_a_models_name_is_text(page: Page, start: Start) -> None:
         assert page.locator("main img, main b").count() == 0
 
 
+def test_keys_have_what_runs_what_waits_and_what_was_used(page: Page, start: Start) -> None:
+    gateway = start("--demo")
+    text = """# TYPE gomodel_tokens_total counter
+gomodel_tokens_total{upstream="vllm",model="m",key="alice",kind="prompt"} 12000.0
+gomodel_tokens_total{upstream="vllm-b",model="m",key="alice",kind="prompt"} 345.0
+gomodel_tokens_total{upstream="vllm",model="m",key="alice",kind="cached"} 2000.0
+gomodel_tokens_total{upstream="vllm",model="m",key="alice",kind="completion"} 678.0
+gomodel_usage_requests_total{upstream="vllm",model="m",key="alice",usage="known"} 7.0
+gomodel_usage_requests_total{upstream="vllm",model="m",key="alice",usage="unknown"} 2.0
+gomodel_tokens_total{upstream="vllm",model="m",key="",kind="prompt"} 99.0
+gomodel_tokens_total{upstream="vllm",model="m",key="<b>bob",kind="prompt"} 1.0
+"""
+    run = {"id": "r", "instance": "vllm", "model": "m", "route": "/v1/x", "path": None, "method": "POST", "client": "c"}
+    run |= {"phase": "data", "phase_s": 1, "age_s": 2, "time_to_first_byte_s": None, "bytes_in": 1, "bytes_out": 2}
+    run |= {"retries": 0, "key": "alice", "queued_s": 1.5}
+    places = [None, None, 1, 2, 3]
+    requests = [{**run, "id": str(number), "place": place} for number, place in enumerate(places)]
+    page.route("**/metrics", lambda route: route.fulfill(body=text, content_type="text/plain"))
+    page.route("**/admin/requests", lambda route: route.fulfill(json={"requests": requests}))
+    enter(page, gateway)
+    rows = page.locator("#keys tr")
+    expect(rows).to_have_count(2)
+    expect(rows.first.locator("th, td")).to_have_text(
+        ["alice", "2", "3", "92 of unknown usage", "12,3452,000 cached", "678"]
+    )
+    expect(rows.last.locator("th, td").first).to_have_text("<b>bob")
+    line = page.locator("#requests tr").filter(has_text="in line, place 2")
+    expect(line).to_have_count(1)
+
+
+def test_without_keys_there_is_no_table_of_them(page: Page, start: Start) -> None:
+    enter(page, start("--demo"))
+    expect(page.locator("#requests-part")).to_be_visible()
+    expect(page.locator("#keys-part")).to_be_hidden()
+
+
 def test_a_single_model_is_named_and_several_unfold(page: Page, start: Start) -> None:
     gateway = start("--demo")
     models = [{"id": f"vllm-test/m{number}", "max_model_len": 4096} for number in (1, 2)]
