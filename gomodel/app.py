@@ -47,7 +47,12 @@ from .upstream.replica import Replica
 
 # Served to the end of a drain, since whoever waits for it wants to know what it waits for, and where clients are turned
 # away: a process that is alive must not be restarted for having many of them.
-_OPERATORS = frozenset({Kind.HEALTH, Kind.READY, Kind.METRICS, Kind.ADMIN_REQUESTS, Kind.ADMIN_USAGE, Kind.STATUS_PAGE})
+_OPERATORS = frozenset(
+    {
+        *(Kind.HEALTH, Kind.READY, Kind.METRICS, Kind.STATUS_PAGE),
+        *(Kind.ADMIN_REQUESTS, Kind.ADMIN_INSTANCES, Kind.ADMIN_USAGE),
+    }
+)
 
 
 class App:
@@ -68,6 +73,7 @@ class App:
         known = previous.providers if previous is not None else None
         self.providers: Providers = Providers(config, known, network, telemetry.gaps)
         self.models: ModelLists = ModelLists(self.providers, config, previous.models if previous is not None else None)
+        self.providers.on_change = self._follow
         self.callers: Callers | None = None
         if config.keys is not None:
             before = previous.callers if previous is not None else None
@@ -93,7 +99,13 @@ class App:
             affinity=config.routing == "affinity",
         )
         self._operations = Operations(
-            telemetry, self.providers, self.models, lambda: self.draining, slots, self.callers
+            telemetry,
+            self.providers,
+            self.models,
+            lambda: self.draining,
+            slots,
+            self.callers,
+            addresses=not (config.metrics_public and config.needs_key),
         )
         router = Router(
             base_path=config.base_path or "/",
@@ -103,12 +115,13 @@ class App:
             metrics_path=config.metrics_path if config.metrics_enabled else None,
             metrics_public=config.metrics_public,
         )
+        passthrough = Passthrough(self.providers, self._forwarder, config.passthrough_types, keyed=config.needs_key)
         self._handlers: dict[Kind, Handler] = {
             Kind.INFERENCE: self._inference.handle,
             Kind.RESPONSES: self._inference.stored_response,
             Kind.UNKNOWN: self._inference.unknown,
             Kind.SERVER: self._inference.server,
-            Kind.PASSTHROUGH: Passthrough(self.providers, self._forwarder, config.passthrough_types).handle,
+            Kind.PASSTHROUGH: passthrough.handle,
             Kind.REALTIME: Realtime(
                 self.providers, self._forwarder, self._inference.choose, self._inference.placement
             ).handle,
@@ -195,14 +208,24 @@ class App:
             return Reply(508)
         return Reply(200, b'{"status":"ok"}')
 
+    async def prepare(self) -> None:
+        """Find the servers behind names before the first request, if that takes no longer than a moment."""
+        await self.providers.discovery.first_answers()
+
     def start(self) -> None:
         """Begin what goes on in the background."""
+        self.providers.discovery.start()
         self._operations.start()
         if self.callers is not None:
             self.callers.start()
 
+    def _follow(self) -> None:
+        self.models.follow()
+        self._operations.follow()
+
     def stop(self) -> None:
         """End what goes on in the background; another app serves from now on."""
+        self.providers.discovery.stop()
         self._operations.stop()
         if self.callers is not None:
             self.callers.stop()

@@ -6,10 +6,11 @@ their breakers alone. Knows nothing of how they were found or of the request.
 
 from time import monotonic
 
-from ..errors import CircuitOpen
+from ..errors import CircuitOpen, ConnectError
 from ..upstream.breaker import Admission
 from ..upstream.replica import Replica
 from . import keys_in_flight
+from .instance import Instance
 from .rendezvous import Placed, placed, seed
 
 
@@ -17,13 +18,14 @@ class Choice:
     """Where a request may go: `candidates` in order of preference, and whether the first segment is cut off.
 
     `renamed`: an alias was asked for, in whose place `model` is to be sent. `conversation` is the number of the
-    request's, as `rendezvous.key` makes it, 0 while that is not known.
+    request's, as `rendezvous.key` makes it, 0 while that is not known. `instance`: whose replicas alone they are.
     """
 
-    __slots__ = ("bound", "candidates", "conversation", "model", "renamed")
+    __slots__ = ("bound", "candidates", "conversation", "instance", "model", "renamed")
 
-    def __init__(self, candidates: list[Replica], model: str, *, bound: bool) -> None:
+    def __init__(self, candidates: list[Replica], model: str, *, bound: bool, instance: Instance | None = None) -> None:
         """`candidates` is a list of the request's own; where it has several, one of the two below puts it in order."""
+        self.instance = instance
         self.candidates = candidates
         self.model = model
         self.bound = bound
@@ -61,6 +63,16 @@ class Choice:
             code="circuit_open",
             retry_after_s=wait_s,
         )
+
+    async def find(self) -> None:
+        """Wait a moment for the first replica of an instance that has none. Raises ConnectError when none comes."""
+        instance = self.instance
+        if instance is not None:
+            await instance.first_replica()
+            self.candidates = ordered(instance.candidates(self.model))
+        if not self.candidates:
+            name = "" if instance is None else f" '{instance.name}'"
+            raise ConnectError(f"The host name of instance{name} could not be resolved.", code="dns_error")
 
 
 def ordered(replicas: list[Replica]) -> list[Replica]:

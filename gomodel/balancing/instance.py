@@ -1,17 +1,29 @@
 """An instance: a name, and the servers behind it, which are the same but for their addresses: its replicas.
 
-Decides which replicas stay the same objects at a reload, and what all of them list together. Knows nothing of other
-instances or of requests.
+Decides which replicas stay the same objects when their addresses change, by a reload or by a name that has others now,
+and what all of them list together. Knows nothing of other instances, of requests or of when a name is looked up
+(`discovery`).
 """
 
-from ..config.settings import Config, InstanceConfig
+import asyncio
+import logging
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from ..config.settings import Config, InstanceConfig, Server
 from ..telemetry.counters import ChunkGaps
+from ..upstream.name_sets import NameSet
 from ..upstream.network import Network
 from ..upstream.replica import Replica
 
+_logger = logging.getLogger("gomodel")
+
+# A request waits so long for an instance without any, as it is after a reload until its name is answered.
+FIRST_REPLICA_S = 1.0
+
 
 class Instance:
-    """A name and its replicas, in the order in which they were written."""
+    """A name and its replicas, in the order in which they were written; those of a name in that of their addresses."""
 
     def __init__(
         self, config: InstanceConfig, settings: Config, network: Network, gaps: ChunkGaps, previous: "Instance | None"
@@ -19,18 +31,87 @@ class Instance:
         """`previous`: the instance of this name before a reload; servers that are in both are the same objects."""
         self.config = config
         self.name = config.name
-        known = {each.server: each for each in previous.replicas} if previous is not None else {}
-        self.replicas: list[Replica] = []
-        for server in config.servers:
-            replica = known.get(server)
-            if replica is not None and replica.is_server_of(config, server):
-                replica.configure(config, settings)
-            else:
-                replica = Replica(config, server, settings, network, gaps)
-            self.replicas.append(replica)
+        self._settings = settings
+        self._network = network
+        self._gaps = gaps
         self._gathered: list[frozenset[str]] = []
         self.models: tuple[str, ...] = ()
         self.listed: frozenset[str] = frozenset()
+        self.names: dict[str, NameSet] = {}  # by host, of which every address is a replica
+        for server in config.servers:
+            if server.every_address:
+                host = urlsplit(server.base_url).hostname or ""
+                self.names[host] = network.names.of(host)
+        self._came: asyncio.Future[None] | None = None  # while somebody waits for the first replica
+        self.replicas: list[Replica] = []
+        # Without an address of theirs any more, and perhaps with requests that still run.
+        self.leaving: list[Replica] = []
+        if previous is not None:
+            self.leaving = [*previous.replicas, *previous.leaving]
+        self._adopt()
+        if not self.names:
+            self.leaving = []  # the app that is replaced closes them
+
+    def follow_names(self) -> bool:
+        """Have a replica at each address that its names have now; whether that changed anything."""
+        before = self.replicas
+        self.leaving = [*before, *self.leaving]
+        self._adopt()
+        came = [each.address for each in self.replicas if each not in before]
+        left = [each.address for each in before if each not in self.replicas]
+        if not (came or left):
+            return False
+        if self.replicas and self._came is not None:
+            self._came.set_result(None)
+            self._came = None
+        changes = [*(f"+{address}" for address in came), *(f"-{address}" for address in left)]
+        _logger.info("Instance %s has %d replicas now: %s", self.name, len(self.replicas), " ".join(changes))
+        return True
+
+    def _adopt(self) -> None:
+        """Make `replicas` what there should be: of `leaving` those that still fit, and new ones."""
+        known = {each.server: each for each in reversed(self.leaving) if not each.pool.closed}
+        self.replicas = []
+        for server in self._servers():
+            replica = known.get(server)
+            if replica is None or not replica.is_server_of(self.config, server):
+                replica = Replica(self.config, server, self._settings, self._network, self._gaps)
+            elif replica.config is not self.config:
+                replica.configure(self.config, self._settings)
+            self.replicas.append(replica)
+        stay = set(self.replicas)
+        self.leaving = [each for each in self.leaving if each not in stay and not each.pool.closed]
+
+    def _servers(self) -> list[Server]:
+        found: dict[Server, None] = {}
+        for server in self.config.servers:
+            if server.every_address:
+                host = urlsplit(server.base_url).hostname or ""
+                for number in self.names[host].addresses:
+                    found[replace(server, every_address=False, number=number)] = None
+            else:
+                found[server] = None
+        return list(found)
+
+    def candidates(self, model: str) -> list[Replica]:
+        """The replicas that list `model`, or all where none does; a list of the caller's own."""
+        replicas = self.replicas
+        if len(replicas) == 1:
+            return replicas.copy()
+        return [each for each in replicas if model in each.listed] or replicas.copy()
+
+    async def first_replica(self) -> None:
+        """Return when there is one, and after FIRST_REPLICA_S in any case: its name may be being asked."""
+        if not self.replicas:
+            self._came = self._came or asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._came}, timeout=FIRST_REPLICA_S)
+
+    async def close_left(self) -> None:
+        """Close the connections of replicas that left, once what ran there is over."""
+        for replica in self.leaving:
+            if not replica.requests.own:
+                await replica.close()
+        self.leaving = [each for each in self.leaving if not each.pool.closed]
 
     def gather(self) -> None:
         """List what its replicas list, each model once; the same object while none of theirs is another."""

@@ -5,6 +5,7 @@ a bare model id, or of the only one there is. Knows nothing of requests or of th
 """
 
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 
 from ..config.settings import Config
 from ..errors import ModelNotFound, ModelRequired
@@ -14,6 +15,7 @@ from ..upstream.network import Network
 from ..upstream.replica import Replica
 from .aliases import Aliases
 from .choice import Choice
+from .discovery import Discovery
 from .instance import Instance
 from .near_models import likeness, near
 
@@ -49,9 +51,37 @@ class Providers:
         # Where a selector may go; None when no instance is named so and none lists it (contract section 4). Raises
         # ModelRequired for an instance's name with no model behind it.
         self.resolve: Callable[[str], Choice | None] = self._resolve if self.aliases is None else self._resolve_alias
+        self.discovery = Discovery(
+            (each for instance in self.instances.values() for each in instance.names.values()), self._follow_names
+        )
+        self._timeouts = config.timeouts
+        self.on_change: Callable[[], None] | None = None  # some replicas came or left
+        self._hear_of_failures()
         self.by_model: dict[str, list[Instance]] = {}
         self._indexed: dict[str, frozenset[str]] = {}
         self.index()
+
+    def _hear_of_failures(self) -> None:
+        """A name is asked again when one of its addresses cannot be reached."""
+        for instance in self.instances.values():
+            for replica in instance.replicas:
+                if replica.server.number is not None:
+                    name = instance.names[replica.url.hostname or ""]
+                    replica.on_unreachable = partial(self.discovery.soon, name)
+
+    async def _follow_names(self) -> None:
+        named = [each for each in self.instances.values() if each.names]
+        changed = [each for each in named if each.follow_names()]
+        if changed:
+            self.index()
+            self._hear_of_failures()
+            replicas = self.replicas
+            for each in replicas:
+                each.pool.configure(self._timeouts, len(replicas))
+            if self.on_change is not None:
+                self.on_change()
+        for instance in named:
+            await instance.close_left()
 
     def index(self) -> None:
         """Look up models anew after a list changed; takes as long as what has changed is long."""
@@ -89,7 +119,7 @@ class Providers:
         """`resolve` where there are no aliases."""
         choice = self._known(selector)
         if choice is None and self.only is not None:
-            return Choice(self.only.replicas.copy(), selector, bound=False)
+            return Choice(self.only.candidates(selector), selector, bound=False, instance=self.only)
         return choice
 
     def _known(self, selector: str) -> Choice | None:
@@ -99,15 +129,15 @@ class Providers:
             if instance is not None:
                 if not parts[1]:
                     raise ModelRequired(_no_model(parts[0]))
-                return Choice(instance.replicas.copy(), parts[1], bound=True)
+                return Choice(instance.candidates(parts[1]), parts[1], bound=True, instance=instance)
         if self.only is not None and not self.aliases:
             return None
         listed = self.by_model.get(selector)
         if listed is None:
             return None
         if len(listed) == 1:
-            return Choice(listed[0].replicas.copy(), selector, bound=False)
-        replicas = [replica for instance in listed for replica in instance.replicas]
+            return Choice(listed[0].candidates(selector), selector, bound=False, instance=listed[0])
+        replicas = [replica for each in listed for replica in each.replicas if selector in replica.listed]
         return Choice(replicas, selector, bound=False)
 
     def _resolve_alias(self, selector: str) -> Choice | None:
@@ -165,7 +195,9 @@ class Providers:
 
     async def close(self, shared: Collection[Replica] = ()) -> None:
         """Close the connections of every replica that is not in `shared`."""
-        for replica in self.replicas:
+        await self.discovery.close()
+        left = [replica for each in self.instances.values() for replica in each.leaving]
+        for replica in (*self.replicas, *left):
             if replica not in shared:
                 await replica.close()
 

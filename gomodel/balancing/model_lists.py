@@ -1,93 +1,33 @@
-"""Each instance's model list: fetched in parallel, kept for a while, the last good one for ever; merged for clients.
+"""Each replica's model list: fetched in parallel, kept for a while, the last good one for ever.
 
-Decides how old a list may get and what a dead instance offers (contract sections 1 and 5). Knows nothing of requests.
+Decides how old a list may get and what a dead replica offers (contract sections 1 and 5). What is in a list is
+`model_entries`', what clients are told of all of them `merged_models`'. Knows nothing of requests.
 """
 
 import asyncio
-import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
-from typing import Any, NamedTuple
 
-from aiohttp import ClientConnectionError, ClientError, ClientTimeout
-from yarl import URL
+from aiohttp import ClientConnectionError
 
 from ..config.settings import Config
 from ..errors import Overloaded
-from ..upstream.model_list import MODELS_LIMIT, ListError, listed
+from ..upstream.model_list import MODELS_LIMIT, ListError
+from ..upstream.own_requests import FAILURES
 from ..upstream.replica import Replica
 from .instances import Providers
+from .merged_models import Allows, MergedModels
+from .model_entries import ModelList, fetch_list
 
 _logger = logging.getLogger("gomodel")
 
-# Whether a caller may ask an instance for a model.
-Allows = Callable[[str, str], bool]
-
 # An answer waits this long for lists at most; a slower instance's list arrives for the next one.
 PATIENCE_S = 2.0
-_FETCH_TIMEOUT_S = 10.0
 # All callers with an unknown model share one refresh, and not more than one a second (contract section 4).
 _UNKNOWN_INTERVAL_S = 1.0
-_LIST_LIMIT_BYTES = 16 << 20
 _UNAUTHORIZED = 401
-# After so many entries of an answer others have their turn.
-_ENTRIES_PER_TURN = 2000
-
-
-class Entry(NamedTuple):
-    """One model: its id as vLLM has it, and all that vLLM says of it as JSON, with the instance before the id.
-
-    `bare` says the same with vLLM's id; it is empty where MODEL_IDS is `prefixed`.
-    """
-
-    id: str
-    encoded: bytes
-    bare: bytes
-
-
-class ModelList:
-    """One instance's entries."""
-
-    def __init__(self, replica: Replica, *, allowlist: bool, bare: bool = False) -> None:
-        self.replica = replica
-        self._bare = bare
-        self.learn(
-            _entry(replica.name, {"id": model, "object": "model", "created": 0, "owned_by": "vllm"}, bare=bare)
-            for model in replica.config.models
-        )
-        self.configured = allowlist and bool(self.entries)  # instead of the instance's own, which is not asked for
-        self.since = monotonic()
-        self.fetched_at: float | None = None
-        self.missed_at = float("-inf")  # when a caller last waited for it in vain
-        self.failing = False
-        self.full = False  # it lists more than can be known
-        self.task: asyncio.Task[None] | None = None
-
-    def learn(self, entries: Iterable[Entry]) -> None:
-        """What the instance lists; of two entries with one id the first counts."""
-        self.entries: dict[str, Entry] = {}
-        for entry in entries:
-            self.entries.setdefault(entry.id, entry)
-        self.encoded = b", ".join(entry.encoded for entry in self.entries.values())
-
-    def go_on(self, previous: "ModelLists") -> None:
-        """Take over what `previous` has read of the same instance."""
-        for old in previous.lists:
-            if old.replica is self.replica and not self.configured and not old.configured:
-                if old.fetched_at is not None:
-                    anew = self._bare and not old._bare
-                    self.entries = {id: _with_bare(each) for id, each in old.entries.items()} if anew else old.entries
-                    self.encoded, self.fetched_at, self.full = old.encoded, old.fetched_at, old.full
-                self.missed_at, self.since, self.failing = old.missed_at, old.since, old.failing
-
-    def publish(self) -> None:
-        """Make these the models that the instance is chosen by."""
-        self.replica.lists(self.entries)
-
-    def age_s(self, now: float) -> float | None:
-        """Since it was read, or since the start while it never was; None for one that is not asked for."""
-        return None if self.configured else now - (self.since if self.fetched_at is None else self.fetched_at)
 
 
 class ModelLists:
@@ -96,22 +36,35 @@ class ModelLists:
     def __init__(self, providers: Providers, config: Config, previous: "ModelLists | None" = None) -> None:
         """`previous`: the lists that these replace at a reload; those of unchanged instances stay known."""
         self._providers = providers
-        allowlist = config.models_mode == "allowlist"
         self._refresh_s = config.models_refresh_s
-        self._ids = config.model_ids
+        self._bare = config.model_ids != "prefixed"
+        self._merged = MergedModels(config.model_ids, providers.instances)
         self._unknown_at = float("-inf")
         self._unknown: asyncio.Task[None] | None = None
         self._news: asyncio.Future[None] | None = None  # done when a list has been read; while somebody waits for one
         self._replaced = False
-        bare = self._ids != "prefixed"
-        self.lists = [ModelList(each, allowlist=allowlist, bare=bare) for each in providers.replicas]
+        self._allowlist = config.models_mode == "allowlist"
+        self._left: list[ModelList] = []  # of replicas that left and may come back
+        self.lists = [self._new(each) for each in providers.replicas]
         if previous is not None:
             previous._replaced = True
             self._unknown_at = previous._unknown_at
+            known = {each.replica: each for each in previous.lists}
             for each in self.lists:
-                each.go_on(previous)
+                if each.replica in known:
+                    each.go_on(known[each.replica])
                 each.publish()
             providers.index()
+
+    def _new(self, replica: Replica) -> ModelList:
+        return ModelList(replica, allowlist=self._allowlist, bare=self._bare)
+
+    def follow(self) -> None:
+        """Some replicas came or left; the list of one that comes is read by the first probe that finds it alive."""
+        known = {each.replica: each for each in (*self.lists, *self._left)}
+        self.lists = [known.get(each) or self._new(each) for each in self._providers.replicas]
+        stay = set(self.lists)
+        self._left = [each for each in known.values() if each not in stay and not each.replica.pool.closed]
 
     async def merged(self, allows: Allows | None = None) -> bytes:
         """The body of GET /v1/models; of those that `allows` where it is given.
@@ -120,34 +73,12 @@ class ModelLists:
         """
         await self._refresh(self._refresh_s)
         self._require_something()
-        if self._ids == "prefixed" and allows is None:
-            parts = [each.encoded for each in self.lists if each.entries]
-        else:
-            parts = await self._renamed(allows)
+        data = await self._merged.data(self.lists, allows)
         if self._providers.aliases is not None:
             aliases = self._providers.aliases.names.items()
-            parts += [said for each in aliases if (said := self._alias(*each, allows))]
-        return b'{"object": "list", "data": [%b]}' % b", ".join(parts)
-
-    async def _renamed(self, allows: Allows | None) -> list[bytes]:
-        """The entries under the ids that MODEL_IDS asks for; a bare id that several instances list comes once.
-
-        One that begins like an instance's name keeps its prefix, for alone it would mean a model of that instance.
-        """
-        bare: dict[str, bytes] = {}
-        prefixed = []
-        only_prefixed, both = self._ids == "prefixed", self._ids == "both"
-        for instance, entries in [(each.replica.name, each.entries) for each in self.lists]:
-            for at, entry in enumerate(entries.values(), 1):
-                if allows is None or allows(instance, entry.id):
-                    misleading = only_prefixed or entry.id.partition("/")[0] in self._providers.instances
-                    if not misleading:
-                        bare.setdefault(entry.id, entry.bare)
-                    if misleading or both:
-                        prefixed.append(entry.encoded)
-                if not at % _ENTRIES_PER_TURN:
-                    await asyncio.sleep(0)
-        return [*prefixed, *bare.values()]
+            more = [said for each in aliases if (said := self._merged.alias(self.lists, *each, allows))]
+            data = b", ".join([*([data] if data else []), *more])
+        return b'{"object": "list", "data": [%b]}' % data
 
     async def one(self, model_id: str, allows: Allows | None = None) -> bytes:
         """The body of GET /v1/models/{id}; `model_id` with its prefix, or a bare id; within PATIENCE_S.
@@ -157,16 +88,17 @@ class ModelLists:
         aliases = self._providers.aliases
         if aliases is not None and model_id in aliases.names:
             await self._refresh(self._refresh_s)
-            said = self._alias(model_id, aliases.names[model_id], allows)
+            said = self._merged.alias(self.lists, model_id, aliases.names[model_id], allows)
             if said is None:
                 raise self._providers.unknown(model_id)
             return said
         until = monotonic() + PATIENCE_S
         await self._refresh(self._refresh_s)
-        found = self._find(model_id, allows)
+        find = partial(self._merged.find, self.lists, model_id, allows)
+        found = find()
         if found is None:
-            await self.learn_unknown(lambda: self._find(model_id, allows), until)
-            found = self._find(model_id, allows)
+            await self.learn_unknown(find, until)
+            found = find()
         if found is None:
             self._require_something()
             raise self._providers.unknown(model_id)
@@ -213,26 +145,6 @@ class ModelLists:
     def _unknown_done(self, task: asyncio.Task[None]) -> None:
         self._unknown = None
 
-    def _alias(self, alias: str, target: str, allows: Allows | None) -> bytes | None:
-        """What is said of the model that an alias stands for, under that name; None of one that is not allowed."""
-        said = self._find(target, allows)
-        if said is None and allows is not None:
-            return None
-        known = json.loads(said) if said is not None else {"object": "model", "created": 0, "owned_by": "vllm"}
-        return json.dumps({**known, "id": alias}).encode()
-
-    def _find(self, model_id: str, allows: Allows | None) -> bytes | None:
-        """What is said of a model under the id that was asked for, or prefixed where bare ids are not listed."""
-        head, _, rest = model_id.partition("/")
-        for each in self.lists:
-            if each.replica.name == head and rest in each.entries and (allows is None or allows(head, rest)):
-                return each.entries[rest].encoded
-        for each in self.lists:
-            entry = each.entries.get(model_id)
-            if entry is not None and (allows is None or allows(each.replica.name, model_id)):
-                return entry.encoded if self._ids == "prefixed" else entry.bare
-        return None
-
     def _require_something(self) -> None:
         if not any(each.entries or each.fetched_at is not None for each in self.lists):
             raise Overloaded(
@@ -263,14 +175,14 @@ class ModelLists:
         replica = each.replica
         key = replica.config.api_key  # a reload may give it another one meanwhile, of which this answer says nothing
         try:
-            entries = await fetch_list(replica, bare=self._ids != "prefixed")
-        except (ListError, ClientError, OSError, ValueError) as exc:  # ValueError: a host that is no name
+            entries = await fetch_list(replica, bare=self._bare)
+        except (ListError, *FAILURES) as exc:
             if isinstance(exc, ListError) and exc.status == _UNAUTHORIZED and replica.config.api_key == key:
                 replica.health.refuse_key()
             # Once per outage: the lists are read again and again, and a wrong key stays wrong.
             if not each.failing:
                 each.failing = True
-                _logger.warning("The model list of instance %s cannot be read: %s", replica.name, _reason(exc))
+                _logger.warning("The model list of instance %s cannot be read: %s", replica.title, _reason(exc))
             return
         finally:
             each.task = None
@@ -280,13 +192,13 @@ class ModelLists:
             return  # it was asked because of its key
         if each.failing:
             each.failing = False
-            _logger.info("The model list of instance %s can be read again", replica.name)
+            _logger.info("The model list of instance %s can be read again", replica.title)
         each.learn(entries)
         full = len(entries) == MODELS_LIMIT
         if full and not each.full:
             _logger.warning(
                 "Instance %s lists %d models or more; those behind them are neither offered nor found without its name",
-                replica.name,
+                replica.title,
                 MODELS_LIMIT,
             )
         each.full = full
@@ -301,48 +213,13 @@ class ModelLists:
 
     async def close(self) -> None:
         """Stop fetching."""
-        tasks = [each.task for each in self.lists if each.task is not None]
+        tasks = [each.task for each in (*self.lists, *self._left) if each.task is not None]
         if self._unknown is not None:
             tasks.append(self._unknown)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-
-
-async def fetch_list(replica: Replica, *, bare: bool = False) -> list[Entry]:
-    """Ask one instance. Raises ListError when it answers with no list; aiohttp.ClientError, OSError, TimeoutError."""
-    headers = {"Accept": "application/json"}
-    if replica.config.api_key is not None:
-        headers["Authorization"] = f"Bearer {replica.config.api_key.reveal()}"
-    url = URL(replica.server.base_url + "/models", encoded=True)
-    timeout = ClientTimeout(total=_FETCH_TIMEOUT_S)
-    async with replica.pool.session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
-        if response.status != 200:
-            raise ListError(f"status {response.status}", response.status)
-        body = bytearray()
-        while piece := await response.content.read(_LIST_LIMIT_BYTES):
-            body += piece
-            if len(body) > _LIST_LIMIT_BYTES:
-                raise ListError("the list is too large")
-    entries = []
-    async for said in listed(body):
-        try:
-            entries.append(_entry(replica.name, said, bare=bare))
-        except (ValueError, RecursionError):
-            pass  # a number over all bounds (1e400), or nesting that could just be read: not to be said in JSON
-    return entries
-
-
-def _with_bare(entry: Entry) -> Entry:
-    return entry._replace(bare=json.dumps({**json.loads(entry.encoded), "id": entry.id}).encode())
-
-
-def _entry(instance: str, said: dict[str, Any], *, bare: bool) -> Entry:
-    """In ASCII: half a surrogate pair in one instance's list must not cost the lists of all. Raises ValueError."""
-    model = said["id"]
-    prefixed = json.dumps({**said, "id": f"{instance}/{model}"}, allow_nan=False).encode()
-    return Entry(model, prefixed, json.dumps(said, allow_nan=False).encode() if bare else b"")
 
 
 def _reason(failure: Exception) -> str:

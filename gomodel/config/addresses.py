@@ -1,4 +1,4 @@
-"""Values that say where something is: hosts, sockets, paths, upstream URLs, origins and networks; text in, value out.
+"""Values that say where something is: hosts, sockets, paths, origins and networks; text in, value out.
 
 Decides which spellings are accepted and what is normal among them. Resolves no name, opens nothing. As in `values`, a
 message completes the sentence "<NAME>: ..."; URLs are never quoted in one, because they may hold a secret.
@@ -9,13 +9,11 @@ import os
 import re
 from urllib.parse import unquote
 
-from .settings import Server
 from .values import comma_list, quoted
 
 # sun_path of sockaddr_un holds 108 bytes including the closing NUL (unix(7)).
 _UNIX_PATH_BYTES = 107
 
-_VISIBLE = re.compile(r"[!-~]+")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]*))?")
 _PATH_SEGMENT = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+")
@@ -58,14 +56,14 @@ def listen_host(text: str) -> str:
     """An address or host name to listen on, without brackets, scheme or port."""
     bracketed = text.startswith("[") and text.endswith("]") and ":" in text
     host = text[1:-1] if bracketed else text
-    if _is_address(host) or _is_host_name(host):
+    if is_address(host) or _is_host_name(host):
         return host
     raise ValueError(f"{quoted(text)} is not a host; use an address or name alone, such as 0.0.0.0, :: or localhost")
 
 
 def socket_path(text: str) -> str:
     """The absolute path of a unix socket, short enough for unix(7)."""
-    if not _is_socket_path(text):
+    if not is_socket_path(text):
         accepted = f"use an absolute path of at most {_UNIX_PATH_BYTES} bytes, such as /run/gomodel.sock"
         raise ValueError(f"{quoted(text)} is not a socket path; {accepted}")
     return text
@@ -78,41 +76,13 @@ def route_path(text: str) -> str:
     if "%" in text:
         raise ValueError(f"{quoted(text)} holds a percent sign; use a plain path such as /gateway")
     try:
-        return _normal_path(text)
+        return normal_path(text)
     except ValueError as error:
         raise ValueError(f"{quoted(text)} {error}; use a plain path such as /gateway") from None
 
 
-def upstream_url(text: str) -> Server:
-    """`http://host:port/v1`, `https://...` or `unix:///path.sock:/v1`; contract section 1.
-
-    Scheme and host become lower case, an empty port and one trailing slash go, the path stays as written. Raises
-    ValueError, never quoting the URL, for user information, query, fragment, dot segments and all that is no URL.
-    """
-    example = "use http://host:8000/v1, https://host/v1 or unix:///run/vllm.sock:/v1"
-    if not _VISIBLE.fullmatch(text):
-        raise ValueError(f"holds whitespace, a control character or a character outside ASCII; {example}")
-    if "?" in text or "#" in text:
-        raise ValueError(f"has a query or fragment; {example}")
-    scheme, separator, rest = text.partition("://")
-    scheme = scheme.lower()
-    if not separator or scheme not in {"http", "https", "unix"}:
-        raise ValueError(f"is not an http, https or unix URL; {example}")
-    try:
-        if scheme == "unix":
-            path, colon, below = rest.rpartition(":")
-            if not colon or not below.startswith("/"):
-                path, below = rest.removesuffix(":"), ""
-            if not _is_socket_path(path):
-                raise ValueError(f"has no absolute socket path of at most {_UNIX_PATH_BYTES} bytes")
-            return Server(f"http://localhost{_normal_path(below)}", path)
-        authority, slash, below = rest.partition("/")
-        return Server(f"{scheme}://{_normal_authority(authority)}{_normal_path(slash + below)}")
-    except ValueError as error:
-        raise ValueError(f"{error}; {example}") from None
-
-
-def _normal_authority(authority: str) -> str:
+def normal_authority(authority: str) -> str:
+    """Host and port of a URL (RFC 3986 3.2): lower case, without an empty port. Raises ValueError, never quoting it."""
     if "@" in authority:
         raise ValueError("holds a user or password; set the instance's API_KEY variable instead")
     match = _AUTHORITY.fullmatch(authority)
@@ -121,14 +91,15 @@ def _normal_authority(authority: str) -> str:
     host, port = match["host"].lower(), match["port"]
     if not host:
         raise ValueError("has no host")
-    if not (_is_address(host[1:-1], 6) if host.startswith("[") else _is_host_name(host)):
+    if not (is_address(host[1:-1], 6) if host.startswith("[") else _is_host_name(host)):
         raise ValueError("has a host that is neither a name nor an address")
     if port and not (len(port) <= 5 and 1 <= int(port) <= 65535):
         raise ValueError("has a port outside 1 to 65535")
     return f"{host}:{int(port)}" if port else host
 
 
-def _normal_path(path: str) -> str:
+def normal_path(path: str) -> str:
+    """The path of a URL as it stands, without one trailing slash. Raises ValueError, never quoting it."""
     path = path.removesuffix("/")
     for segment in path.split("/")[1:]:
         if not segment:
@@ -140,12 +111,14 @@ def _normal_path(path: str) -> str:
     return path
 
 
-def _is_socket_path(path: str) -> bool:
+def is_socket_path(path: str) -> bool:
+    """Whether it is absolute and short enough for unix(7)."""
     absolute = path.startswith("/") and not path.endswith("/") and path.isprintable()
     return absolute and len(os.fsencode(path)) <= _UNIX_PATH_BYTES
 
 
-def _is_address(host: str, version: int | None = None) -> bool:
+def is_address(host: str, version: int | None = None) -> bool:
+    """Whether it is an IP address, of this version where one is given; without brackets."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -156,4 +129,4 @@ def _is_address(host: str, version: int | None = None) -> bool:
 def _is_host_name(host: str) -> bool:
     # A name that ends in a number is an IPv4 address or nothing (WHATWG URL, host parsing): 10.0.0.256 is a typo.
     numeric = host.rstrip(".").rpartition(".")[2].isdigit()
-    return _HOST_NAME.fullmatch(host) is not None and (not numeric or _is_address(host, 4))
+    return _HOST_NAME.fullmatch(host) is not None and (not numeric or is_address(host, 4))

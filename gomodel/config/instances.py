@@ -65,11 +65,11 @@ def instances(reader: Reader, listener: Listener) -> tuple[InstanceConfig, ...]:
             reader.problem(other_names[0], f"and {names[0]} both describe the instance {instance}; keep one spelling")
         if not others and (config := _instance(reader, listener, instance, prefix, names)):
             configs.append(config)
-            for server in config.servers:
-                where = server.address, urlsplit(server.base_url).path
-                if where in places:
-                    reader.warnings.append(f"{places[where]} and {prefix}{_BASE_URL.field} name the same server")
-                places.setdefault(where, f"{prefix}{_BASE_URL.field}")
+            variable = f"{prefix}{_BASE_URL.field}"
+            where = [(server.address, urlsplit(server.base_url).path) for server in config.servers]
+            for other in dict.fromkeys(places[each] for each in where if each in places):
+                reader.warnings.append(f"{other} and {variable} name the same server")
+            places = dict.fromkeys(where, variable) | places
     return tuple(configs)
 
 
@@ -81,24 +81,25 @@ def _instance(
     models = reader.value(_MODELS, prefix + _MODELS.field)
     most: int | None = reader.value(_MOST, prefix + _MOST.field)
     ca_pem = _certificates(reader, prefix + _CA.field)
-    url: Server | None = reader.parsed(variable, _BASE_URL.parse)
+    servers: tuple[Server, ...] | None = reader.parsed(variable, _BASE_URL.parse)
     if not reader.given(variable):
         if name != "vllm":
             for lonely in variables:
                 reader.problem(lonely, f"is set but {variable} is not; the instance {name} has no address")
             return None
-        url = _BASE_URL.value
+        servers = _BASE_URL.value
         reader.warnings.append(f"{variable} is not set: instance vllm is assumed at {_BASE_URL.default}")
-    if url is None:
+    if servers is None:
         return None
-    if _reaches(listener, url):
+    if any(_reaches(listener, each) for each in servers):
         which = "" if reader.given(variable) else f"is not set and its default {_BASE_URL.default} "
         reader.problem(variable, f"{which}points at gomodel's own listener; give the address of vLLM or another PORT")
-    if not urlsplit(url.base_url).path.endswith("/v1"):
+    if not urlsplit(servers[0].base_url).path.endswith("/v1"):
         reader.warnings.append(f"{variable} does not end in /v1; it is used as given")
-    if ca_pem is not None and not url.base_url.startswith("https:"):
+    config = InstanceConfig(name, servers, api_key, models, ca_pem, most, assumed=not reader.given(variable))
+    if ca_pem is not None and not config.secured:
         reader.warnings.append(f"{prefix}{_CA.field} has no effect: the base URL of {name} is not https")
-    return InstanceConfig(name, (url,), api_key, models, ca_pem, most, assumed=not reader.given(variable))
+    return config
 
 
 def _certificates(reader: Reader, variable: str) -> str | None:
@@ -115,11 +116,11 @@ def _certificates(reader: Reader, variable: str) -> str | None:
     return pem
 
 
-def _reaches(listener: Listener, url: Server) -> bool:
-    """Whether the URL certainly leads to the listener. Names are not resolved, other interfaces not asked for."""
-    if url.unix_socket is not None:
-        return url.unix_socket == listener.unix_socket
-    parts = urlsplit(url.base_url)
+def _reaches(listener: Listener, server: Server) -> bool:
+    """Whether its URL certainly leads to the listener. Names are not resolved, other interfaces not asked for."""
+    if server.unix_socket is not None:
+        return server.unix_socket == listener.unix_socket
+    parts = urlsplit(server.base_url)
     host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     if port != listener.port:
         return False

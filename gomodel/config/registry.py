@@ -6,7 +6,7 @@ about how several variables fit together (`load`) or how an instance is put toge
 
 from ..routes.route import Kind
 from ..routes.router import Router
-from . import addresses, values
+from . import addresses, servers, values
 from .variable import Section, Variable
 
 # Where is listened without HOST: on every address where callers need a key, else on this host alone.
@@ -39,10 +39,11 @@ _TIMEOUT, _DURATION, _BOOLEAN = values.timeout_s, values.duration_s, values.bool
 # fmt: off
 SECTIONS = (
     Section("vLLM instances", (
-        Variable("VLLM_BASE_URL", addresses.upstream_url, "http://localhost:8000/v1", first=True,
+        Variable("VLLM_BASE_URL", servers.servers, "http://localhost:8000/v1", first=True,
                  per_instance="http://gpu-2:8000/v1", meaning=
-            "Base URL of the instance `vllm`, with `/v1`: http, https, or a unix socket as in "
-            "`unix:///run/vllm.sock:/v1`."),
+            "Base URL of the instance `vllm`, with `/v1`: http, https or `unix:///run/vllm.sock:/v1`. Its replicas are "
+            "a comma list of these, a range of ports (`http://gpu-1:8000-8007/v1`), or every address of a name "
+            "(`http+dns://vllm.prod.svc:8000/v1`, `https+dns://`)."),
         Variable("VLLM_API_KEY", values.bearer_token, "", secret=True, first=True,
                  per_instance="/run/secrets/vllm_test_key", meaning=
             "Key sent to the instance as bearer token; none set, none sent."),
@@ -196,7 +197,7 @@ SECTIONS = (
         Variable("METRICS_ENDPOINT", _metrics_path, "/metrics", meaning=
             "Path of the metrics."),
         Variable("METRICS_PUBLIC", _BOOLEAN, "false", meaning=
-            "Serve the metrics without the master key."),
+            "Serve the metrics without the master key; they name no replica's address then."),
         Variable("LOG_LEVEL", values.choice("debug", "info", "warning", "error", aliases={"warn": "warning"}), "info",
                  first=True, meaning=
             "Least severe level that is logged: `debug`, `info`, `warn` (or `warning`), `error`."),

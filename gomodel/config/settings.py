@@ -38,10 +38,16 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where one server is. `base_url` has no trailing slash; with `unix_socket` its host is a placeholder."""
+    """Where one server is. `base_url` has no trailing slash; with `unix_socket` its host is a placeholder.
+
+    `every_address`: it stands for a server at each address that its host's name has. `number`: such an address, which
+    is connected to while `base_url` has the name.
+    """
 
     base_url: str
     unix_socket: str | None = None
+    every_address: bool = False
+    number: str | None = None
 
     @property
     def address(self) -> str:
@@ -49,10 +55,17 @@ class Server:
         if self.unix_socket is not None:
             return f"unix:{self.unix_socket}"
         url = urlsplit(self.base_url)
-        return url.netloc if url.port else f"{url.netloc}:{_PORTS[url.scheme]}"
+        port = url.port or _PORTS[url.scheme]
+        if self.number is not None:
+            return f"[{self.number}]:{port}" if ":" in self.number else f"{self.number}:{port}"
+        return url.netloc if url.port else f"{url.netloc}:{port}"
 
     def __str__(self) -> str:
-        return self.base_url if self.unix_socket is None else f"{self.base_url} on unix:{self.unix_socket}"
+        if self.every_address:
+            return self.base_url.replace("://", "+dns://", 1)
+        if self.unix_socket is not None:
+            return f"{self.base_url} on unix:{self.unix_socket}"
+        return self.base_url if self.number is None else f"{self.base_url} on {self.address}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +79,11 @@ class InstanceConfig:
     ca_pem: str | None = field(default=None, repr=False)  # whom to trust instead of the system's roots
     max_in_flight: int | None = None  # of each server
     assumed: bool = field(default=False, compare=False)  # nobody gave its address; it is vLLM's default
+
+    @property
+    def several(self) -> bool:
+        """Whether there may be more servers behind it than one, so that it has to be said which one is meant."""
+        return len(self.servers) > 1 or self.servers[0].every_address
 
     @property
     def secured(self) -> bool:

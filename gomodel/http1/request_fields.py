@@ -43,7 +43,8 @@ _plain_length = re.compile(rb"[1-9][0-9]{0,14}").fullmatch
     _ORIGIN,
     _SUBPROTOCOLS,
     _CONTENT_ENCODING,
-) = range(15)
+    _REPLICA,
+) = range(16)
 _KINDS: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP | NEVER_UPSTREAM, _DROP) | {
     b"content-length": _CONTENT_LENGTH,
     b"content-type": _CONTENT_TYPE,
@@ -59,6 +60,7 @@ _KINDS: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP | NEVER_UPSTREAM, _DROP) | {
     b"origin": _ORIGIN,
     b"sec-websocket-protocol": _SUBPROTOCOLS,
     b"content-encoding": _CONTENT_ENCODING,
+    b"x-gomodel-replica": _REPLICA,
 }
 OWN_MEANING = frozenset(_KINDS)
 # From here on they name the session, the likeliest first. Not X-Correlation-ID, which in many shops is one request's.
@@ -112,6 +114,7 @@ class RequestFields:
         "offered",
         "options",
         "origin",
+        "replica",
         "request_id",
         "session",
         "trace",
@@ -143,6 +146,7 @@ class RequestFields:
         self.request_id: bytes | None = None
         self.host: bytes | None = None
         self.options: list[bytes] = []
+        self.replica = b""  # the one that an operator wants to reach; for the gateway alone
         self.trace = b""
         self.session = b""  # the session that the client names, or nothing
         session_kind = 0
@@ -199,6 +203,8 @@ class RequestFields:
                     self.session, session_kind = pair[1], kind
                 if name not in strip:
                     forwarded.append(pair)
+            elif kind == _REPLICA:
+                self.replica = pair[1]
         self.forwarded = forwarded
 
     def _without_key(self, offer: bytes) -> bytes:

@@ -20,7 +20,7 @@ from ..routes.route import Kind
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
 from ..upstream.probes import Probes
-from . import usage
+from . import instances, usage
 from .metrics import expose, snapshot
 from .readiness import report
 from .requests import abort, listed, merged
@@ -38,19 +38,24 @@ class Operations:
         draining: Callable[[], bool],
         slots: Slots,
         callers: Callers | None = None,
+        *,
+        addresses: bool = True,
     ) -> None:
+        """`addresses`: the metrics may name each replica by its address."""
         self._slots = slots
         self._telemetry = telemetry
         self._providers = providers
         self._models = models
         self._draining = draining
         self._callers = callers
+        self._addresses = addresses
         self._probes = Probes(providers.replicas, on_alive=models.keep_fresh)
         self.handlers: dict[Kind, Handler] = {
             Kind.READY: self.ready,
             Kind.METRICS: self.metrics,
             Kind.ADMIN_REQUESTS: self.requests,
             Kind.ADMIN_USAGE: self.usage,
+            Kind.ADMIN_INSTANCES: self.instances,
         }
 
     def start(self) -> None:
@@ -59,6 +64,10 @@ class Operations:
         register("requests", lambda _: self._listed(None))
         register("abort", lambda request_id: self._abort(request_id, None))
         self._probes.start()
+
+    def follow(self) -> None:
+        """Some replicas came or left."""
+        self._probes.follow(self._providers.replicas)
 
     def stop(self) -> None:
         """Probe no more: another app does."""
@@ -71,8 +80,7 @@ class Operations:
     async def ready(self, request: Request) -> Reply:
         """GET /health/ready; contract section 5."""
         await self._probes.first_verdict()
-        instances = self._providers.instances.values()
-        ready, body = report(instances, asking=self._probes.asking, draining=self._draining())
+        ready, body = report(self._providers.instances.values(), asking=self._probes.asking, draining=self._draining())
         return Reply(200 if ready else 503, body, {"Cache-Control": "no-store"})
 
     async def metrics(self, request: Request) -> Reply:
@@ -107,8 +115,15 @@ class Operations:
             return Reply(200, usage.as_csv(found, asked.by), headers, content_type="text/csv; charset=utf-8")
         return Reply(200, usage.as_json(found, asked.by, usage.since(snapshots)), headers)
 
+    async def instances(self, request: Request) -> Reply:
+        """GET /admin/instances."""
+        found = instances.listed(self._providers.instances.values(), asking=self._probes.asking)
+        return Reply(200, json.dumps({"instances": found}).encode(), {"Cache-Control": "no-store"})
+
     def _snapshot(self, asked_by: Record | None) -> dict[str, Any]:
-        return snapshot(self._telemetry, self._providers, self._models, asked_by, self._callers)
+        return snapshot(
+            self._telemetry, self._providers, self._models, asked_by, self._callers, addresses=self._addresses
+        )
 
     def _listed(self, asked_by: Record | None) -> list[dict[str, Any]]:
         return listed(self._telemetry.running.records, monotonic(), asked_by)

@@ -35,6 +35,7 @@ Samples = list[tuple[tuple[str, ...], Any]]
 Snapshot = dict[str, Samples]
 
 
+_UP = {State.UP: 1, State.UNKNOWN: None}
 _SPENT = (
     "gomodel_tokens_total",
     "gomodel_usage_requests_total",
@@ -53,8 +54,13 @@ def snapshot(
     models: ModelLists,
     asked_by: Record | None = None,
     callers: Callers | None = None,
+    *,
+    addresses: bool = True,
 ) -> Snapshot:
-    """Every number of this process now, without the request that asks for them."""
+    """Every number of this process now, without the request that asks for them.
+
+    `addresses`: also the numbers of each replica, by its address, where an instance has several.
+    """
     names = list(providers.instances)
     in_flight, in_line = dict.fromkeys([*names, ""], 0), dict.fromkeys(names, 0)
     for record in telemetry.running.records:
@@ -70,6 +76,8 @@ def snapshot(
     waits = {name: telemetry.queue_waits[name] for name in [*names, *telemetry.queue_waits]}
     traffic = {name: telemetry.traffic[name] for name in [*names, *telemetry.traffic]}
     instances, now = providers.instances.values(), monotonic()
+    shown = [each for each in providers.replicas if each.several and addresses]
+    replicas = [((each.name, each.address), each) for each in shown]
     numbers: dict[str, Iterable[tuple[tuple[str, ...], Any]]] = {
         "gomodel_requests_total": (((*key[:3], str(key[3])), each.count) for key, each in telemetry.requests.items()),
         "gomodel_requests_in_flight": (((name,), count) for name, count in in_flight.items()),
@@ -91,12 +99,16 @@ def snapshot(
         "gomodel_queue_wait_seconds": (((name,), _plain(each)) for name, each in waits.items()),
         "gomodel_queue_requests_total": queued.items(),
         **_spent(telemetry.spending),
-        "gomodel_breaker_open": (
-            ((each.name,), int(all(not one.breaker.candidate(now) for one in each.replicas))) for each in instances
-        ),
+        "gomodel_breaker_open": (((each.name,), int(_nobody_admits(each, now))) for each in instances),
         "gomodel_instance_up": (((each.name,), _up(each)) for each in instances),
         "gomodel_instance_key_refused": (
             ((each.name,), int(any(one.health.key_refused for one in each.replicas))) for each in instances
+        ),
+        "gomodel_replica_up": ((key, _UP.get(each.health.state, 0)) for key, each in replicas),
+        "gomodel_replica_breaker_open": ((key, int(not each.breaker.candidate(now))) for key, each in replicas),
+        "gomodel_replica_requests_in_flight": ((key, each.requests.own) for key, each in replicas),
+        "gomodel_replica_set_age_seconds": (
+            ((each.name,), max(name.age_s(now) for name in each.names.values())) for each in instances if each.names
         ),
         "gomodel_model_list_age_seconds": _ages(models),
         "gomodel_event_loop_lag_seconds": [((), _plain(telemetry.lag))],
@@ -106,6 +118,11 @@ def snapshot(
     if callers is not None:
         numbers |= _of_keys(callers, telemetry, asked_by)
     return {name: list(samples) for name, samples in numbers.items()}
+
+
+def _nobody_admits(instance: Instance, now: float) -> bool:
+    """Whether the breakers of all its replicas, if it has any, keep requests away."""
+    return bool(instance.replicas) and not any(each.breaker.candidate(now) for each in instance.replicas)
 
 
 def _up(instance: Instance) -> int | None:

@@ -46,6 +46,7 @@ def _entry(record: Record, now: float) -> dict[str, Any]:
     return {
         "id": record.id,
         "instance": record.instance or None,
+        "replica": record.replica or None,
         "model": shown(record.model) or None,
         "route": record.route,
         "path": path_of(record) or None,

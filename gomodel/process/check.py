@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from aiohttp import ClientError
 
+from ..balancing.instance import Instance
 from ..balancing.instances import Providers
-from ..balancing.model_lists import fetch_list
-from ..config.settings import Config, variable_of
+from ..balancing.model_entries import fetch_list
+from ..config.settings import Config, InstanceConfig, variable_of
 from ..errors import GatewayError, UntrustedCertificate
 from ..host.tls import tls_context
 from ..upstream.model_list import ListError
@@ -21,6 +22,7 @@ from ..upstream.replica import Replica
 from .serving import run_loop
 
 _SHOWN_MODELS = 3
+_NAMES_LIMIT_S = 5.0
 _BAD_REQUEST, _UNAUTHORIZED = 400, 401
 _HEADINGS = ("INSTANCE", "URL", "KEY", "STATE", "MODELS")
 
@@ -41,26 +43,36 @@ def check(config: Config) -> bool:
 
 
 async def print_table(config: Config) -> int:
-    """Ask every instance, print what came of it; 1 when all are well, 0 otherwise."""
+    """Ask every server, print what came of it; 1 when all are well, 0 otherwise."""
     providers = Providers(config)
     try:
+        await providers.discovery.first_answers(_NAMES_LIMIT_S)
         replicas = providers.replicas
-        findings = await asyncio.gather(*(_ask(replica) for replica in replicas))
+        asked = zip(replicas, await asyncio.gather(*(_ask(replica) for replica in replicas)), strict=True)
+        findings = [(each.config, each.title, str(each.server), found) for each, found in asked]
+        findings += [_nameless(instance) for instance in providers.instances.values() if not instance.replicas]
     finally:
         await providers.close()
     rows = [_HEADINGS]
-    for replica, found in zip(replicas, findings, strict=True):
-        key = "no" if replica.config.api_key is None else "yes"
-        rows.append((replica.name, str(replica.server), key, found.state, found.models))
+    for instance, _, where, found in findings:
+        rows.append((instance.name, where, "no" if instance.api_key is None else "yes", found.state, found.models))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    hints = [f"{each.name}: {found.hint}" for each, found in zip(replicas, findings, strict=True) if found.hint]
+    hints = [f"{title}: {found.hint}" for _, title, _, found in findings if found.hint]
     if hints:
         print("", *hints, sep="\n")
-    ill = sum(not found.well for found in findings)
-    print(f"\n{ill} of {len(findings)} instances cannot be used." if ill else "\nThe configuration can be used.")
+    ill = sum(not found.well for *_, found in findings)
+    what = "servers" if any(each.several for each in config.instances) else "instances"
+    print(f"\n{ill} of {len(findings)} {what} cannot be used." if ill else "\nThe configuration can be used.")
     return not ill
+
+
+def _nameless(instance: Instance) -> tuple[InstanceConfig, str, str, _Finding]:
+    """An instance whose names have no address."""
+    config, url = instance.config, variable_of(instance.name, "BASE_URL")
+    hint = f"No address of its name could be found. Is the host in {url} right, and can this machine look it up?"
+    return config, config.name, ", ".join(map(str, config.servers)), _Finding(False, "dns error", "-", hint)
 
 
 async def _ask(replica: Replica) -> _Finding:

@@ -94,6 +94,7 @@ class Gateway:
         )
         self._acceptor = Acceptor(self.listeners, self._server, self._tls)
         self._started = True
+        await self.app.prepare()
         await self._acceptor.listen()
         self.port = next((each.port for each in self.listeners if each.port), 0)
         self.telemetry.running.start(asyncio.get_running_loop())

@@ -70,7 +70,7 @@ class Serving:
     def report(self) -> None:
         """Log how busy the process is (SIGUSR1)."""
         gateway = self.gateway
-        flights = ", ".join(f"{each.name} {each.requests.own}" for each in gateway.providers.replicas)
+        flights = ", ".join(f"{each.title} {each.requests.own}" for each in gateway.providers.replicas)
         running = count(len(gateway.telemetry.running.records), "request")
         _logger.info("Running: %s on %s; in flight: %s", running, count(gateway.connections, "connection"), flights)
 

@@ -17,6 +17,8 @@ from ..version import VERSION
 
 _logger = logging.getLogger("gomodel")
 
+_SHOWN_SERVERS = 8
+
 
 def started(config: Config, listeners: list[Listener]) -> None:
     """Say what is served, where and within which limits."""
@@ -41,7 +43,8 @@ def _software() -> str:
 def settings(config: Config) -> None:
     """Say which instances there are and what limits hold."""
     for each in config.instances:
-        where = ", ".join(map(str, each.servers))
+        more = f", ... ({len(each.servers)} replicas)" if len(each.servers) > _SHOWN_SERVERS else ""
+        where = ", ".join(map(str, each.servers[:_SHOWN_SERVERS])) + more
         _logger.info("Instance %s: %s, key: %s", each.name, where, "no" if each.api_key is None else "yes")
     if config.keys is not None:
         master = "no" if not config.master_keys else "yes"

@@ -83,6 +83,8 @@ class Forwarder:
         """
         request, choice = outgoing.request, outgoing.choice
         self._refuse_own(request)
+        if not choice.candidates:
+            await self._find(outgoing)
         left = self._retry.max_retries
         fresh = not outgoing.replayable
         last: Attempt | None = None
@@ -136,13 +138,24 @@ class Forwarder:
     go_on = forward  # with what `begin` has looked at
 
     @staticmethod
+    async def _find(outgoing: Outgoing) -> None:
+        """Raises ConnectError where no server is known for the request, and none comes in a moment."""
+        record, instance = outgoing.request.record, outgoing.choice.instance
+        record.instance = "" if instance is None else instance.name
+        try:
+            await outgoing.choice.find()
+        except ConnectError as exc:
+            record.blame("upstream", exc.code)
+            raise
+
+    @staticmethod
     def _give(request: Request, attempt: Attempt) -> None:
         """The client gets what an attempt brought. Raises its error when that was no answer."""
         error = attempt.error
         if error is None:
             attempt.relay.deliver()
             return
-        request.record.instance = attempt.replica.name
+        request.record.instance, request.record.replica = attempt.replica.name, attempt.replica.shown_address
         if isinstance(error, UpstreamError):
             request.record.blame("upstream", error.code)
         raise error
@@ -153,6 +166,8 @@ class Forwarder:
         False where it does, with nothing done; raises as `forward`. When the answer is over `end` takes account of it,
         or `forward` goes on.
         """
+        if not outgoing.choice.candidates:
+            return False
         self._refuse_own(outgoing.request)
         if self._queueing is not None and not self._queueing.at_once(outgoing):
             return False
@@ -204,7 +219,8 @@ class Forwarder:
         relay: Relay = make(outgoing.request, replica)
         relay.admission = admission
         relay.failures = replica.health.failures
-        outgoing.request.record.instance = replica.name
+        record = outgoing.request.record
+        record.instance, record.replica = replica.name, replica.shown_address
         replica.requests.enter()
         if outgoing.choice.conversation:
             keys_in_flight.shared.enter(outgoing.choice.conversation)
@@ -282,7 +298,7 @@ class Forwarder:
             failed.append(replica)
             admission.failed(now, error.code)
         replica.demotion.failed(now)
-        replica.health.failed(error.code)
+        replica.failed(error.code)
 
     @staticmethod
     def _judge_answer(outgoing: Outgoing, relay: Relay) -> None:

@@ -8,6 +8,7 @@ import json
 from functools import partial
 
 from ..balancing.choice import Choice, ordered
+from ..balancing.instance import Instance
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..balancing.stored_responses import StoredResponses
@@ -173,19 +174,21 @@ class Inference:
         reads = request.method in ("GET", "HEAD")
         if not reads and self._providers.only is None:
             raise self._of_several(request.route)
-        await self._forward(request, self._providers.replicas, replayable=reads)
+        await self._forward(request, self._providers.replicas, replayable=reads, instance=self._providers.only)
 
     async def server(self, request: Request) -> None:
         """What one vLLM says of itself. Raises NotFound where there are several: none of them speaks for all."""
         only = self._providers.only
         if only is None:
             raise self._of_several(request.route)
-        await self._forward(request, ordered(only.replicas), replayable=True)
+        await self._forward(request, ordered(only.replicas), replayable=True, instance=only)
 
-    async def _forward(self, request: Request, replicas: list[Replica], *, replayable: bool) -> None:
+    async def _forward(
+        self, request: Request, replicas: list[Replica], *, replayable: bool, instance: Instance | None = None
+    ) -> None:
         body = RequestBody(request, self._limit)
         body.hold_arrived()
-        choice = Choice(replicas, "", bound=True)
+        choice = Choice(replicas, "", bound=True, instance=instance)
         await self._forwarder.forward(Outgoing(request, choice, body, replayable=replayable))
 
     def _of_several(self, route: Route) -> GatewayError:
@@ -214,7 +217,7 @@ class Inference:
                 raise self._of_several(route)
             names = ", ".join(self._providers.instances)
             raise ModelRequired(f"Name the model as '<instance>/<model>' in 'model'; instances: {names}.")
-        return Choice(only.replicas.copy(), "", bound=False)
+        return Choice(only.replicas.copy(), "", bound=False, instance=only)
 
     async def _prefer_owner(self, request: Request, choice: Choice, body: RequestBody) -> None:
         """Of several replicas leave the one that made the response which this request continues."""

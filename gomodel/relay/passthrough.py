@@ -7,10 +7,12 @@ server is decided in `routes.passthrough`. A body of any size passes, since it i
 from collections.abc import Collection
 
 from ..balancing.choice import Choice, ordered
+from ..balancing.instance import Instance
 from ..balancing.instances import Providers
 from ..downstream.body import RequestBody
 from ..downstream.request import Request
-from ..errors import NotFound
+from ..errors import NotAllowed, NotFound
+from ..upstream.replica import Replica
 from .forward import Forwarder
 from .outgoing import Outgoing
 from .tunnel import UPGRADE, Tunnel, wants_websocket
@@ -21,11 +23,14 @@ _UNLIMITED = 1 << 62
 class Passthrough:
     """Handles what names an instance in its path."""
 
-    def __init__(self, providers: Providers, forwarder: Forwarder, types: Collection[str]) -> None:
-        """`types`: the kinds of servers that may be reached so."""
+    def __init__(
+        self, providers: Providers, forwarder: Forwarder, types: Collection[str], *, keyed: bool = False
+    ) -> None:
+        """`types`: the kinds of servers that may be reached so; `keyed`: whoever comes here has the master key."""
         self._providers = providers
         self._forwarder = forwarder
         self._types = types
+        self._keyed = keyed
 
     async def handle(self, request: Request) -> None:
         """To the instance in the path, whatever it is (contract section 6)."""
@@ -36,7 +41,11 @@ class Passthrough:
         if instance is None:
             names = ", ".join(self._providers.instances)
             raise NotFound(f"No instance is named {provider!r}; there are: {names}.")
-        choice = Choice(ordered(instance.replicas), "", bound=True)
+        wanted = request.fields.replica
+        if wanted and request.record.caller is not None:
+            raise NotAllowed("X-GoModel-Replica is for the master key.")
+        replicas = ordered(instance.replicas) if not wanted else [self._replica(instance, wanted.decode("latin-1"))]
+        choice = Choice(replicas, "", bound=True, instance=instance)
         if wants_websocket(request):
             await self._forwarder.forward(Outgoing(request, choice, relay=Tunnel, added=UPGRADE))
             return
@@ -44,3 +53,14 @@ class Passthrough:
         body.hold_arrived()
         replayable = request.route.replayable or request.method in ("GET", "HEAD", "OPTIONS")
         await self._forwarder.forward(Outgoing(request, choice, body, replayable=replayable))
+
+    def _replica(self, instance: Instance, address: str) -> Replica:
+        """The replica that X-GoModel-Replica names. Raises NotFound, which tells addresses to operators alone."""
+        for each in instance.replicas:
+            if each.address == address:
+                return each
+        known = ", ".join(each.address for each in instance.replicas)
+        raise NotFound(
+            f"X-GoModel-Replica names no replica of instance '{instance.name}'"
+            + (f"; there are: {known}." if self._keyed else "; GET /admin/instances lists them.")
+        )

@@ -51,7 +51,7 @@ class Realtime:
         if selectors:
             choice = await self._choose(selectors[0])
         elif only is not None:
-            choice = Choice(only.replicas.copy(), "", bound=False)
+            choice = Choice(only.replicas.copy(), "", bound=False, instance=only)
         else:
             raise ModelRequired("Name the model in the query: /v1/realtime?model=<instance>/<model>.")
         request.record.model = choice.model

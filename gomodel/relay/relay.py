@@ -219,7 +219,7 @@ class Relay(Exchange):
         """Give the client the refusal as it came, after all; not a 401, whose body nobody waited for."""
         assert self._withheld is not None
         message, fields, data, _ = self._withheld
-        self._record.instance = self.replica.name
+        self._record.instance, self._record.replica = self.replica.name, self.replica.shown_address
         self.on_response(message, fields, data, True)
 
     def _miscounted(self) -> None:

@@ -23,6 +23,7 @@ class Kind(enum.Enum):
     METRICS = enum.auto()
     ADMIN_REQUESTS = enum.auto()
     ADMIN_USAGE = enum.auto()
+    ADMIN_INSTANCES = enum.auto()
     STATUS_PAGE = enum.auto()
     NOT_FOUND = enum.auto()
 

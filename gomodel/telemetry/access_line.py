@@ -110,6 +110,8 @@ def fields(record: Record, seconds: float) -> dict[str, object]:
     }
     if record.caller is not None:
         found["key"] = record.caller.name
+    if record.replica:
+        found["replica"] = record.replica
     if path := path_of(record):
         found["path"] = path
     if record.ended_by:

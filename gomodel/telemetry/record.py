@@ -72,6 +72,7 @@ class Record:
         "place",
         "queued_s",
         "reason",
+        "replica",
         "retries",
         "route",
         "since",
@@ -98,6 +99,7 @@ class Record:
         self.route = "unknown"
         self.target = ""  # as the client sent it, query included: never to be shown as it is
         self.instance = ""
+        self.replica = ""  # its address, where the instance has several
         self.model = ""
         self.named_by = ""  # what named its conversation: "header", "body" ...; only where servers were chosen from
         self.affinity = ""  # where it was served, seen from its conversation's home

@@ -78,7 +78,6 @@ class Breaker:
         "_config",
         "_doubtful",
         "_failures",
-        "_name",
         "_successes",
         "_trial_at",
         "_vouched",
@@ -87,12 +86,13 @@ class Breaker:
         "failed_at",
         "opened_at",
         "ordinary",
+        "title",
     )
 
-    def __init__(self, config: BreakerConfig, name: str = "") -> None:
-        """`name` is what the log calls the server."""
+    def __init__(self, config: BreakerConfig, title: str = "") -> None:
+        """`title` is what the log calls the server."""
         self._config = config
-        self._name = name
+        self.title = title
         self.ordinary = Admission(self)  # of all that pass while it is closed
         self.closed = True
         self._failures = 0
@@ -149,7 +149,7 @@ class Breaker:
         self.opened_at = now
         self._doubtful = self._vouched
         self._wait(now, cause)
-        _logger.warning("The circuit breaker of instance %s opened: %s", self._name, cause)
+        _logger.warning("The circuit breaker of instance %s opened: %s", self.title, cause)
 
     def _failed_trial(self, now: float, cause: str) -> None:
         if self.closed:
@@ -182,4 +182,4 @@ class Breaker:
         # A probe's word lasts until the first request that refutes it.
         self._failures = self._config.failure_threshold - 1 if vouched else 0
         seconds = now - self.opened_at
-        _logger.info("The circuit breaker of instance %s closed after %.1f s", self._name, seconds)
+        _logger.info("The circuit breaker of instance %s closed after %.1f s", self.title, seconds)

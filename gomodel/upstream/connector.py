@@ -17,6 +17,7 @@ from aiohttp.tracing import Trace
 
 from ..host.tls_transport import TlsTransport
 from .network import Network
+from .resolver import Pinned
 
 
 class LeadsBack(ClientConnectionError):
@@ -26,8 +27,10 @@ class LeadsBack(ClientConnectionError):
 class Connector(TCPConnector):
     """Opens no connection that leads back to this gateway, whoever asks for it."""
 
-    def __init__(self, network: Network, **kwargs: Any) -> None:
-        super().__init__(resolver=network.resolver, use_dns_cache=False, **kwargs)
+    def __init__(self, network: Network, number: str | None, **kwargs: Any) -> None:
+        """`number`: the address to connect to, in place of any that the host's name has."""
+        resolver = network.resolver if number is None else Pinned(number)
+        super().__init__(resolver=resolver, use_dns_cache=False, **kwargs)
         self._network = network
 
     async def _create_connection(

@@ -1,4 +1,4 @@
-"""What is known of one instance's health: up, down, draining, or nothing yet.
+"""What is known of one replica's health: up, down, draining, or nothing yet.
 
 Decides which failures count at once and how much slowness is forgiven. Knows nothing of who asks the instance or of
 what a request is; the breaker beside it counts other failures, those of instances that do answer.
@@ -50,10 +50,12 @@ class Health:
         "settled",
         "since",
         "state",
+        "title",
     )
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self.title = name  # what the log calls it
         self._misses = 0
         self.state = State.UNKNOWN
         self.since = monotonic()
@@ -101,7 +103,7 @@ class Health:
         self.settled = False
         _logger.warning(
             "Instance %s refuses the key of the gateway; it gets no request that others can take. Set %s to its key",
-            self._name,
+            self.title,
             variable_of(self._name, "API_KEY"),
         )
         if self.on_fall is not None:
@@ -122,7 +124,7 @@ class Health:
         if self.key_doubted:
             how = "now" if self.key_changed else "again"
             self.key_refused = self.key_changed = False
-            _logger.info("Instance %s accepts the key of the gateway %s", self._name, how)
+            _logger.info("Instance %s accepts the key of the gateway %s", self.title, how)
 
     def _rise(self) -> None:
         self._misses = 0
@@ -135,13 +137,13 @@ class Health:
         before, self.state = self.state, state
         self.since = monotonic()
         if state is State.UP:
-            _logger.info("Instance %s is up", self._name)
+            _logger.info("Instance %s is up", self.title)
             return
         if state is State.DRAINING:
-            _logger.warning("Instance %s is shutting down", self._name)
+            _logger.warning("Instance %s is shutting down", self.title)
         else:
             scheme = _SCHEMES.get(self.code)
             said = f". {variable_of(self._name, 'BASE_URL')} should begin with {scheme}" if scheme else ""
-            _logger.warning("Instance %s is down: %s%s", self._name, self.code, said)
+            _logger.warning("Instance %s is down: %s%s", self.title, self.code, said)
         if before is not State.DOWN and self.on_fall is not None:
             self.on_fall()

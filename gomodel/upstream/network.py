@@ -11,7 +11,8 @@ import secrets
 from collections.abc import Iterable
 from typing import Any
 
-from .resolver import Resolver
+from .name_sets import NameSets
+from .resolver import LookUps, Resolver
 
 # Inherited by the workers of one gateway, which listen on the same addresses.
 _SEED = secrets.token_bytes(16)
@@ -23,7 +24,9 @@ class Network:
     """`listening`: the TCP addresses of this gateway's listeners."""
 
     def __init__(self, listening: Iterable[Address] = ()) -> None:
-        self.resolver = Resolver()
+        look_ups = LookUps()
+        self.resolver = Resolver(look_ups)
+        self.names = NameSets(look_ups)
         self._listening = frozenset(listening)
         self._ports = frozenset(port for _, port in self._listening)
         # The request id of this gateway's health probes: nobody else's.

@@ -50,7 +50,7 @@ class Pool:
             connector = UnixConnector(server.unix_socket, force_close=True, limit=0)
         else:
             trust = True if config.ca_pem is None else trusting(config.ca_pem)
-            connector = Connector(network, force_close=True, limit=0, ssl=trust)
+            connector = Connector(network, server.number, force_close=True, limit=0, ssl=trust)
         connector._factory = partial(Channel, loop, config.name)  # type: ignore[assignment]
         self.session = ClientSession(
             connector=connector,

@@ -1,4 +1,4 @@
-"""Health probes: asks every instance's /health in the background.
+"""Health probes: asks every replica's /health in the background.
 
 Decides how often to ask and what an answer means. Knows nothing of the requests that report to the same `Health`, nor
 of what /health/ready makes of it (`operations.readiness`).
@@ -37,40 +37,56 @@ _LOOP = 508  # said by a gomodel that finds its own probe at its door
 
 
 class Probes:
-    """One task per instance that asks it, from `start` to `close`."""
+    """One task per replica that asks it, from `start` to `close`."""
 
     def __init__(self, replicas: Iterable[Replica], on_alive: Callable[[Replica], None] | None = None) -> None:
         """`on_alive` is called after every probe that was answered."""
-        self._replicas = tuple(replicas)
+        self._replicas: tuple[Replica, ...] = tuple(replicas)
         self._on_alive = on_alive
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[Replica, asyncio.Task[None]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._asking = False
         self._verdict = asyncio.Event()  # one is up, or something is known of all
         self._other: dict[Server, str] = {}  # what speaks_other said, while a server's probes go on to fail so
 
     @property
     def asking(self) -> bool:
-        """Whether instances are being asked."""
-        return bool(self._tasks)
+        """Whether replicas are being asked."""
+        return self._asking
 
     def start(self) -> None:
-        """Ask every instance now and from now on."""
+        """Ask every replica now and from now on."""
+        self._asking = True
+        self.follow(self._replicas)
+
+    def follow(self, replicas: Iterable[Replica]) -> None:
+        """These are the replicas from now on: ask those that came, and no more those that left."""
+        self._replicas = tuple(replicas)
+        if not self._asking:
+            return
+        left = self._tasks.keys() - set(self._replicas)
+        for replica in left:
+            self._tasks.pop(replica).cancel()
         for replica in self._replicas:
-            task = asyncio.create_task(self._watch(replica))
-            task.add_done_callback(_report_bug)
-            self._tasks.append(task)
+            if replica not in self._tasks:
+                task = self._tasks[replica] = asyncio.create_task(self._watch(replica))
+                task.add_done_callback(_report_bug)
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
         self._judge()
 
     def stop(self) -> None:
         """Ask no more."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
 
     async def close(self) -> None:
         """Stop, and return when nothing is left of it."""
         self.stop()
-        tasks, self._tasks = self._tasks, []
-        if tasks:
-            await asyncio.wait(tasks)
+        self._asking = False
+        self._tasks = {}
+        if self._running:
+            await asyncio.wait(self._running)
 
     async def first_verdict(self) -> None:
         """Return when an instance is up or all are known not to be, after FIRST_VERDICT_S in any case."""
@@ -105,7 +121,7 @@ class Probes:
         if code is None or (streaming and code in FORGIVEN):
             return  # whoever sends to clients is alive, however late it answers us
         if code:
-            health.failed(code)
+            replica.failed(code)
         else:
             health.alive(failures)
             if health.state is State.UP:
@@ -126,7 +142,7 @@ class Probes:
 
     def _judge(self) -> None:
         states = [each.health.state for each in self._replicas]
-        if State.UP in states or State.UNKNOWN not in states:
+        if State.UP in states or (states and State.UNKNOWN not in states):
             self._verdict.set()
 
 

@@ -4,7 +4,7 @@ Decides whether a configuration still describes this server, and its rank among 
 nor of the instance but its name and settings (`balancing.instance`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import random
 from urllib.parse import urlsplit
 
@@ -38,12 +38,14 @@ class Replica:
         self.identity = self.address + self.base_path  # the same in every gateway that was told of it alike
         self.own_fields = _own_fields(config, server)
         self.pool = Pool(config, server, settings.timeouts, network, settings.servers)
-        self.breaker = Breaker(settings.breaker, config.name)
+        self.breaker = Breaker(settings.breaker)
         self.health = Health(config.name)
+        self._name_it()
         self.demotion = Demotion()
         # The address as well: a server is what is counted, and a reload may give its name to another one.
         self.key = f"{config.name} {server}"  # the same in all workers
         self.requests = host_counts.shared.counter(self.key)
+        self.on_unreachable: Callable[[], None] | None = None
         self.lists(config.models)
         self._all_gaps = gaps
         self.gaps = gaps.begin(config.name)
@@ -60,9 +62,23 @@ class Replica:
         if config.api_key != self.config.api_key:
             self.health.change_key()
         self.config = config
+        self._name_it()
         self.own_fields = _own_fields(config, self.server)
         self.pool.configure(settings.timeouts, settings.servers)
         self.breaker.configure(settings.breaker)
+
+    def failed(self, code: str) -> None:
+        """It took no request, or no probe, for the reason `code`; its name may have other addresses now."""
+        self.health.failed(code)
+        if self.on_unreachable is not None:
+            self.on_unreachable()
+
+    def _name_it(self) -> None:
+        """Say in the log which one is meant where the instance may have several."""
+        self.several = self.config.several
+        self.shown_address = self.address if self.several else ""
+        self.title = f"{self.name} ({self.address})" if self.several else self.name
+        self.health.title = self.breaker.title = self.title
 
     @property
     def in_flight(self) -> int:

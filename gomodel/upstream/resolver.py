@@ -13,6 +13,7 @@ import errno
 import logging
 import socket
 import threading
+from functools import partial
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
@@ -29,13 +30,89 @@ RETRY_S = 5.0
 # The name server's own word, not a failure to ask it: whoever has these addresses now is somebody else.
 _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
-_Address = tuple[int, str]  # family, number
+Address = tuple[int, str]  # family, number
+
+
+class LookUps:
+    """Look-ups of host names, each on a thread that nobody waits for at the end; one of a name at a time."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Future[tuple[Address, ...]]] = {}
+
+    def ask(self, host: str) -> asyncio.Future[tuple[Address, ...]]:
+        """The addresses of `host`, or OSError; all who ask meanwhile share the future, which none may cancel."""
+        future = self._running.get(host)
+        if future is None or future.done():
+            loop = asyncio.get_running_loop()
+            future = self._running[host] = loop.create_future()
+            future.add_done_callback(partial(self._ended, host))
+            thread = threading.Thread(target=_run, args=(loop, future, host), name=f"resolve {host}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the process may have no more threads
+                _settle(future, OSError(errno.ENOMEM, "no thread"))
+        return future
+
+    def _ended(self, host: str, future: asyncio.Future[tuple[Address, ...]]) -> None:
+        future.exception()  # which others may not look at
+        if self._running.get(host) is future:
+            del self._running[host]
+
+
+def _run(loop: asyncio.AbstractEventLoop, future: asyncio.Future[tuple[Address, ...]], host: str) -> None:
+    """In the thread."""
+    outcome: tuple[Address, ...] | OSError
+    try:
+        outcome = _addresses(host)
+    except OSError as exc:
+        outcome = exc
+    try:
+        loop.call_soon_threadsafe(_settle, future, outcome)
+    except RuntimeError:
+        pass  # the loop is closed: nobody wants to know any more
+
+
+def _settle(future: asyncio.Future[tuple[Address, ...]], outcome: tuple[Address, ...] | OSError) -> None:
+    if isinstance(outcome, OSError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+class Pinned(AbstractResolver):
+    """Every name has this one address."""
+
+    def __init__(self, number: str) -> None:
+        family = socket.AF_INET6 if ":" in number else socket.AF_INET
+        self._address = int(family), number
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """The address, whatever `host` is."""
+        return [_result(host, port, self._address)]
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+
+def _result(host: str, port: int, address: Address) -> ResolveResult:
+    family, number = address
+    return ResolveResult(
+        hostname=host,
+        host=number,
+        port=port,
+        family=family,
+        proto=socket.IPPROTO_TCP,
+        flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+    )
 
 
 class Resolver(AbstractResolver):
     """The names of all instances; `resolve` is what a TCPConnector with `use_dns_cache=False` asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, look_ups: LookUps | None = None) -> None:
+        self._look_ups = look_ups or LookUps()
         self._names: dict[str, _Name] = {}
 
     async def resolve(
@@ -44,19 +121,9 @@ class Resolver(AbstractResolver):
         """The addresses of `host`, another one first each time. Raises OSError (socket.gaierror for a DNS failure)."""
         name = self._names.get(host)
         if name is None:
-            name = self._names[host] = _Name(host)
-        return [
-            ResolveResult(
-                hostname=host,
-                host=number,
-                port=port,
-                family=each,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for each, number in await name.addresses()
-            if family in (socket.AF_UNSPEC, each)
-        ]
+            name = self._names[host] = _Name(host, self._look_ups)
+        found = await name.addresses()
+        return [_result(host, port, each) for each in found if family in (socket.AF_UNSPEC, each[0])]
 
     async def close(self) -> None:
         """Nothing to give back: a look-up that runs ends by itself, and nobody waits for it."""
@@ -65,10 +132,11 @@ class Resolver(AbstractResolver):
 class _Name:
     """One host name: what is known of it and the look-up that runs."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, look_ups: LookUps) -> None:
         self._host = host
+        self._look_ups = look_ups
         self._loop = asyncio.get_running_loop()
-        self._known: tuple[_Address, ...] = ()
+        self._known: tuple[Address, ...] = ()
         self._error: OSError | None = None  # of the last look-up
         self._good_until = self._retry_at = float("-inf")
         self._begun: float | None = None  # when the look-up that runs began
@@ -76,7 +144,7 @@ class _Name:
         self._waiting: set[asyncio.Future[None]] = set()
         self._turn = 0
 
-    async def addresses(self) -> tuple[_Address, ...]:
+    async def addresses(self) -> tuple[Address, ...]:
         """Fresh ones; the last good ones when there are none in time. Raises OSError when nothing is known."""
         now = self._loop.time()
         if now >= self._good_until:
@@ -109,27 +177,13 @@ class _Name:
 
     def _look_up(self, now: float) -> None:
         self._begun = now
-        thread = threading.Thread(target=self._run, name=f"resolve {self._host}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the process may have no more threads
-            self._ended((), OSError(errno.ENOMEM, "no thread"))
+        self._look_ups.ask(self._host).add_done_callback(self._ended)
 
-    def _run(self) -> None:
-        """In the thread."""
-        found: tuple[_Address, ...] = ()
-        error: OSError | None = None
-        try:
-            found = _addresses(self._host)
-        except OSError as exc:
-            error = exc
-        try:
-            self._loop.call_soon_threadsafe(self._ended, found, error)
-        except RuntimeError:
-            pass  # the loop is closed: nobody wants to know any more
-
-    def _ended(self, found: tuple[_Address, ...], error: OSError | None) -> None:
+    def _ended(self, look_up: asyncio.Future[tuple[Address, ...]]) -> None:
         now = self._loop.time()
+        error = look_up.exception()
+        assert error is None or isinstance(error, OSError)
+        found = look_up.result() if error is None else ()
         self._begun = None
         self._error = error
         if found:
@@ -155,7 +209,7 @@ class _Name:
             _logger.warning("The name server %s for %s: its last addresses stay in use", why, self._host)
 
 
-def _addresses(host: str) -> tuple[_Address, ...]:
+def _addresses(host: str) -> tuple[Address, ...]:
     """Ask the system, blocking. Raises OSError, of an errno in `descriptors.EXHAUSTED` when that is the reason."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)

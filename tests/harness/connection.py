@@ -50,6 +50,7 @@ class Connection:
         self.upstream = upstream
         name = f"upstream connection {number}"
         self.wire = TlsWire(sock, name, server_side=True) if upstream.tls else Wire(sock, name)
+        self.reached_at = str(sock.getsockname()[0]) if sock.family != socket.AF_UNIX else ""  # the listener's address
         self.requests: list[Request] = []
         self.over = Signal(f"the script on upstream connection {number} to be over")
         self.cut = False

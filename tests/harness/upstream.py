@@ -51,8 +51,9 @@ class ScriptedUpstream:
         send_buffer: int | None = None,
         models: tuple[str, ...] = ("m",),
         tls: bool = False,
+        host: str = "127.0.0.1",
     ) -> "ScriptedUpstream":
-        """Listens on a free loopback port, with TLS or not, or on `unix_path`.
+        """Listens on a free port of `host`, with TLS or not, or on `unix_path`; "0.0.0.0" is all of loopback.
 
         Small kernel buffers make backpressure quick to see.
         """
@@ -60,10 +61,11 @@ class ScriptedUpstream:
             sock = socket.socket(socket.AF_UNIX)
             sock.bind(unix_path)
         else:
-            with socket.create_server(("127.0.0.1", 0)) as probe:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.create_server((host, 0), family=family, dualstack_ipv6=":" in host) as probe:
                 address = probe.getsockname()
             # Bound by number, so that the port survives stop_listening().
-            sock = socket.socket()
+            sock = socket.socket(family)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(address)
         for option, size in ((socket.SO_RCVBUF, receive_buffer), (socket.SO_SNDBUF, send_buffer)):

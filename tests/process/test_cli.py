@@ -12,7 +12,7 @@ import pytest
 
 from gomodel import __main__ as cli
 from gomodel import commands
-from gomodel.balancing import model_lists
+from gomodel.balancing import model_entries
 from gomodel.commands import COMMANDS
 from gomodel.config.load import from_environ
 from gomodel.config.registry import VARIABLES
@@ -238,7 +238,7 @@ async def test_check_says_what_is_wrong_with_an_instance(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model_lists, "_FETCH_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(model_entries, "_FETCH_LIMIT_S", 0.3)
     upstream.on_request(answer, path="/v1/models")
     upstream.lenient = True  # whether it speaks TLS is asked when it does not speak HTTP
     well, output = await checked(from_environ({**env_for(vllm=upstream), **environ}), capsys)

@@ -145,6 +145,31 @@ async def test_who_made_a_response_is_known(pair, connect, change):
     assert one.requests == []
 
 
+async def test_of_a_list_all_replicas_that_stay_are_the_same(gateway, make_upstream, connect):
+    one, gone, other, new = [await make_upstream() for _ in range(4)]
+    for each in (one, other, new):
+        each.repeat(OK)
+    gone.on_request(SSE_HEAD + chunked(b"data: 1\n\n"), Stall(), LAST_CHUNK)
+    handle = await gateway(vllm=",".join(each.base_url for each in (one, gone, other)))
+    first, second, third = handle.gateway.providers.replicas
+    running = await connect(handle)
+    await running.send(request("POST", "/p/vllm/x", [("X-GoModel-Replica", second.address), ("Content-Length", "0")]))
+    await running.read_head()
+    handle.gateway.reload(configured(**KEPT, VLLM_BASE_URL=",".join(each.base_url for each in (other, new, one))))
+    after = handle.gateway.providers.replicas
+    assert [each.address for each in after] == [third.address, f"127.0.0.1:{new.port}", first.address]
+    assert (after[0] is third, after[2] is first) == (True, True)
+    client = await connect(handle)
+    for _ in range(30):
+        assert (await ask(client, post())).status == 200
+    assert len(gone.requests) == 1
+    assert not second.pool.closed
+    gone.release()
+    assert (await running.read_rest()).complete
+    await turned(lambda: second.pool.closed)
+    assert not first.pool.closed
+
+
 async def test_another_address_is_another_server_of_which_nothing_is_known(pair, connect, make_upstream):
     handle, one, other = pair
     before = handle.replica()

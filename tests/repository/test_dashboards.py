@@ -122,8 +122,9 @@ async def test_every_selector_finds_a_series_once_everything_has_happened(
     keys = tmp_path / "keys.toml"
     digest = sha256(b"a").hexdigest()
     keys.write_text(f'[keys.a]\nsha256 = "{digest}"\nrequests_per_minute = 1\n')
+    several = f"{gone.base_url},http+dns://localhost:1/v1"
     settings = {"GOMODEL_KEYS_FILE": str(keys), "GOMODEL_REDIS_URL": f"unix://{tmp_path}/none"}
-    handle = await gateway(vllm=upstream, vllm_b=gone, vllm_c=twin, GOMODEL_MASTER_KEY="k", **settings)
+    handle = await gateway(vllm=upstream, vllm_b=several, vllm_c=twin, GOMODEL_MASTER_KEY="k", **settings)
     key = ("x-api-key", "k")
     for model in (*["vllm/m"] * 5, "vllm-b/m"):
         await ask(await connect(handle), post(model=model, headers=[key]))

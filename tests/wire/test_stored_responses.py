@@ -7,6 +7,7 @@ from aiohttp import ClientTimeout
 
 from gomodel.balancing import stored_responses as module
 from gomodel.balancing.stored_responses import StoredResponses
+from gomodel.upstream import own_requests
 
 from ..harness.scripted import (
     SAFETY_S,
@@ -158,7 +159,7 @@ async def test_nobody_has_it(pair, connect):
 async def test_an_instance_that_might_hold_it_and_cannot_be_asked_makes_it_a_503(pair, connect, monkeypatch, fault):
     # The first is asked first; only the patience with the other one may come to an end.
     patience = iter((SAFETY_S, 0.1 if fault == (Stall(),) else SAFETY_S))
-    monkeypatch.setattr(module, "ClientTimeout", lambda total: ClientTimeout(total=next(patience)))
+    monkeypatch.setattr(own_requests, "ClientTimeout", lambda total: ClientTimeout(total=next(patience)))
     handle, one, other = pair
     one.on_request(NOT_FOUND)
     other.repeat(*fault)
@@ -181,7 +182,7 @@ async def test_an_instance_that_is_down_makes_it_a_503_and_the_owner_is_found_al
 
 
 async def test_an_instance_that_does_not_answer_does_not_hold_up_the_owners_answer(pair, connect, monkeypatch):
-    monkeypatch.setattr(module, "_ASK_TIMEOUT_S", 60)
+    monkeypatch.setattr(module, "_ASK_LIMIT_S", 60)
     handle, one, other = pair
     one.on_request(Stall())
     other.on_request(MADE)
@@ -211,7 +212,7 @@ async def test_one_instance_is_not_asked(gateway, upstream, connect):
 
 
 async def test_a_client_that_leaves_while_instances_are_asked_ends_the_questions(pair, connect, monkeypatch):
-    monkeypatch.setattr(module, "_ASK_TIMEOUT_S", 60)
+    monkeypatch.setattr(module, "_ASK_LIMIT_S", 60)
     handle, one, other = pair
     one.on_request(Stall())
     other.on_request(Stall())

@@ -14,6 +14,7 @@ from aiohttp.client_reqrep import ConnectionKey, RequestInfo
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from gomodel.balancing import model_entries
 from gomodel.balancing import model_lists as module
 from gomodel.balancing.instances import Providers
 from gomodel.balancing.model_lists import ModelLists
@@ -230,7 +231,7 @@ BODIES = {
 async def test_a_body_that_is_no_list_is_named(
     what, upstreams, config, providers, connected, said, capsys, monkeypatch
 ):
-    monkeypatch.setattr(module, "_LIST_LIMIT_BYTES", 6000)
+    monkeypatch.setattr(model_entries, "_LIST_LIMIT_BYTES", 6000)
     body, reason = BODIES[what]
     for _ in range(2):
         upstreams.on_get(MODELS, body)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gomodel.config import addresses, values
-from gomodel.config.settings import Server
+from gomodel.config.servers import servers
 
 ACCEPTED: list[tuple[Callable[[str], Any], str, Any]] = [
     *[(values.boolean, text, True) for text in ("true", "1", "yes", "on", "TRUE", "True", "YES", "On", "oN")],
@@ -321,209 +321,6 @@ def test_a_message_is_one_printable_line_of_bounded_length(
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
-URLS_ACCEPTED = [
-    ("http://localhost:8000/v1", "http://localhost:8000/v1"),
-    ("http://localhost:8000/v1/", "http://localhost:8000/v1"),
-    ("https://gpu.example/v1", "https://gpu.example/v1"),
-    ("http://gpu", "http://gpu"),
-    ("http://gpu/", "http://gpu"),
-    ("HTTP://GPU.Example:8000/V1", "http://gpu.example:8000/V1"),
-    ("HttpS://gpu/v1", "https://gpu/v1"),
-    ("http://gpu:/v1", "http://gpu/v1"),
-    ("http://gpu:1/v1", "http://gpu:1/v1"),
-    ("http://gpu:65535/v1", "http://gpu:65535/v1"),
-    ("http://gpu:08000/v1", "http://gpu:8000/v1"),
-    ("http://gpu:80/v1", "http://gpu:80/v1"),
-    ("http://10.0.0.7:8000/v1", "http://10.0.0.7:8000/v1"),
-    ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
-    ("http://[2001:DB8::1]/v1", "http://[2001:db8::1]/v1"),
-    ("http://[::ffff:10.0.0.1]/v1", "http://[::ffff:10.0.0.1]/v1"),
-    ("http://vllm_a:8000/v1", "http://vllm_a:8000/v1"),
-    ("http://vllm.default.svc.cluster.local.:8000/v1", "http://vllm.default.svc.cluster.local.:8000/v1"),
-    ("http://xn--bcher-kva.example/v1", "http://xn--bcher-kva.example/v1"),
-    ("http://gpu/team-a/v1", "http://gpu/team-a/v1"),
-    ("http://gpu/a%20b/%C3%A4/v1", "http://gpu/a%20b/%C3%A4/v1"),
-    ("http://gpu/a%2fb/v1", "http://gpu/a%2fb/v1"),
-    ("http://gpu/a@b:c;d=e/v1", "http://gpu/a@b:c;d=e/v1"),
-    ("http://gpu/.../v1", "http://gpu/.../v1"),
-]
-UNIX_URLS_ACCEPTED = [
-    ("unix:///run/vllm.sock:/v1", "http://localhost/v1", "/run/vllm.sock"),
-    ("unix:///run/vllm.sock:/v1/", "http://localhost/v1", "/run/vllm.sock"),
-    ("UNIX:///run/vllm.sock:/v1", "http://localhost/v1", "/run/vllm.sock"),
-    ("unix:///run/vllm.sock:/team/v1", "http://localhost/team/v1", "/run/vllm.sock"),
-    ("unix:///run/vllm.sock", "http://localhost", "/run/vllm.sock"),
-    ("unix:///run/vllm.sock:", "http://localhost", "/run/vllm.sock"),
-    ("unix:///run/vllm.sock:/", "http://localhost", "/run/vllm.sock"),
-    ("unix:///run/a:b.sock:/v1", "http://localhost/v1", "/run/a:b.sock"),
-    ("unix:///run/a:b.sock", "http://localhost", "/run/a:b.sock"),
-    ("unix:///run/a@b.sock:/v1", "http://localhost/v1", "/run/a@b.sock"),
-]
-URLS_REFUSED = [
-    *[
-        (text, "is not an http, https or unix URL")
-        for text in (
-            *(
-                "localhost:8000/v1",
-                "gpu",
-                "/v1",
-                "//gpu/v1",
-                "ftp://gpu/v1",
-                "ws://gpu/v1",
-                "file:///v1",
-                "http:/gpu/v1",
-            ),
-            *("http:gpu", "://gpu/v1", "http//gpu", "unix:/run/vllm.sock", "http+unix://x/v1", "httpss://gpu"),
-        )
-    ],
-    *[
-        (text, "holds whitespace, a control character or a character outside ASCII")
-        for text in (
-            "",
-            "http://g pu/v1",
-            "http://gpu/v1\n",
-            "http://gpu/\tv1",
-            "http://bücher/v1",
-            "http://gpu/v\x001",
-            "http://gpu\x7f/",
-        )
-    ],
-    *[(text, "has no host") for text in ("http://", "https:///v1", "http://:8000/v1", "http://:/v1")],
-    *[
-        (text, "holds a user or password")
-        for text in (
-            "http://u:pw@gpu/v1",
-            "http://u@gpu/v1",
-            "http://@gpu/v1",
-            "http://:pw@gpu:8000/v1",
-            "https://a@b@gpu/",
-            "http://u:p@[::1]/v1",
-        )
-    ],
-    *[
-        (text, "has a query or fragment")
-        for text in (
-            "http://gpu/v1?a=b",
-            "http://gpu/v1?",
-            "http://gpu/v1#x",
-            "http://gpu/v1#",
-            "http://gpu?x",
-            "unix:///a?b:/v1",
-        )
-    ],
-    *[
-        (text, "has a port outside 1 to 65535")
-        for text in ("http://gpu:0/v1", "http://gpu:65536/v1", "http://gpu:999999999999/v1", "http://gpu:00000/v1")
-    ],
-    *[
-        (text, "has a port that is no number, or an IPv6 address without brackets")
-        for text in (
-            "http://gpu:http/v1",
-            "http://gpu:-1/v1",
-            "http://gpu:8000x/v1",
-            "http://::1/v1",
-            "http://2001:db8::1:8000/v1",
-            "http://[::1/v1",
-            "http://::1]/v1",
-            "http://[::1]x/v1",
-        )
-    ],
-    *[
-        (text, "has a host that is neither a name nor an address")
-        for text in (
-            *(
-                "http://[gpu]/v1",
-                "http://[]/v1",
-                "http://[10.0.0.1]/v1",
-                "http://[fe80::1%25eth0]/v1",
-                "http://256.0.0.1/v1",
-            ),
-            *(
-                "http://1.2.3/v1",
-                "http://0/v1",
-                "http://gpu..lan/v1",
-                "http://.gpu/v1",
-                "http://./v1",
-                "http://g!pu/v1",
-            ),
-            *(
-                "http://%67pu/v1",
-                "http://*/v1",
-                "http://gpu\\v1",
-                "http://gpu\\evil/v1",
-                "http://<gpu>/v1",
-                "http://{gpu}/v1",
-            ),
-        )
-    ],
-    *[
-        (text, "has an empty path segment")
-        for text in ("http://gpu//v1", "http://gpu/a//v1", "http://gpu/v1//", "unix:///a.sock://v1")
-    ],
-    *[
-        (text, "has a dot segment")
-        for text in (
-            "http://gpu/../v1",
-            "http://gpu/./v1",
-            "http://gpu/a/%2e%2E/v1",
-            "http://gpu/v1/..",
-            "http://gpu/%2e",
-            "http://gpu/.%2e/v1",
-        )
-    ],
-    *[
-        (text, "does not belong there unencoded")
-        for text in (
-            "http://gpu/a\\b/v1",
-            'http://gpu/"/v1',
-            "http://gpu/{x}/v1",
-            "http://gpu/%zz/v1",
-            "http://gpu/%4",
-            "http://gpu/a|b",
-            "http://gpu/^",
-        )
-    ],
-    *[
-        (text, "has no absolute socket path")
-        for text in (
-            "unix://",
-            "unix:///",
-            "unix://run/vllm.sock:/v1",
-            "unix://:/v1",
-            "unix:///run/:/v1",
-            "unix:///" + "a" * 107 + ":/v1",
-        )
-    ],
-]
-
-
-@pytest.mark.parametrize(("text", "base_url"), URLS_ACCEPTED, ids=vector_id)
-def test_a_tcp_upstream_url_becomes_this_base_url(text: str, base_url: str) -> None:
-    assert addresses.upstream_url(text) == Server(base_url)
-
-
-@pytest.mark.parametrize(("text", "base_url", "unix_socket"), UNIX_URLS_ACCEPTED, ids=vector_id)
-def test_a_unix_upstream_url_becomes_a_socket_and_a_placeholder_base_url(
-    text: str, base_url: str, unix_socket: str
-) -> None:
-    assert addresses.upstream_url(text) == Server(base_url, unix_socket)
-
-
-@pytest.mark.parametrize(("text", "message"), URLS_REFUSED, ids=vector_id)
-def test_any_other_upstream_url_is_refused_with_this_message(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        addresses.upstream_url(text)
-
-
-@pytest.mark.parametrize(
-    "template", ["http://{}@gpu/v1", "unix://{}@gpu/v1", "http://gpu/{}//v1", "{}", "http://g!{}/v1"]
-)
-def test_a_refused_upstream_url_is_never_quoted(template: str) -> None:
-    with pytest.raises(ValueError, match="use http://host:8000/v1") as caught:
-        addresses.upstream_url(template.format("user:hunter2"))
-    assert "hunter2" not in str(caught.value)
-
-
 @pytest.mark.parametrize("text", ["hunter2 ", "\nhunter2", "hunter2é"])
 def test_a_refused_key_is_never_quoted(text: str) -> None:
     with pytest.raises(ValueError, match="bearer token") as caught:
@@ -539,7 +336,7 @@ def test_a_reference_is_a_dollar_and_a_pair_of_braces(text: str, expected: bool)
     assert values.has_reference(text) is expected
 
 
-PARSERS = sorted({parse for parse, _, _ in [*ACCEPTED, *REFUSED]} | {addresses.upstream_url}, key=vector_id)
+PARSERS = sorted({parse for parse, _, _ in [*ACCEPTED, *REFUSED]} | {servers}, key=vector_id)
 
 
 @given(st.text())
@@ -557,16 +354,6 @@ def test_no_text_makes_a_parser_fail_in_any_other_way_than_a_printable_valueerro
 def test_a_duration_is_the_sum_of_its_parts(hours: int, minutes: int, seconds: int, millis: int) -> None:
     expected = (hours * 3_600_000 + minutes * 60_000 + seconds * 1000 + millis) / 1000
     assert values.duration_s(f"{hours}h{minutes}m{seconds}s{millis}ms") == expected
-
-
-@given(st.from_regex(r"(http|https)://[a-z0-9.:\[\]]{1,12}(/[a-z0-9%.]{0,6}){0,3}", fullmatch=True))
-def test_an_accepted_upstream_url_reads_the_same_the_second_time(text: str) -> None:
-    try:
-        url = addresses.upstream_url(text)
-    except ValueError:
-        return
-    assert not url.base_url.endswith("/")
-    assert addresses.upstream_url(url.base_url) == url
 
 
 @pytest.mark.parametrize(

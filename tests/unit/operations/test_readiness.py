@@ -75,7 +75,20 @@ class TestReport:
         assert entry["for_s"] >= 0
         assert entry["last_error_age_s"] >= 0
         del entry["for_s"], entry["last_error_age_s"]
-        assert entry == {"state": "down", "last_error": "connection_refused", "in_flight": 3, "models": 2}
+        counted = {"in_flight": 3, "models": 2, "replicas": 1, "replicas_ready": 0}
+        assert entry == {"state": "down", "last_error": "connection_refused", **counted}
+
+    def test_an_instance_is_as_its_best_replica_is(self):
+        instance = Known("down")
+        instance.replicas = [Known("down"), Known("draining"), Known("up", admits=False), Known("up"), Known("up")]
+        ready, body = report([instance], asking=True, draining=False)
+        entry = json.loads(body)["instances"]["vllm"]
+        assert (ready, entry["state"], entry["replicas"], entry["replicas_ready"]) == (True, "up", 5, 2)
+        assert entry["last_error"] == "draining"
+        for count, state in ((3, "circuit_open"), (2, "draining"), (1, "down")):
+            del instance.replicas[count:]
+            ready, body = report([instance], asking=True, draining=False)
+            assert (ready, json.loads(body)["instances"]["vllm"]["state"]) == (False, state)
 
     def test_a_state_has_its_own_age_and_reason(self):
         healthy, refusing, failing = Known("up"), Known("up"), Known("up", admits=False)

@@ -53,6 +53,7 @@ class TestListed:
             "r-1",
             route="/v1/completions",
             instance="vllm",
+            replica="gpu-1:8000",
             model="m",
             phase=Phase.DATA,
             since=104.5,
@@ -65,6 +66,7 @@ class TestListed:
             {
                 "id": "r-1",
                 "instance": "vllm",
+                "replica": "gpu-1:8000",
                 "model": "m",
                 "route": "/v1/completions",
                 "path": None,
@@ -95,7 +97,8 @@ class TestListed:
 
     def test_says_null_of_what_is_not_known_yet(self):
         [entry] = listed([record("r-1")], 100.0)
-        assert (entry["instance"], entry["model"], entry["time_to_first_byte_s"]) == (None, None, None)
+        unknown = [entry[name] for name in ("instance", "replica", "model", "time_to_first_byte_s")]
+        assert unknown == [None] * 4
         assert entry["phase"] == "request"
 
     def test_says_the_path_where_the_route_does_not(self):

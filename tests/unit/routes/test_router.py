@@ -111,6 +111,7 @@ def test_inference_is_post_replayable_and_keeps_its_bytes(
         ("/v1/models", Kind.MODELS, READ, "/v1/models"),
         ("/v1/models?refresh=1", Kind.MODELS, READ, "/v1/models"),
         ("/admin/requests", Kind.ADMIN_REQUESTS, frozenset({"GET"}), "/admin/requests"),
+        ("/admin/instances", Kind.ADMIN_INSTANCES, frozenset({"GET"}), "/admin/instances"),
     ],
 )
 def test_gomodels_own_routes(target: str, kind: Kind, methods: frozenset[str], template: str) -> None:

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from gomodel.upstream import resolver as module
-from gomodel.upstream.resolver import Resolver
+from gomodel.upstream.resolver import LookUps, Resolver
 
 from ...conftest import LOOP
 from ...harness.processes import RUN, WITHOUT_UVLOOP
@@ -250,3 +250,16 @@ async def test_check_says_what_it_found_although_a_look_up_hangs(run):
     process = await run(env, "--check", code=SILENT + START)
     assert await process.ended() == 1
     assert "connection timeout" in process.output
+
+
+async def test_who_asks_for_a_name_while_it_is_looked_up_shares_the_answer(names):
+    names.silence(HOST)
+    look_ups = LookUps()
+    first, second = look_ups.ask(HOST), look_ups.ask(HOST)
+    assert first is second
+    await turned(lambda: names.waiting[HOST])
+    names.answer(HOST, "127.0.0.7")
+    assert [number for _, number in await first] == ["127.0.0.7"]
+    assert names.asked[HOST] == 1
+    assert look_ups.ask(HOST) is not first
+    assert [number for _, number in await look_ups.ask(HOST)] == ["127.0.0.7"]

@@ -1,0 +1,24 @@
+"""What the gateway asks a replica of its own accord, through its ClientSession: its model list, who holds a response.
+
+Decides with whose key it asks, that no redirect is followed, and which failures of an answer are no bug. Knows nothing
+of what is asked. Probes ask another way (`probes`).
+"""
+
+from aiohttp import ClientError, ClientTimeout
+from aiohttp.client import _RequestContextManager
+from yarl import URL
+
+from .replica import Replica
+
+# What may come instead of an answer; ValueError for a host that is no name.
+FAILURES = (ClientError, OSError, ValueError)
+
+
+def ask(replica: Replica, path: str, *, limit_s: float, accept: str = "") -> _RequestContextManager:
+    """GET `path` below the base URL; a context that gives aiohttp's response. Raises what FAILURES names."""
+    headers = {"Accept": accept} if accept else {}
+    key = replica.config.api_key
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key.reveal()}"
+    url = URL(replica.server.base_url + path, encoded=True)
+    return replica.pool.session.get(url, headers=headers, timeout=ClientTimeout(total=limit_s), allow_redirects=False)
