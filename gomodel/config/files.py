@@ -8,11 +8,31 @@ import errno
 import os
 import select
 import stat
+from collections.abc import Iterable
 from time import monotonic
 
 # A writer of a pipe has it ready or asks a person first, which no start and no reload can wait for. Under a second for
 # all files together, so that whoever sent SIGHUP has the answer within one.
 PATIENCE_S = 0.8
+
+
+# What tells a file from another one, or from itself before it was written; None for one that is not there.
+Mark = tuple[int, int, int, int] | None
+
+
+def marks(paths: Iterable[str]) -> dict[str, Mark]:
+    """What stands at these paths now, as `Files.seen` says it."""
+    found: dict[str, Mark] = {}
+    for path in paths:
+        try:
+            found[path] = _mark(os.stat(path))
+        except (OSError, ValueError):  # ValueError: a path that holds NUL
+            found[path] = None
+    return found
+
+
+def _mark(status: os.stat_result) -> Mark:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class Files:
@@ -21,6 +41,12 @@ class Files:
     def __init__(self, patience_s: float | None = None) -> None:
         self._left_s = PATIENCE_S if patience_s is None else patience_s
         self._streams: dict[str, bytes] = {}
+        self._seen: dict[str, Mark] = {}
+
+    @property
+    def seen(self) -> dict[str, Mark]:
+        """The files that were read, by absolute path, as they were when they were read last; pipes are none."""
+        return self._seen.copy()
 
     def read(self, path: str | os.PathLike[str], limit_bytes: int) -> bytes:
         """All that is in the file; a pipe or device is read only once, since its end is its writer's word.
@@ -30,6 +56,7 @@ class Files:
         name = os.fspath(path)
         if name in self._streams:
             return self._streams[name]
+        self._seen |= marks([os.path.abspath(name)])  # before it is read: a change meanwhile is one from this
         fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
             data = self._read(fd, limit_bytes)
@@ -38,6 +65,7 @@ class Files:
             os.close(fd)
         if not regular:
             self._streams[name] = data
+            del self._seen[os.path.abspath(name)]
         return data
 
     def _read(self, fd: int, limit_bytes: int) -> bytes:

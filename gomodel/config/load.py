@@ -27,7 +27,8 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
 
     `ours` are the names that were set for gomodel alone: each unknown one among them is worth a warning.
     """
-    reader = Reader(environ, files or Files())
+    files = files or Files()
+    reader = Reader(environ, files)
     master_keys = reader.secrets(VARIABLES["GOMODEL_MASTER_KEY"])
     v = {each.name: reader.value(each) for each in OF_GOMODEL if not each.secret and not each.content}
     # Who needs no key is on this host, unless the operator says otherwise.
@@ -92,6 +93,7 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
         log_format=v["LOG_FORMAT"],
         workers=v["GOMODEL_WORKERS"],
         drain_s=v["GOMODEL_DRAIN_TIMEOUT"],
+        watch_s=v["GOMODEL_WATCH"],
         certificate=_certificate(reader),
         warnings=(),
     )
@@ -100,7 +102,7 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
     warn_of_unknown_names(reader, ours)
     if reader.problems:
         raise ConfigError(reader.problems, reader.warnings[others:])
-    return replace(config, warnings=tuple(reader.warnings))
+    return replace(config, warnings=tuple(reader.warnings), files=files.seen)
 
 
 def _keys(reader: Reader, master_keys: Iterable[Secret]) -> Keys | None:

@@ -128,6 +128,9 @@ SECTIONS = (
             "unix socket, or `*` for everybody who connects. None: the peer's own address."),
         Variable("GOMODEL_WORKERS", values.workers, "1", first=True, meaning=
             "Processes that share the port; `auto` is one per CPU."),
+        Variable("GOMODEL_WATCH", values.optional_timeout_s, "", otherwise="never", meaning=
+            "How often to look whether `.env`, or another file that was read, has changed; then the configuration is "
+            "read again as on SIGHUP. `5s` suits most."),
         Variable("GOMODEL_DRAIN_TIMEOUT", _DURATION, "600s", first=True, meaning=
             "How long SIGTERM waits for running requests before it aborts them."),
     )),

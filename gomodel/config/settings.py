@@ -4,7 +4,7 @@ Decides nothing. Knows nothing of files or where a value came from.
 """
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
@@ -175,8 +175,9 @@ class BreakerConfig:
 class Config:
     """Everything gomodel is told. `port` is None when only the unix socket is listened on.
 
-    `dotenv`: some of it was told by a .env file; `dotenv_ended`: whose last line has its line end. `former`: names of
-    instances whose servers are not served any more since a reload of this gateway.
+    `files`: what was read for it, and what it was like (`files.Files.seen`). `dotenv`: some of it was told by a .env
+    file; `dotenv_ended`: whose last line has its line end. `former`: names of instances whose servers are not served
+    any more since a reload of this gateway. `watch_s`: how often `files` are looked at; None: never.
     """
 
     instances: tuple[InstanceConfig, ...]
@@ -217,6 +218,8 @@ class Config:
     drain_s: float
     certificate: Certificate | None
     warnings: tuple[str, ...]
+    watch_s: float | None = None
+    files: Mapping[str, tuple[int, int, int, int] | None] = field(default_factory=dict, compare=False)
     dotenv: bool = field(default=False, compare=False)
     dotenv_ended: bool = field(default=True, compare=False)
     former: frozenset[str] = field(default=frozenset(), compare=False)

@@ -46,18 +46,26 @@ class Notifier:
         self._address = environ.get("NOTIFY_SOCKET", "")
         if self._address.startswith("@"):
             self._address = "\0" + self._address[1:]
+        self._reloading = False
         usec = environ.get("WATCHDOG_USEC", "")
         ours = environ.get("WATCHDOG_PID") in (None, str(os.getpid()))
         # Half of the limit, as sd_watchdog_enabled(3) advises; 0: nobody waits for a sign of life.
         self.watchdog_s = int(usec) / 2e6 if usec.isdecimal() and ours and self._address else 0.0
 
     def ready(self) -> None:
-        """Requests are served, for the first time or after `reloading`."""
+        """Requests are served."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """A new configuration is being read; `ready` follows whatever comes of it."""
+        """A new configuration is being read, as it was asked for; `reloaded` follows whatever comes of it."""
+        self._reloading = True
         self._send(f"RELOADING=1\nMONOTONIC_USEC={monotonic_ns() // 1000}")
+
+    def reloaded(self) -> None:
+        """The reading that was asked for is over; nothing is said of one that nobody asked for."""
+        if self._reloading:
+            self._reloading = False
+            self.ready()
 
     def stopping(self, limit_s: float) -> None:
         """The end has begun and takes `limit_s` at most: longer than TimeoutStopSec=, which this extends."""

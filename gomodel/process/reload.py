@@ -1,4 +1,4 @@
-"""SIGHUP: the configuration to go on with.
+"""SIGHUP, and files that have changed (GOMODEL_WATCH): the configuration to go on with.
 
 Decides that a bad configuration changes nothing, when files are whole, which settings only a restart can change, and
 what must not vanish while requests are served. Reads in threads of its own, so that no loop and no supervisor waits
@@ -11,7 +11,7 @@ from dataclasses import replace
 from threading import Thread
 from time import sleep
 
-from ..config.files import Files
+from ..config.files import Files, Mark, marks
 from ..config.settings import Config, ConfigError
 from ..host.tls import tls_context
 from ..upstream.root_certificates import provide
@@ -54,25 +54,35 @@ class Rereading:
         """`finished` is called in another thread when `result` has something to say, at most LIMIT_S after `begin`."""
         self._load = load
         self._finished = finished
-        self._outcome: Config | ConfigError
+        self._outcome: Config | ConfigError | None
         self._again = False
+        self._seen: dict[str, Mark] | None = None  # the files that were read last, as they were
         self.busy = False
 
     def begin(self, current: Config) -> None:
         """Start reading; what is asked for while a reading is under way is done after it."""
         if self.busy:
             self._again = True
-            return
+        else:
+            self._start(current, only_if_changed=False)
+
+    def look(self, current: Config) -> None:
+        """Start reading if one of the files that were read last has changed; not while a reading is under way."""
+        if not self.busy:
+            self._start(current, only_if_changed=True)
+
+    def _start(self, current: Config, *, only_if_changed: bool) -> None:
         self.busy = True
         try:
-            Thread(target=self._watch, args=(current,), daemon=True, name="reload").start()
+            Thread(target=self._watch, args=(current, only_if_changed), daemon=True, name="reload").start()
         except RuntimeError:
             self._outcome = ConfigError(["there is no thread left to read it with"])
             self._finished()
 
     def result(self, current: Config) -> Config | None:
         """The configuration to go on with, its changes logged; None, with all its problems logged, to stay with
-        `current`. When another reading was asked for meanwhile it has begun, and `busy` says so.
+        `current`, and where nothing was read because no file has changed. When another reading was asked for meanwhile
+        it has begun, and `busy` says so.
 
         Settings that only a restart can change are those of `current`, and the log says so (contract section 7).
         """
@@ -80,33 +90,43 @@ class Rereading:
         outcome = self._outcome
         if isinstance(outcome, Config):
             outcome = _taken(outcome, current)
-        else:
+        elif outcome is not None:
             log_refusal(outcome)
         if self._again:
             self._again = False
             self.begin(outcome if isinstance(outcome, Config) else current)
         return outcome if isinstance(outcome, Config) else None
 
-    def _watch(self, current: Config) -> None:
-        read: list[Config | ConfigError] = []
+    def _watch(self, current: Config, only_if_changed: bool) -> None:
+        read: list[Config | ConfigError | None] = []
         try:
-            reader = Thread(target=self._read, args=(current, read.append), daemon=True, name="reload")
+            what = current, only_if_changed, read.append
+            reader = Thread(target=self._read, args=what, daemon=True, name="reload")
             reader.start()
             reader.join(LIMIT_S)
         finally:
             self._outcome = read[0] if read else ConfigError(["its files could not be read in time"])
             self._finished()
 
-    def _read(self, current: Config, say: Callable[[Config | ConfigError], object]) -> None:
+    def _read(
+        self, current: Config, only_if_changed: bool, say: Callable[[Config | ConfigError | None], object]
+    ) -> None:
+        files = Files()
+        seen = current.files if self._seen is None else self._seen
+        if only_if_changed and marks(seen) == seen:
+            say(None)
+            return
         try:
-            say(read_again(self._load, current))
+            say(read_again(self._load, current, files))
         except ConfigError as error:
             say(error)
+        finally:
+            self._seen = files.seen
 
 
-def read_again(load: Load, current: Config) -> Config:
+def read_again(load: Load, current: Config, files: Files | None = None) -> Config:
     """The new configuration, once its files are whole. Raises ConfigError when `current` is to stay."""
-    config = _settled(load, current)
+    config = _settled(load, current, files or Files())
     if vanished := _vanished(config, current):
         raise ConfigError(vanished)
     if current.certificate is not None:
@@ -115,12 +135,11 @@ def read_again(load: Load, current: Config) -> Config:
     return config
 
 
-def _settled(load: Load, current: Config) -> Config:
+def _settled(load: Load, current: Config, files: Files) -> Config:
     """The configuration when so many readings in a row agree as it takes to believe it. Raises ConfigError.
 
     Editors and copies truncate a file before they write it, and may take their time in between.
     """
-    files = Files()
     before: object = None
     agreed = 0
     for _ in range(READINGS):

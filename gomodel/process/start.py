@@ -82,6 +82,7 @@ class _Alone:
         self._notifier = notifier
         self._stops = StopSignals()
         self._last_signal = 0
+        self._watching: asyncio.TimerHandle | None = None
 
     async def run(self, listeners: list[Listener], signals: Signals, arrived: deque[int], company: Company) -> int:
         loop = self._loop = asyncio.get_running_loop()
@@ -95,6 +96,7 @@ class _Alone:
             self._show_life(loop)
             self._look()
             company.ready(listeners)
+            self._watch_files()
             signals.attach(loop, self._on_signal)
             for number in arrived:
                 self._on_signal(number)
@@ -131,6 +133,16 @@ class _Alone:
         self._notifier.reloading()
         self._rereading.begin(serving.gateway.config)
 
+    def _watch_files(self) -> None:
+        """GOMODEL_WATCH: see whether a file has changed, now and from time to time."""
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+        config = self._serving.gateway.config
+        if config.watch_s and not self._serving.draining:
+            self._rereading.look(config)
+            self._watching = self._loop.call_later(config.watch_s, self._watch_files)
+
     def _read_again(self) -> None:
         """In another thread: there is a result."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -142,10 +154,13 @@ class _Alone:
             return
         config = self._rereading.result(serving.gateway.config)
         if config is not None:
+            watch_s = serving.gateway.config.watch_s
             serving.reload(config)
             self._look()
+            if config.watch_s != watch_s:
+                self._watch_files()
         if not self._rereading.busy:
-            self._notifier.ready()
+            self._notifier.reloaded()
 
     def _look(self) -> None:
         """See whether the keys file has changed, now and from time to time, where there is one."""

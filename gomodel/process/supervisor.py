@@ -78,6 +78,8 @@ class Supervisor:
         self._wake_in, self._wake_out = os.pipe()
         self._ending = Ending()
         self._feed_at = _NEVER
+        self._watch_at = _NEVER  # GOMODEL_WATCH: whether a file has changed
+        self._watch_files(config)
         self._stops = StopSignals()
 
     def run(self, inherited: list[Listener], arrived: Iterable[int]) -> int:
@@ -121,8 +123,11 @@ class Supervisor:
             self._workers.kill(self._workers.running, "does not end")
         if now >= self._feed_at:
             self._feed()
+        if now >= self._watch_at:
+            self._watch_files(self._config)
+            self._rereading.look(self._config)
         self._workers.watch()
-        due = min(self._hub.due, self._ending.kill_at, self._feed_at, self._look_at)
+        due = min(self._hub.due, self._ending.kill_at, self._feed_at, self._look_at, self._watch_at)
         if not self._rereading.busy:
             due = min(due, self._restarts.due)
         for key, events in self._selector.select(max(0.0, due - monotonic()) if due < _NEVER else None):
@@ -164,6 +169,7 @@ class Supervisor:
         self._ending.begin(monotonic(), limit_s, failed=failed, insisted=insisted)
         self._notifier.stopping(limit_s)
         self._restarts.stop()
+        self._watch_at = _NEVER
         self._stop_listening()
         self._workers.order(order)
 
@@ -177,6 +183,9 @@ class Supervisor:
             return
         self._notifier.reloading()
         self._rereading.begin(self._config)
+
+    def _watch_files(self, config: Config) -> None:
+        self._watch_at = monotonic() + config.watch_s if config.watch_s else _NEVER
 
     def _read_again(self) -> None:
         """In another thread: there is a result."""
@@ -204,11 +213,12 @@ class Supervisor:
         if config is not None:
             self._config = config
             self._desk.queue.limit = config.queue_limit
+            self._watch_files(config)
             configure_logging(config.log_level, config.log_format)
             self._workers.order("reload", config)
             self._look_at = _NEVER if config.keys is None else monotonic() + LOOK_S
         if not self._rereading.busy:
-            self._notifier.ready()
+            self._notifier.reloaded()
 
     def _start(self, place: Place) -> None:
         if self._ending.begun:  # given up on, over another place

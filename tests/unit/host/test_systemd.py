@@ -29,12 +29,17 @@ def test_each_state_is_told_in_systemds_words(manager: tuple[str, socket.socket]
     notifier.reloading()
     notifier.stopping(1.5)
     notifier.alive()
-    told = [sock.recv(1000).decode().split("\n") for _ in range(4)]
+    notifier.reloaded()
+    notifier.reloaded()  # nobody asked for another one
+    told = [sock.recv(1000).decode().split("\n") for _ in range(5)]
+    with pytest.raises(BlockingIOError):
+        sock.recv(1000)
     assert told[0] == ["READY=1"]
     assert told[1][0] == "RELOADING=1"
     assert told[1][1].removeprefix("MONOTONIC_USEC=").isdecimal()
     assert told[2] == ["STOPPING=1", "EXTEND_TIMEOUT_USEC=1500000"]
     assert told[3] == ["WATCHDOG=1"]
+    assert told[4] == ["READY=1"]
 
 
 def test_a_manager_that_is_gone_or_full_holds_nobody_up(tmp_path: Path) -> None:
