@@ -319,6 +319,10 @@ class CircuitOpen(Overloaded):
     type = "upstream_error"
 
 
+class NotServing(CircuitOpen):
+    """The instance is up and is not to be asked: out of rotation, asleep, or found to answer nothing."""
+
+
 # Why a request was aborted that took longer than HTTP_TIMEOUT.
 TOTAL = "total_timeout"
 # Why a request was aborted that ran at the end of its process.

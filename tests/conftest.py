@@ -184,6 +184,8 @@ async def gateway(
     in the background with `probes=True` only, since a probe is one more connection at the upstream. All gateways of
     a test are closed while its upstreams and clients still live, and must not need them to leave nothing behind.
     """
+    from gomodel.balancing import rotation
+
     handles: list[GatewayHandle] = []
 
     async def start(env: Mapping[str, str] | None = None, **settings: Any) -> GatewayHandle:
@@ -202,6 +204,7 @@ async def gateway(
     yield start
     for handle in handles:
         await handle.gateway.close()
+    rotation.shared.clear()
     for handle in handles:
         await nothing_left(handle.remains)
 

@@ -6,12 +6,19 @@ their breakers alone. Knows nothing of how they were found or of the request.
 
 from time import monotonic
 
-from ..errors import CircuitOpen, ConnectError
+from ..errors import CircuitOpen, ConnectError, NotServing
 from ..upstream.breaker import Admission
-from ..upstream.replica import Replica
+from ..upstream.replica import ASLEEP, OUT, WEDGED, Replica
 from . import keys_in_flight
 from .instance import Instance
 from .rendezvous import Placed, placed, seed
+
+# By why a replica is barred: the code and the message that its callers read, and when to try again, in seconds.
+_BARRED = {
+    OUT: ("instance_out_of_rotation", "is out of rotation", 30.0),
+    ASLEEP: ("instance_asleep", "is asleep", 10.0),
+    WEDGED: ("instance_wedged", "accepts requests and answers nothing", 10.0),
+}
 
 
 class Choice:
@@ -21,7 +28,7 @@ class Choice:
     request's, as `rendezvous.key` makes it, 0 while that is not known. `instance`: whose replicas alone they are.
     """
 
-    __slots__ = ("bound", "candidates", "conversation", "instance", "model", "renamed")
+    __slots__ = ("bound", "candidates", "conversation", "forced", "instance", "model", "renamed")
 
     def __init__(self, candidates: list[Replica], model: str, *, bound: bool, instance: Instance | None = None) -> None:
         """`candidates` is a list of the request's own; where it has several, one of the two below puts it in order."""
@@ -31,6 +38,7 @@ class Choice:
         self.bound = bound
         self.conversation = 0
         self.renamed = False
+        self.forced = False  # whoever asks means just these, also where they are barred
 
     def by_load(self) -> None:
         """The idlest first."""
@@ -50,14 +58,20 @@ class Choice:
         return where
 
     def admitted(self) -> tuple[Replica, Admission]:
-        """The first replica that its breaker lets through, and its pass. Raises CircuitOpen."""
+        """The first replica that is not barred and that its breaker lets through, and its pass.
+
+        Raises CircuitOpen, and NotServing when all are barred.
+        """
         now = monotonic()
-        for replica in self.candidates:
+        serving = self.candidates if self.forced else [each for each in self.candidates if not each.barred]
+        for replica in serving:
             admission = replica.breaker.admit(now)
             if admission is not None:
                 return replica, admission
-        wait_s = min(replica.breaker.retry_after_s(now) for replica in self.candidates)
-        names = ", ".join(dict.fromkeys(f"'{replica.name}'" for replica in self.candidates))
+        if not serving:
+            raise _not_serving(self.candidates[0])
+        wait_s = min(replica.breaker.retry_after_s(now) for replica in serving)
+        names = ", ".join(dict.fromkeys(f"'{replica.name}'" for replica in serving))
         raise CircuitOpen(
             f"Instance {names} failed repeatedly and is left alone for a moment.",
             code="circuit_open",
@@ -81,6 +95,11 @@ def ordered(replicas: list[Replica]) -> list[Replica]:
         return replicas.copy()
     now = monotonic()
     return sorted(replicas, key=lambda each: each.rank(now))
+
+
+def _not_serving(replica: Replica) -> NotServing:
+    code, said, retry_after_s = _BARRED[replica.barred]
+    return NotServing(f"Instance '{replica.name}' {said}.", code=code, retry_after_s=retry_after_s)
 
 
 def _load(replica: Replica, now: float) -> int | None:

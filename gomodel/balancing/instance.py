@@ -14,7 +14,8 @@ from ..config.settings import Config, InstanceConfig, Server
 from ..telemetry.counters import ChunkGaps
 from ..upstream.name_sets import NameSet
 from ..upstream.network import Network
-from ..upstream.replica import Replica
+from ..upstream.replica import OUT, Replica
+from . import rotation
 
 _logger = logging.getLogger("gomodel")
 
@@ -79,6 +80,7 @@ class Instance:
             elif replica.config is not self.config:
                 replica.configure(self.config, self._settings)
             self.replicas.append(replica)
+        self.keep_out()
         stay = set(self.replicas)
         self.leaving = [each for each in self.leaving if each not in stay and not each.pool.closed]
 
@@ -92,6 +94,11 @@ class Instance:
             else:
                 found[server] = None
         return list(found)
+
+    def keep_out(self) -> None:
+        """Bar the replicas that are out of rotation, and those alone."""
+        for replica in self.replicas:
+            replica.bar(OUT, rotation.shared.is_out(self.name, replica.address))
 
     def candidates(self, model: str) -> list[Replica]:
         """The replicas that list `model`, or all where none does; a list of the caller's own."""

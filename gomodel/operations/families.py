@@ -180,6 +180,14 @@ FAMILIES = (
         "Requests that the replica serves now.",
     ),
     Family(
+        "gomodel_replicas_kept_out",
+        "gauge",
+        ("upstream", "why"),
+        "Replicas that get no requests although they may answer, by why, in the worker that has most: taken out of "
+        "rotation, asleep, or wedged.",
+        max,
+    ),
+    Family(
         "gomodel_replica_set_age_seconds",
         "gauge",
         ("upstream",),

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..access.callers import Callers
 from ..access.slots import Slots
+from ..balancing import rotation
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..downstream.request import Handler, Reply, Request
@@ -24,7 +25,7 @@ from . import instances, usage
 from .metrics import expose, snapshot
 from .readiness import report
 from .requests import abort, listed, merged
-from .siblings import METRICS, PLACES, ask_siblings, register
+from .siblings import METRICS, PLACES, ROTATION, ask_siblings, register
 
 
 class Operations:
@@ -63,6 +64,7 @@ class Operations:
         register(METRICS, lambda _: self._snapshot(None))
         register("requests", lambda _: self._listed(None))
         register("abort", lambda request_id: self._abort(request_id, None))
+        register(ROTATION, self._keep_out)
         self._probes.start()
 
     def follow(self) -> None:
@@ -116,9 +118,38 @@ class Operations:
         return Reply(200, usage.as_json(found, asked.by, usage.since(snapshots)), headers)
 
     async def instances(self, request: Request) -> Reply:
-        """GET /admin/instances."""
+        """GET /admin/instances, and POST to an instance's `drain` or `resume` there.
+
+        Raises NotFound for an instance or a replica that there is not.
+        """
+        if request.route.id is not None:
+            await self._rotate(request)
         found = instances.listed(self._providers.instances.values(), asking=self._probes.asking)
         return Reply(200, json.dumps({"instances": found}).encode(), {"Cache-Control": "no-store"})
+
+    async def _rotate(self, request: Request) -> None:
+        """Take an instance, or the replica that the query names, out of rotation or back, here and in all workers."""
+        name, address = request.route.id or "", instances.replica_of(request.record.target)
+        instance = self._providers.instances.get(name)
+        if instance is None:
+            raise NotFound(f"No instance is named {name!r}; there are: {', '.join(self._providers.instances)}.")
+        known = [each.address for each in instance.replicas]
+        if address is not None and address not in known:
+            raise NotFound(f"Instance '{name}' has no replica {address!r}; there are: {', '.join(known)}.")
+        if request.route.template.endswith("/drain"):
+            out = rotation.shared.drained(name, address)
+        else:
+            out = rotation.shared.resumed(name, address, known)
+        change = [name, sorted(out)]
+        self._keep_out(change)
+        await ask_siblings(ROTATION, change)
+
+    def _keep_out(self, change: list[Any]) -> bool:
+        """What of an instance is out of rotation, as a worker was told."""
+        rotation.shared.put(*change)
+        for instance in self._providers.instances.values():
+            instance.keep_out()
+        return True
 
     def _snapshot(self, asked_by: Record | None) -> dict[str, Any]:
         return snapshot(

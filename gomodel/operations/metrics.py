@@ -20,6 +20,7 @@ from ..host.process_metrics import process_metrics
 from ..telemetry.counters import SECONDS, Histogram, Spending, Telemetry
 from ..telemetry.record import PHASE_WORDS, Record
 from ..upstream.health import State
+from ..upstream.replica import ASLEEP, OUT, WEDGED
 from ..version import VERSION
 from .families import FAMILIES, Family
 
@@ -107,6 +108,11 @@ def snapshot(
         "gomodel_replica_up": ((key, _UP.get(each.health.state, 0)) for key, each in replicas),
         "gomodel_replica_breaker_open": ((key, int(not each.breaker.candidate(now))) for key, each in replicas),
         "gomodel_replica_requests_in_flight": ((key, each.requests.own) for key, each in replicas),
+        "gomodel_replicas_kept_out": (
+            ((each.name, why), sum(one.is_barred(why) for one in each.replicas))
+            for each in instances
+            for why in (OUT, ASLEEP, WEDGED)
+        ),
         "gomodel_replica_set_age_seconds": (
             ((each.name,), max(name.age_s(now) for name in each.names.values())) for each in instances if each.names
         ),

@@ -62,6 +62,8 @@ def standing(replica: Replica, now: float, *, asking: bool) -> tuple[int, str, f
     if health.state is State.UP or (health.state is State.UNKNOWN and not asking):
         if health.key_refused:
             return 2, "refuses_the_key", health.key_refused_at
+        if replica.barred:
+            return 2, replica.barred, replica.barred_at
         if not breaker.candidate(now):
             return 1, "circuit_open", breaker.opened_at
         return 0, health.state.value, health.since

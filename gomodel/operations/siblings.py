@@ -21,6 +21,8 @@ _logger = logging.getLogger("gomodel")
 METRICS = "metrics"
 # The question that the supervisor itself answers: who waits for a slot, in order.
 PLACES = "places"
+# The question whose argument the supervisor remembers for workers that start later: an instance, and what of it is out.
+ROTATION = "rotation"
 # A worker whose loop is blocked for longer must not hold up a scrape of the others.
 PATIENCE_S = 1.0
 # For the supervisor, which itself gives up on workers after PATIENCE_S; it does nothing that takes long.

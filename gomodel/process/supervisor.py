@@ -20,13 +20,13 @@ from dataclasses import replace
 from time import monotonic
 
 from ..access import host_usage
-from ..balancing import keys_in_flight
+from ..balancing import keys_in_flight, rotation
 from ..config.settings import Config
 from ..host.listeners import Listener, beside, bind
 from ..host.signals import Signals, StopSignals
 from ..host.systemd import Notifier
 from ..operations.metrics import lasting
-from ..operations.siblings import PLACES
+from ..operations.siblings import PLACES, ROTATION
 from ..telemetry.logs import configure_logging, name_worker
 from ..telemetry.tally import Tally
 from ..upstream import host_counts
@@ -277,6 +277,8 @@ class Supervisor:
             case ("ask", number, kind, _) if kind == PLACES:
                 line.send("answers", number, self._desk.order())
             case ("ask", number, kind, argument):
+                if kind == ROTATION:
+                    rotation.shared.put(*argument)
                 self._hub.ask(line, number, kind, argument, monotonic())
             case ("answer", number, kind, answers):
                 self._hub.answer(line, number, kind, answers)

@@ -172,7 +172,7 @@ class Forwarder:
         if self._queueing is not None and not self._queueing.at_once(outgoing):
             return False
         replica = outgoing.choice.candidates[0]
-        if not (outgoing.replayable and replica.breaker.closed):
+        if replica.barred or not (outgoing.replayable and replica.breaker.closed):
             return False
         head = self._head(outgoing, replica)
         channel = replica.pool.take()

@@ -46,6 +46,8 @@ class Passthrough:
             raise NotAllowed("X-GoModel-Replica is for the master key.")
         replicas = ordered(instance.replicas) if not wanted else [self._replica(instance, wanted.decode("latin-1"))]
         choice = Choice(replicas, "", bound=True, instance=instance)
+        # What is at the root is about the server, such as waking it up; below the base are requests for its engine.
+        choice.forced = bool(wanted) or not request.route.below_base
         if wants_websocket(request):
             await self._forwarder.forward(Outgoing(request, choice, relay=Tunnel, added=UPGRADE))
             return

@@ -37,8 +37,12 @@ def permit(outgoing: Outgoing) -> None:
     kind = request.route.kind
     if caller.entry.models and kind not in _OF_NO_MODEL:
         model = "" if kind is Kind.REALTIME else choice.model
-        choice.candidates = [each for each in choice.candidates if caller.allows(each.name, model)]
-        if not choice.candidates:
+        if not choice.candidates and choice.instance is not None:
+            allowed = caller.allows(choice.instance.name, model)  # its first replica is still to be found
+        else:
+            choice.candidates = [each for each in choice.candidates if caller.allows(each.name, model)]
+            allowed = bool(choice.candidates)
+        if not allowed:
             raise _refused(caller.name, model)
     outgoing.added += caller.added_fields
 

@@ -44,7 +44,7 @@ class Route:
     own_base: str = ""
     own_root: str = ""
     provider: str | None = None  # PASSTHROUGH: the raw segment, not yet known to name anything
-    id: str | None = None  # MODEL: the decoded model id; RESPONSES, ADMIN_REQUESTS: the raw id
+    id: str | None = None  # MODEL: the decoded model id; RESPONSES, ADMIN_REQUESTS, ADMIN_INSTANCES: the raw id
     open: bool = False  # served without a key
     polled: bool = False  # asked for again and again by monitors and by the status page
     metered: bool = False  # an answer takes tokens, and most kinds of them say how many

@@ -39,6 +39,8 @@ _ROOT_BELOW_V1 = ROOT_INFERENCE & {f"/{family}" for family in ROOT_FAMILIES}
 _MODEL = "/v1/models/"
 
 _RESPONSE_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}")
+_INSTANCE = re.compile(r"[A-Za-z0-9_.-]{1,256}")
+_ROTATION = frozenset({"drain", "resume"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _ANTHROPIC = re.compile(r"(?:/v1/messages|/p/[^/]+/(?:v1/)?messages)(?:/|\Z)")
@@ -125,6 +127,8 @@ class Router:
     def _find(self, local: str, query: str, anthropic: bool) -> Route | None:
         if local.startswith("/admin/requests/"):
             return _admin_request(local.removeprefix("/admin/requests/"))
+        if local.startswith("/admin/instances/"):
+            return _rotation(local.removeprefix("/admin/instances/"))
         below_v1 = local.startswith("/v1/")
         root = local.removeprefix("/v1") if below_v1 else local
         found: Route | None
@@ -232,6 +236,13 @@ def _inference(local: str, query: str, anthropic: bool) -> Route | None:
         metered=known and local not in UNMETERED,
         replayable=True,
     )
+
+
+def _rotation(path: str) -> Route | None:
+    name, _, action = path.partition("/")
+    if action not in _ROTATION or _INSTANCE.fullmatch(name) is None:
+        return None
+    return Route(Kind.ADMIN_INSTANCES, f"/admin/instances/{{name}}/{action}", POST, id=name)
 
 
 def _admin_request(request_id: str) -> Route | None:

@@ -14,11 +14,17 @@ from .replica import Replica
 FAILURES = (ClientError, OSError, ValueError)
 
 
-def ask(replica: Replica, path: str, *, limit_s: float, accept: str = "") -> _RequestContextManager:
-    """GET `path` below the base URL; a context that gives aiohttp's response. Raises what FAILURES names."""
+def ask(
+    replica: Replica, path: str, *, limit_s: float, accept: str = "", at_root: bool = False
+) -> _RequestContextManager:
+    """GET `path` below the base URL, or `at_root`; a context that gives aiohttp's response.
+
+    Raises what FAILURES names.
+    """
     headers = {"Accept": accept} if accept else {}
     key = replica.config.api_key
     if key is not None:
         headers["Authorization"] = f"Bearer {key.reveal()}"
-    url = URL(replica.server.base_url + path, encoded=True)
+    base = replica.server.base_url
+    url = URL((base.removesuffix("/v1") if at_root else base) + path, encoded=True)
     return replica.pool.session.get(url, headers=headers, timeout=ClientTimeout(total=limit_s), allow_redirects=False)

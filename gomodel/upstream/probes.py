@@ -18,7 +18,8 @@ from ..http1.response_fields import ResponseFields
 from .channel import Channel
 from .health import FORGIVEN, State
 from .other_scheme import BAD_REQUEST, doubtful, speaks_other
-from .replica import Replica
+from .replica import ASLEEP, Replica
+from .sleep import NoSuchRoute, is_asleep
 
 _logger = logging.getLogger("gomodel")
 
@@ -26,6 +27,8 @@ TIMEOUT_S = 2.0
 INTERVAL_S = 10.0
 # While an instance is down or in doubt: a restart should be noticed by whoever waits for it, not by a request.
 RETRY_S = 1.5
+# Of one that can be put to sleep: a request that arrives there meanwhile waits until it is woken up.
+SLEEP_INTERVAL_S = 2.0
 # Many gateways started by one deployment must not ask in step.
 _JITTER = 0.2
 # An answer on /health/ready waits this long for the very first verdict; Kubernetes waits a second for the answer.
@@ -46,6 +49,7 @@ class Probes:
         self._tasks: dict[Replica, asyncio.Task[None]] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._asking = False
+        self._sleepless: dict[Replica, float] = {}  # who do not say whether they are asleep, by when they came up
         self._verdict = asyncio.Event()  # one is up, or something is known of all
         self._other: dict[Server, str] = {}  # what speaks_other said, while a server's probes go on to fail so
 
@@ -67,6 +71,7 @@ class Probes:
         left = self._tasks.keys() - set(self._replicas)
         for replica in left:
             self._tasks.pop(replica).cancel()
+            self._sleepless.pop(replica, None)
         for replica in self._replicas:
             if replica not in self._tasks:
                 task = self._tasks[replica] = asyncio.create_task(self._watch(replica))
@@ -106,9 +111,10 @@ class Probes:
             before, pieces = pieces, sum(replica.gaps.counts)
             await self._ask(replica, streaming=pieces > before)
             fell.clear()
+            sleeps = await self._look_for_sleep(replica)
             if health.settled:
                 try:
-                    async with asyncio.timeout(_about(INTERVAL_S)):
+                    async with asyncio.timeout(_about(SLEEP_INTERVAL_S if sleeps else INTERVAL_S)):
                         await fell.wait()
                 except TimeoutError:
                     continue
@@ -129,6 +135,21 @@ class Probes:
             if self._on_alive is not None:
                 self._on_alive(replica)
         self._judge()
+
+    async def _look_for_sleep(self, replica: Replica) -> bool:
+        """Bar one that is asleep; whether it says so at all, which a server that was down is asked again."""
+        health = replica.health
+        if health.state is not State.UP or self._sleepless.get(replica) == health.since:
+            return False
+        try:
+            asleep = await is_asleep(replica)
+        except NoSuchRoute:
+            self._sleepless[replica] = health.since
+            replica.bar(ASLEEP, False)
+            return False
+        if asleep is not None:
+            replica.bar(ASLEEP, asleep)
+        return True
 
     async def _in_words(self, replica: Replica, code: str | None) -> str | None:
         """The same, or that the server speaks the other scheme, which is found out once."""

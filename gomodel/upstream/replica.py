@@ -4,8 +4,10 @@ Decides whether a configuration still describes this server, and its rank among 
 nor of the instance but its name and settings (`balancing.instance`).
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from random import random
+from time import monotonic
 from urllib.parse import urlsplit
 
 from ..config.settings import Config, InstanceConfig, Server
@@ -17,7 +19,19 @@ from .health import Health, State
 from .network import Network
 from .pool import Pool
 
+_logger = logging.getLogger("gomodel")
+
 _LAST = (State.DOWN, State.DRAINING)
+
+# Why a replica gets no requests although it may answer; operators read these words.
+OUT = "out_of_rotation"
+ASLEEP = "asleep"
+WEDGED = "wedged"
+_SAID = {
+    OUT: ("is out of rotation and gets no requests", "is in rotation again"),
+    ASLEEP: ("is asleep and gets no requests until it wakes up", "is awake"),
+    WEDGED: ("answers nothing any more and gets no requests until it does", "answers again"),
+}
 
 
 class Replica:
@@ -46,6 +60,8 @@ class Replica:
         self.key = f"{config.name} {server}"  # the same in all workers
         self.requests = host_counts.shared.counter(self.key)
         self.on_unreachable: Callable[[], None] | None = None
+        self._bars: dict[str, float] = {}
+        self.barred = ""  # why it is no candidate, "" while it is one
         self.lists(config.models)
         self._all_gaps = gaps
         self.gaps = gaps.begin(config.name)
@@ -80,6 +96,30 @@ class Replica:
         self.title = f"{self.name} ({self.address})" if self.several else self.name
         self.health.title = self.breaker.title = self.title
 
+    def bar(self, why: str, barred: bool) -> None:
+        """Keep requests away from it for this reason, or no more for this one."""
+        if barred is (why in self._bars):
+            return
+        if barred:
+            self._bars[why] = monotonic()
+        else:
+            del self._bars[why]
+        self.barred = next((each for each in _SAID if each in self._bars), "")
+        begins, ends = _SAID[why]
+        if barred:
+            _logger.warning("Instance %s %s", self.title, begins)
+        else:
+            _logger.info("Instance %s %s", self.title, ends)
+
+    @property
+    def barred_at(self) -> float:
+        """Since when, by time.monotonic, it is barred for the reason that `barred` says."""
+        return self._bars.get(self.barred, 0.0)
+
+    def is_barred(self, why: str) -> bool:
+        """Whether requests are kept away from it for this reason."""
+        return why in self._bars
+
     @property
     def in_flight(self) -> int:
         """How many requests it serves for all workers of this host."""
@@ -90,7 +130,7 @@ class Replica:
 
         One that takes no work, or fails at once, is the idlest of all: that must not attract more.
         """
-        useless = self.health.state in _LAST or self.health.key_refused
+        useless = self.barred or self.health.state in _LAST or self.health.key_refused
         order = 2 if useless else 1 if self.demotion.until > now else 0
         return order, self.requests.total, random()
 

@@ -19,8 +19,8 @@ class ScriptedUpstream:
 
     `on_accept` scripts are used up by connections in the order they are accepted, `on_request` scripts by requests
     in the order their heads arrive; a request without one gets what `repeat` said, or fails the test. The gateway's
-    own questions (`GET /v1/models`, `GET /health`) are answered and kept apart in `probes`, unless a script names
-    their path. A test that means to see malformed requests sets `lenient`.
+    own questions (`GET /v1/models`, `GET /health`) are answered and kept apart in `probes`, and `GET /is_sleeping` in
+    `sleep_probes`, unless a script names their path. A test that means to see malformed requests sets `lenient`.
     """
 
     def __init__(self, sock: socket.socket, models: tuple[str, ...], *, tls: bool = False) -> None:
@@ -34,11 +34,16 @@ class ScriptedUpstream:
         self._arrivals: dict[tuple[str, int], Signal] = {}
         self._blockers: list[socket.socket] = []
         models_list = {"object": "list", "data": [{"id": model, "object": "model"} for model in models]}
-        self._probe_answers = {"/v1/models": json_response(models_list), "/health": response()}
+        self._probe_answers: dict[str, Step | bytes] = {
+            "/v1/models": json_response(models_list),
+            "/health": response(),
+            "/is_sleeping": json_response({"detail": "Not Found"}, 404),
+        }
         self.released = asyncio.Event()
         self.connections: list[Connection] = []
         self.requests: list[Request] = []
         self.probes: list[Request] = []
+        self.sleep_probes: list[Request] = []
         self.script_failures: list[str] = []
         self.lenient = False
 
@@ -107,6 +112,10 @@ class ScriptedUpstream:
         """The next request (of this method and path, if given) is answered so; its body is read first, unless the
         first step is a Read step."""
         self._request_scripts.append((method, path, steps))
+
+    def answer_probes(self, path: str, answer: Step | bytes) -> None:
+        """The gateway's own questions for `path` are answered so from now on."""
+        self._probe_answers[path] = answer
 
     def repeat(self, *steps: Step | bytes) -> None:
         """Every request without a script of its own is answered so."""
@@ -179,7 +188,7 @@ class ScriptedUpstream:
         known = request.method == "GET" and request.target in self._probe_answers
         request.is_probe = known and not any(path == request.target for _, path, _ in self._request_scripts)
         if request.is_probe:
-            self.probes.append(request)
+            (self.sleep_probes if request.target == "/is_sleeping" else self.probes).append(request)
             return
         self.requests.append(request)
         self._arrival("request", len(self.requests)).set(request)

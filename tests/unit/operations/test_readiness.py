@@ -20,6 +20,7 @@ class Known:
         self.models = ("a", "b")
         self._admits = admits
         self.replicas = [self]
+        self.barred = ""
         self.breaker = self
         self.opened_at, self.failed_at, self.cause = 0.0, 0.0, ""
         if state == "up":

@@ -250,6 +250,7 @@ class TestProbes:
 
     async def test_ask_at_the_root_of_the_base_url(self, gateway, upstream, connect):
         upstream.on_request(response(), path="/deep/health")
+        upstream.on_request(response(b"", 404), path="/deep/is_sleeping")
         handle = await gateway(
             vllm=f"http://127.0.0.1:{upstream.port}/deep/v1", probes=True, VLLM_MODELS="m", **ALLOWLIST
         )
