@@ -40,6 +40,12 @@ class Choice:
         self.renamed = False
         self.forced = False  # whoever asks means just these, also where they are barred
 
+    @property
+    def placed(self) -> bool:
+        """Whether there is anything to choose: a replica of several, or a rank behind one."""
+        candidates = self.candidates
+        return len(candidates) > 1 or (bool(candidates) and candidates[0].ranks is not None)
+
     def by_load(self) -> None:
         """The idlest first."""
         self.candidates = ordered(self.candidates)

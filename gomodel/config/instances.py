@@ -16,7 +16,9 @@ from .settings import InstanceConfig, Server
 from .variable import INSTANCE_PREFIX
 
 _BASE_URL, _API_KEY, _MODELS = (VARIABLES[name] for name in ("VLLM_BASE_URL", "VLLM_API_KEY", "VLLM_MODELS"))
-_CA, _MOST = VARIABLES["VLLM_CA_FILE"], VARIABLES["VLLM_MAX_IN_FLIGHT"]
+_CA, _MOST, _DP_RANKS, _HEADERS = (
+    VARIABLES[name] for name in ("VLLM_CA_FILE", "VLLM_MAX_IN_FLIGHT", "VLLM_DP_RANKS", "VLLM_HEADERS")
+)
 # All roots of a system are a quarter of a megabyte.
 _CA_BYTES = 4 << 20
 _PORTS = {"http": 80, "https": 443}
@@ -96,7 +98,17 @@ def _instance(
         reader.problem(variable, f"{which}points at gomodel's own listener; give the address of vLLM or another PORT")
     if not urlsplit(servers[0].base_url).path.endswith("/v1"):
         reader.warnings.append(f"{variable} does not end in /v1; it is used as given")
-    config = InstanceConfig(name, servers, api_key, models, ca_pem, most, assumed=not reader.given(variable))
+    config = InstanceConfig(
+        name,
+        servers,
+        api_key,
+        models,
+        ca_pem,
+        most,
+        dp_ranks=reader.value(_DP_RANKS, prefix + _DP_RANKS.field),
+        fields=reader.value(_HEADERS, prefix + _HEADERS.field),
+        assumed=not reader.given(variable),
+    )
     if ca_pem is not None and not config.secured:
         reader.warnings.append(f"{prefix}{_CA.field} has no effect: the base URL of {name} is not https")
     return config

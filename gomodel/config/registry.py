@@ -50,6 +50,13 @@ SECTIONS = (
         Variable("VLLM_MODELS", values.comma_list, "", absent=(), per_instance="org/model-a,org/model-b", meaning=
             "Model ids of the instance, for when its own list cannot be read (see "
             "`CONFIGURED_PROVIDER_MODELS_MODE`)."),
+        Variable("VLLM_DP_RANKS", values.integer(1, 1024), "", absent=0, per_instance="", meaning=
+            "Data-parallel engines behind each of its ports. A request that names no `X-data-parallel-rank` gets one, "
+            "the same one for all of a conversation."),
+        Variable("VLLM_HEADERS", values.fixed_fields, "", absent=(), per_instance="", meaning=
+            "Fields that its requests get, in place of the client's of these names: `X-Team: search`, several with a "
+            "vertical bar between them. `{key}` in a value is the name of the caller's key; without one that field is "
+            "left out."),
         Variable("VLLM_CA_FILE", str, "", content=True, per_instance="", otherwise="the system's roots", meaning=
             "File of certificates (PEM) to trust instead for an https instance: a private CA's, or its own. Read again "
             "on SIGHUP. OpenSSL's `SSL_CERT_FILE` replaces the system's roots for every instance without one."),

@@ -78,6 +78,8 @@ class InstanceConfig:
     models: tuple[str, ...]
     ca_pem: str | None = field(default=None, repr=False)  # whom to trust instead of the system's roots
     max_in_flight: int | None = None  # of each server
+    dp_ranks: int = 0  # engines behind each port, 0 for one that is not to be told which
+    fields: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # of the operator's, for every request
     assumed: bool = field(default=False, compare=False)  # nobody gave its address; it is vLLM's default
 
     @property

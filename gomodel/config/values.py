@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 
+from ..http1.hop_by_hop import HOP_BY_HOP
 from ..http1.request_fields import OWN_MEANING
 
 # Event loops clamp or overflow timers beyond this (uvloop: 100 years); a longer value is a typo in any case.
@@ -27,6 +28,10 @@ _VISIBLE = re.compile(r"[!-~]+")
 
 # What the client sends under these names never reaches vLLM; what does is about the connection to vLLM.
 _WRITTEN_ANEW = frozenset({"connection", "host", "upgrade", "x-request-id"})
+
+_NOT_FIXED = (_WRITTEN_ANEW | {name.decode() for name in HOP_BY_HOP}).union(
+    ("authorization", "content-encoding", "content-length", "content-type", "cookie", "expect", "x-gomodel-replica")
+)
 
 _BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 
@@ -209,6 +214,28 @@ def header_names(text: str) -> frozenset[str]:
         if name in _WRITTEN_ANEW:
             raise ValueError(f"{quoted(name)} is not the client's: gomodel writes its own, which cannot be stripped")
     return names
+
+
+def fixed_fields(text: str) -> tuple[tuple[str, str], ...]:
+    """Header fields, as in `X-Team: search|X-Caller: {key}`, each with a value; the message quotes no value.
+
+    Refused are those that the gateway writes itself, and those that frame the message (RFC 9112 6).
+    """
+    example = "use fields separated by |, such as X-Team: search|X-Caller: {key}"
+    found: dict[str, tuple[str, str]] = {}
+    for number, entry in enumerate(text.split("|"), 1):
+        name, colon, value = entry.partition(":")
+        name, value = name.strip(), value.strip()
+        if not colon or not value or not _TOKEN.fullmatch(name):
+            raise ValueError(f"field {number} has no name and value; {example}")
+        if not re.fullmatch(r"[\t -~]+", value):
+            raise ValueError(f"the value of {quoted(name)} has a character outside printable ASCII")
+        if name.lower() in _NOT_FIXED:
+            raise ValueError(f"{quoted(name)} is the gateway's own to write, or the client's")
+        if name.lower() in found:
+            raise ValueError(f"{quoted(name)} is there twice")
+        found[name.lower()] = name, value
+    return tuple(found.values())
 
 
 def bearer_token(text: str) -> str:

@@ -40,6 +40,7 @@ from ..upstream.health import DRAINING
 from ..upstream.replica import Replica
 from .attempts import REFUSALS, Outcome, Step, next_step
 from .outgoing import Outgoing
+from .own_fields import choose_rank, with_own_fields
 from .queueing import Queueing
 from .relay import INSTANCE_FAILURES, Relay
 
@@ -174,12 +175,11 @@ class Forwarder:
         replica = outgoing.choice.candidates[0]
         if replica.barred or not (outgoing.replayable and replica.breaker.closed):
             return False
-        head = self._head(outgoing, replica)
         channel = replica.pool.take()
         if channel is None:
             return False
         outgoing.begun = relay = self._relay(outgoing, replica, replica.breaker.ordinary)
-        relay.begin(channel, head, outgoing)
+        relay.begin(channel, self._head(outgoing, replica), outgoing)
         return True
 
     def end(self, outgoing: Outgoing) -> bool:
@@ -196,6 +196,9 @@ class Forwarder:
     def _leave(outgoing: Outgoing, replica: Replica) -> None:
         """An attempt counts no longer."""
         replica.requests.leave()
+        if replica.ranks is not None and outgoing.rank >= 0:
+            replica.ranks.counts[outgoing.rank] -= 1
+            outgoing.rank = -1
         if outgoing.choice.conversation:
             keys_in_flight.shared.leave(outgoing.choice.conversation)
 
@@ -222,6 +225,9 @@ class Forwarder:
         record = outgoing.request.record
         record.instance, record.replica = replica.name, replica.shown_address
         replica.requests.enter()
+        if replica.ranks is not None:
+            choose_rank(outgoing, replica)
+            replica.ranks.counts[outgoing.rank] += 1
         if outgoing.choice.conversation:
             keys_in_flight.shared.enter(outgoing.choice.conversation)
         return relay
@@ -270,7 +276,7 @@ class Forwarder:
     @staticmethod
     def _head(outgoing: Outgoing, replica: Replica) -> bytes:
         request, route = outgoing.request, outgoing.request.route
-        return request_head(
+        head = request_head(
             request.method,
             (replica.base_path if route.below_base else replica.root_path) + outgoing.tail,
             request.fields,
@@ -278,6 +284,7 @@ class Forwarder:
             request.record.id.encode(),
             outgoing.removed_bytes,
         )
+        return head if replica.plain else with_own_fields(head, outgoing, replica)
 
     async def _connect(self, request: Request, replica: Replica) -> Channel:
         request.record.enter(Phase.CONNECT, monotonic(), None)

@@ -65,7 +65,7 @@ class Inference:
                 # The first look succeeds for nearly every request; it costs no coroutine.
                 choice = self._providers.resolve(selector.value) or await self.choose(selector.value)
             request.record.model = choice.model
-            if len(choice.candidates) > 1:
+            if choice.placed:
                 await self.placement.order(request, choice, body, form=is_form(request))
                 if request.route.template == _STORING:
                     await self._prefer_owner(request, choice, body)
@@ -87,7 +87,7 @@ class Inference:
         if type(payload) is Arrived and (selector := usual(payload.data)) is not None:
             # Nearly every request: whole, and short or with its model first.
             choice = self._providers.resolve(selector.value)
-            if choice is not None and (len(choice.candidates) == 1 or self._placed(request, choice, payload.data)):
+            if choice is not None and (not choice.placed or self._placed(request, choice, payload.data)):
                 body = RequestBody(request, self._limit)
                 body.hold_arrived()
                 return self._send(request, choice, body, selector)
@@ -111,8 +111,9 @@ class Inference:
         choice = self._providers.resolve(selector.value)
         if choice is None:
             return False
-        body = reading.body
-        if len(choice.candidates) > 1:
+        body, candidates = reading.body, choice.candidates
+        # As `placed`, without a call.
+        if len(candidates) > 1 or (candidates and candidates[0].ranks is not None):
             held = body.beginning(LIMIT_BYTES) if body.complete else None
             if not self._placed(request, choice, held):
                 return False

@@ -23,6 +23,7 @@ class Outgoing:
         "choice",
         "kept_bytes",
         "parts",
+        "rank",
         "relay",
         "removed_bytes",
         "replayable",
@@ -52,6 +53,7 @@ class Outgoing:
         self.body = body
         self.relay = relay
         self.added = added
+        self.rank = -1  # the data-parallel rank of the attempt
         self.begun: Any = None  # the Relay of a first attempt that goes on
         self.tail: str = request.route.tail
         held: list[bytes] = []

@@ -18,6 +18,7 @@ from .demotion import Demotion
 from .health import Health, State
 from .network import Network
 from .pool import Pool
+from .ranks import Ranks
 
 _logger = logging.getLogger("gomodel")
 
@@ -60,6 +61,8 @@ class Replica:
         self.key = f"{config.name} {server}"  # the same in all workers
         self.requests = host_counts.shared.counter(self.key)
         self.on_unreachable: Callable[[], None] | None = None
+        self.ranks: Ranks | None = None
+        self._rank_it()
         self._bars: dict[str, float] = {}
         self.barred = ""  # why it is no candidate, "" while it is one
         self.lists(config.models)
@@ -79,6 +82,7 @@ class Replica:
             self.health.change_key()
         self.config = config
         self._name_it()
+        self._rank_it()
         self.own_fields = _own_fields(config, self.server)
         self.pool.configure(settings.timeouts, settings.servers)
         self.breaker.configure(settings.breaker)
@@ -88,6 +92,13 @@ class Replica:
         self.health.failed(code)
         if self.on_unreachable is not None:
             self.on_unreachable()
+
+    def _rank_it(self) -> None:
+        """Count by as many ranks as there are; `plain`: its heads have nothing but what every instance's have."""
+        number = self.config.dp_ranks
+        if number != (0 if self.ranks is None else len(self.ranks.counts)):
+            self.ranks = Ranks(number) if number else None
+        self.plain = not (number or self.config.fields)
 
     def _name_it(self) -> None:
         """Say in the log which one is meant where the instance may have several."""
