@@ -140,7 +140,7 @@ class Pool:
             self._sweeper = self._loop.call_at(self._idle[0].idle_since + self._keepalive_s, self._sweep)
 
     async def close(self) -> None:
-        """Close the idle connections and the session; those in use end with their exchange."""
+        """Close the session and all connections; an exchange that still runs is cut off."""
         self.closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()

@@ -1,13 +1,14 @@
 """Which idle connection serves the next request, and when one is closed instead."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from gomodel.upstream import pool as pool_module
 
 from ..harness.scripted import Fin, Reset, ScriptedUpstream, WaitFor, request
-from ..harness.verdicts import OK, ask, post, served, turned
+from ..harness.verdicts import OK, ask, own_error, post, served, turned
 
 
 def open_now(upstream: ScriptedUpstream) -> int:
@@ -117,3 +118,47 @@ async def test_a_gateway_that_closes_leaves_no_connection_behind(gateway, upstre
     assert open_now(upstream) == 3
     await handle.gateway.close()
     await turned(lambda: open_now(upstream) == 0)
+
+
+async def test_those_that_are_left_are_closed_in_their_turn(gateway, upstream, connect):
+    handle = await gateway(vllm=upstream, HTTP_UPSTREAM_KEEPALIVE="60s")
+    await warm(connect, handle, upstream, 3)
+    pool = handle.replica().pool
+    kept = pool._idle
+    for channel, age_s in zip(kept, (61, 59, 58), strict=True):
+        channel.idle_since -= age_s
+    second = kept[1]
+    pool._sweep()
+    assert await upstream.requests[0].connection.closed == "fin"
+    assert (kept[0], pool._sweeper.when()) == (second, pytest.approx(second.idle_since + 60))
+
+
+async def test_a_shorter_time_counts_for_those_that_are_idle_already(gateway, upstream, connect):
+    handle = await gateway(vllm=upstream, HTTP_UPSTREAM_KEEPALIVE="60s")
+    await warm(connect, handle, upstream, 2)
+    pool = handle.replica().pool
+    pool._idle[0].idle_since -= 10
+    pool.configure(replace(handle.config.timeouts, upstream_keepalive_s=10.0), 1)
+    assert await upstream.requests[0].connection.closed == "fin"
+    assert pool._sweeper.when() == pytest.approx(pool._idle[0].idle_since + 10)
+
+
+async def test_a_connection_that_is_closing_is_not_used(gateway, upstream, connect):
+    handle = await gateway(vllm=upstream)
+    await warm(connect, handle, upstream, 2)
+    pool = handle.replica().pool
+    first, last = pool._idle
+    last.transport.close()
+    assert pool.take() is first
+
+
+async def test_a_server_that_is_the_gateway_itself_keeps_no_connection_and_gets_none(gateway, upstream, connect):
+    handle = await gateway(vllm=upstream, HTTP_UPSTREAM_KEEPALIVE="60s")
+    client = await warm(connect, handle, upstream, 2)
+    handle.replica().pool.judge(leads_back=True)
+    for each in upstream.requests:
+        assert await each.connection.closed == "fin"
+    own_error(await ask(client), 502, "proxy_loop_detected")
+    handle.replica().pool.judge(leads_back=False)
+    upstream.on_request(OK)
+    assert (await ask(client)).status == 200
