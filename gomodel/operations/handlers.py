@@ -7,7 +7,7 @@ Decides whom to ask: this process alone about readiness, all workers about the r
 import asyncio
 import json
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from ..access.callers import Callers
@@ -16,16 +16,18 @@ from ..balancing import rotation
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..downstream.request import Handler, Reply, Request
-from ..errors import NotFound
+from ..errors import ClientError, NotFound
 from ..routes.route import Kind
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
+from ..telemetry.usage_table import Asked, as_csv, as_json, summed
 from ..upstream.probes import Probes
-from . import instances, usage
+from . import instances
 from .metrics import expose, snapshot
 from .readiness import report
 from .requests import abort, listed, merged
 from .siblings import METRICS, PLACES, ROTATION, ask_siblings, register
+from .usage import since, used
 
 
 class Operations:
@@ -109,13 +111,16 @@ class Operations:
 
     async def usage(self, request: Request) -> Reply:
         """GET /admin/usage: all workers as one; contract section 8. Raises ClientError."""
-        asked = usage.Asked(request.target.partition("?")[2], request.message.headers.get("Accept", ""))
+        now = time()
+        asked = Asked(request.target.partition("?")[2], request.message.headers.get("Accept", ""), now)
+        if asked.window is not None:
+            raise ClientError("Usage is known since the start alone; leave out from and to.", code="invalid_parameter")
         snapshots = await ask_siblings(METRICS, self._snapshot(request.record))
-        found = await asyncio.to_thread(usage.rows, snapshots, asked.by)  # a row for each key and model there is
+        rows = await asyncio.to_thread(lambda: summed(used(snapshots), asked.by))  # there may be thousands
         headers = {"Cache-Control": "no-store"}
         if asked.csv:
-            return Reply(200, usage.as_csv(found, asked.by), headers, content_type="text/csv; charset=utf-8")
-        return Reply(200, usage.as_json(found, asked.by, usage.since(snapshots)), headers)
+            return Reply(200, as_csv(rows, asked), headers, content_type="text/csv; charset=utf-8")
+        return Reply(200, as_json(rows, asked, since(snapshots), now), headers)
 
     async def instances(self, request: Request) -> Reply:
         """GET /admin/instances, and POST to an instance's `drain` or `resume` there.
