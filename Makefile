@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := gomodel tests bench
 
-.PHONY: help demo run test test-unit check static format docs-config build bench bench-vllm test-vllm test-clients \
+.PHONY: help demo run test test-unit check static format docs-config build bench bench-vllm test-vllm test-clients test-batches \
 	test-browser coverage mutants fuzz lint-deploy soak chaos clean
 
 help:  ## this list
@@ -18,7 +18,7 @@ $(VENV)/.runs: setup.cfg pyproject.toml
 		|| { echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
 	@echo "Installing gomodel and what it needs to serve into $(VENV): half a minute, the first time only"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[batch]'
 	@touch $@
 
 # And what it takes to work on it.
@@ -73,6 +73,9 @@ bench-vllm: $(VENV)/.installed  ## vllm bench serve against that server, direct 
 
 test-clients: $(VENV)/.installed  ## the real client packages, Python and Node, in .venv-clients
 	$(BIN)/python -m tests.clients $(CLIENTS)
+
+test-batches: $(VENV)/.installed  ## kills, full disks, several gateways on one database (Debian: apt-get install postgresql)
+	$(BIN)/python -m pytest tests/batches
 
 test-browser: $(VENV)/.installed  ## the status page and pages of other origins in headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/pip install --quiet --disable-pip-version-check playwright

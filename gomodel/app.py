@@ -20,19 +20,23 @@ from .http1.forwarded import TrustedProxies
 from .http1.origins import Origins, is_loopback
 from .middleware import (
     CallerChecks,
+    CallerLineChecks,
     CallerRecording,
     Check,
     Checks,
+    LineChecks,
     Middleware,
     Recording,
     allowed,
     compose,
     errors,
     master_key,
+    on_behalf,
     sanity,
 )
 from .operations.handlers import Operations
 from .operations.status_page import status_page
+from .relay.batch_calls import BatchCalls
 from .relay.forward import Forwarder
 from .relay.inference import Inference
 from .relay.passthrough import Passthrough
@@ -106,6 +110,7 @@ class App:
             slots,
             self.callers,
             addresses=not (config.metrics_public and config.needs_key),
+            batches=config.batches.on,
         )
         router = Router(
             base_path=config.base_path or "/",
@@ -114,6 +119,7 @@ class App:
             passthrough_admin=config.passthrough_admin,
             metrics_path=config.metrics_path if config.metrics_enabled else None,
             metrics_public=config.metrics_public,
+            batches=config.batches.on,
         )
         passthrough = Passthrough(self.providers, self._forwarder, config.passthrough_types, keyed=config.needs_key)
         self._handlers: dict[Kind, Handler] = {
@@ -131,6 +137,10 @@ class App:
             Kind.STATUS_PAGE: status_page(config.metrics_path if config.metrics_enabled else None),
             **self._operations.handlers,
         }
+        self._batch_calls: BatchCalls | None = None
+        if config.batches.on:
+            self._batch_calls = BatchCalls(config, self.providers, telemetry)
+            self._handlers[Kind.BATCHES] = self._batch_calls.handle
         strip = frozenset(name.encode() for name in config.strip_request_headers)
         if self.callers is not None:
             strip |= {b"x-vllm-priority"}  # who comes first is for the keys file to say
@@ -150,7 +160,20 @@ class App:
         shared = [sharing(origins)] if origins is not None else []
         layers: list[Middleware] = [self._recording, *shared, errors, self._checks]
         self.serve = compose(self._dispatch, layers)
+        self.serve_line = self._serving_lines(telemetry, router) if config.batches.on else self.serve
         self.refuse = compose(self._refuse, layers)  # for clients there is no room for
+
+    def _serving_lines(self, telemetry: Telemetry, router: Router) -> Handler:
+        """The chain of the lines of batches, which come over a socket of the gateway's own, and with whose they are."""
+        config, callers = self.config, self.callers
+        strip = frozenset(name.encode() for name in config.strip_request_headers) - {b"x-vllm-priority"}
+        recording = Recording if callers is None else CallerRecording
+        record = recording(telemetry, router, self.providers, strip, config.session_headers)
+        if callers is None:
+            return compose(self._dispatch, [record, errors, LineChecks([sanity, allowed])])
+        return compose(
+            self._dispatch, [record, errors, CallerLineChecks([sanity, on_behalf(callers), allowed], callers)]
+        )
 
     def begin(self, request: Request) -> bool:
         """Do at once what the chain does with a request: all that needs no waiting but for its body, in its order.
@@ -235,6 +258,8 @@ class App:
         if self.callers is not None:
             await self.callers.close()
         await self._operations.close()
+        if self._batch_calls is not None:
+            await self._batch_calls.close()
         await self.models.close()
         await self.providers.close(shared)
 

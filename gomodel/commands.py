@@ -120,6 +120,43 @@ def _demo_options(parser: "ArgumentParser") -> None:
     )
 
 
+def _batch(options: "Namespace | None") -> int:
+    assert options is not None
+    from pathlib import Path  # noqa: PLC0415
+
+    from .batches.command import Asked, batch  # noqa: PLC0415
+    from .config.load import load  # noqa: PLC0415
+
+    url, key = options.url or os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_API_KEY")
+    if url is None or key is None:
+        config = load(os.environ)  # of the gateway on this host
+        url = url or f"http://localhost:{config.port}{config.base_path}/v1"
+        key = key or (config.master_keys[0].reveal() if config.master_keys else "")
+    return batch(Asked(Path(options.file), Path(options.out), url.rstrip("/"), key, options.window))
+
+
+def _batch_options(parser: "ArgumentParser") -> None:
+    parser.add_argument(
+        "file", metavar="FILE", help="requests as JSON lines, as OpenAI's batches or vllm run-batch have them"
+    )
+    parser.add_argument(
+        "--out", metavar="RESULT", required=True, help="file for the answers; lines that it has are not run"
+    )
+    parser.add_argument(
+        "--url", metavar="URL", help="base URL of the gateway (default: OPENAI_BASE_URL, or the gateway on this host)"
+    )
+    parser.add_argument("--window", metavar="DURATION", default="24h", help="give up after this time (default 24h)")
+
+
+def _batch_epilog() -> str:
+    return """\
+The gateway needs GOMODEL_DATA_DIR. The key is that of OPENAI_API_KEY, or the gateway's own on this host. Ctrl-C keeps
+what is done, a second one leaves the batch to the gateway; the same command again goes on.
+
+exit status: 0 when each line was answered with success, 1 otherwise, 130 after Ctrl-C
+"""
+
+
 def _number(kind: type[float], limit: float) -> "Callable[[str], float]":
     def number(text: str) -> float:
         value = kind(text)
@@ -185,4 +222,7 @@ COMMANDS = (
     Command("demo", "serve in front of a simulated vLLM: no GPU, no model, no key", _demo, _demo_options),
     Command("usage", "print who used how many tokens", _usage, _usage_options),
     Command("new-key", "print a new key once, and its entry for the keys file", _new_key, _new_key_options),
+    Command(
+        "batch", "run a file of requests by a gateway, and write the answers", _batch, _batch_options, _batch_epilog
+    ),
 )

@@ -9,6 +9,8 @@ import shlex
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
+from tempfile import TemporaryDirectory
 
 from aiohttp import web
 
@@ -43,6 +45,10 @@ class _Simulation(Company):
         self._tokens_per_s = tokens_per_s
         self._port = port
         self._base_path = ""
+        # For files and batches, where they are installed and the operator has no place for them.
+        self._data: TemporaryDirectory[str] | None = None
+        if not environ.get("GOMODEL_DATA_DIR") and find_spec("sqlalchemy") is not None:
+            self._data = TemporaryDirectory(prefix="gomodel-demo-")
         # Bound now, because their ports belong into the configuration.
         self._sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in _MODELS}
 
@@ -53,6 +59,8 @@ class _Simulation(Company):
         environ["GOMODEL_WORKERS"] = "1"  # the simulation is in this process
         # The guide is to stay in sight; a line for every request would push it off the screen.
         environ["LOG_LEVEL"] = self._environ.get("LOG_LEVEL") or "warning"
+        if self._data is not None:
+            environ["GOMODEL_DATA_DIR"] = self._data.name
         if self._port is not None:
             environ["PORT"] = str(self._port)
         if not environ.get("GOMODEL_MASTER_KEY") and not environ.get("GOMODEL_MASTER_KEY_FILE"):
@@ -79,6 +87,8 @@ class _Simulation(Company):
         finally:
             for runner in runners:
                 await runner.cleanup()
+            if self._data is not None:
+                self._data.cleanup()
 
     def ready(self, listeners: list[Listener]) -> None:
         # Whoever was to read the guide may have left; that is no reason to end.
@@ -134,10 +144,20 @@ The same as a stream:
 Passthrough to the second instance:
   {post("/p/vllm-test/tokenize", tokenize)}
 
+A file of requests, one a line as OpenAI's batches have them, answered into another file:
+  {_batch(curl, url)}
+
 The page for a browser, with the instances and the requests in flight:
   {_page(curl, url)}
   key: {key}
 """
+
+
+def _batch(curl: str, url: str) -> str:
+    if "--unix-socket" in curl:
+        return "not over a unix socket; set PORT"
+    key = curl.partition("Bearer ")[2].partition('"')[0]
+    return f'OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY="{key}" gomodel batch requests.jsonl --out answers.jsonl'
 
 
 def _page(curl: str, url: str) -> str:

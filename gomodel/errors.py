@@ -146,6 +146,33 @@ class NotFound(ClientError):
     code = "not_found"
 
 
+class InvalidValue(ClientError):
+    """A field of a request to the gateway's own API does not hold what it may; `param` names it."""
+
+    code = "invalid_value"
+
+    def __init__(self, param: str | None, message: str, *, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.param = param
+
+
+class NoSuchObject(NotFound):
+    """No file or batch has this id, or it belongs to another key: both read the same."""
+
+    param = "id"
+
+
+class NoSpace(GatewayError):
+    """The disk has no room for what was to be kept (RFC 4918 11.5)."""
+
+    status = 507
+    type = "overloaded_error"
+    code = "insufficient_storage"
+
+    def __init__(self) -> None:
+        super().__init__("The gateway has no room on disk for this.")
+
+
 class MethodNotAllowed(ClientError):
     """`allow` goes into the Allow header (RFC 9110 15.5.6)."""
 

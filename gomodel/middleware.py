@@ -12,10 +12,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from time import monotonic
+from urllib.parse import unquote
 
 from .access.callers import Callers
 from .access.rights import LIMITED
 from .balancing.instances import Providers
+from .config.keys_file import MASTER
 from .config.settings import Secret
 from .dialects import anthropic_body, openai_body
 from .downstream.request import Handler, Reply, Request
@@ -259,6 +261,19 @@ class CallerChecks(Checks):
         return await handler(request)
 
 
+class LineChecks(Checks):
+    """Those of the lines of batches, which the gateway itself sends: the record knows their batch."""
+
+    def answer(self, request: Request) -> Reply | None:
+        """As Checks."""
+        request.record.batch = request.fields.batch.decode("latin-1")
+        return super().answer(request)
+
+
+class CallerLineChecks(LineChecks, CallerChecks):
+    """The same where callers are told apart: a line is held to what the key that made its batch is held to."""
+
+
 async def _given(reply: Reply) -> Reply:
     return reply
 
@@ -271,6 +286,18 @@ def sanity(request: Request) -> None:
     if version not in ((1, 1), (1, 0)):
         raise BadRequest("Send HTTP/1.1.", status=505, code="http_version_not_supported")
     request.fields.check(request.http_10)
+
+
+def on_behalf(callers: Callers) -> Check:
+    """Know the caller in whose name the gateway itself asks. Raises Unauthorized once that key is not good any more."""
+
+    def check(request: Request) -> None:
+        fields = request.fields
+        fields.caller = callers.named(unquote(fields.owner.decode("latin-1")) or MASTER)
+        if fields.caller is None:
+            raise Unauthorized
+
+    return check
 
 
 def master_key(keys: Iterable[Secret]) -> Check:

@@ -51,6 +51,7 @@ class Callers:
         # Who holds the master key is held to nothing.
         master = Key(MASTER, tuple(self._masters), passthrough=True, admin=True, metrics=True)
         self._by_digest = {digest: each for each in (*keys.entries, master) for digest in each.digests}
+        self._by_name = {each.name: each for each in (*keys.entries, master)}
         for entry in self._by_digest.values():
             caller = self._met.get(entry.name)
             if caller is not None and caller.entry is not entry:
@@ -63,13 +64,22 @@ class Callers:
     def find(self, presented: Iterable[bytes]) -> Caller | None:
         """Whose key the first of `presented` is that is anybody's."""
         for key in presented:
-            entry = self._by_digest.get(sha256(key).digest())
-            if entry is not None and entry.expires_at > time():
-                caller = self._met.get(entry.name)
-                if caller is None:
-                    caller = self._met[entry.name] = Caller(entry, self._usage, self.leases)
+            caller = self._caller(self._by_digest.get(sha256(key).digest()))
+            if caller is not None:
                 return caller
         return None
+
+    def named(self, name: str) -> Caller | None:
+        """The holder of a key by its name, as long as that key is good."""
+        return self._caller(self._by_name.get(name))
+
+    def _caller(self, entry: Key | None) -> Caller | None:
+        if entry is None or entry.expires_at <= time():
+            return None
+        caller = self._met.get(entry.name)
+        if caller is None:
+            caller = self._met[entry.name] = Caller(entry, self._usage, self.leases)
+        return caller
 
     @property
     def met(self) -> Iterable[Caller]:

@@ -7,7 +7,7 @@ message completes the sentence "<NAME>: ..."; URLs are never quoted in one, beca
 import ipaddress
 import os
 import re
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from .values import comma_list, quoted
 
@@ -66,6 +66,26 @@ def socket_path(text: str) -> str:
     if not is_socket_path(text):
         accepted = f"use an absolute path of at most {_UNIX_PATH_BYTES} bytes, such as /run/gomodel.sock"
         raise ValueError(f"{quoted(text)} is not a socket path; {accepted}")
+    return text
+
+
+def directory(text: str) -> str:
+    """The absolute path of a directory."""
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError(f"{quoted(text)} is not an absolute path; use one such as /var/lib/gomodel")
+    return text
+
+
+def database_url(text: str) -> str:
+    """The URL of a PostgreSQL database. It may hold a password, so no message quotes it."""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("postgresql", "postgres") and len(parts.path) > 1
+        good = good and bool(parts.hostname or parts.query) and parts.port != 0
+    except ValueError:  # of the port, or of brackets
+        good = False
+    if not good:
+        raise ValueError("is not the URL of a PostgreSQL database; use postgresql://user:password@host:5432/name")
     return text
 
 

@@ -7,7 +7,9 @@ warnings are handed over in the Config. No problem and no warning ever holds a s
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from . import dotenv_file
 from .files import Files
@@ -15,9 +17,11 @@ from .instances import Listener, instances
 from .keys_file import KEYS_FILE_BYTES, digests_of, parse
 from .reader import Reader
 from .registry import ANY_HOST, LOOPBACK_HOST, OF_GOMODEL, VARIABLES
-from .settings import BreakerConfig, Certificate, Config, ConfigError, Keys, Retry, Secret, Timeouts
+from .settings import Batching, BreakerConfig, Certificate, Config, ConfigError, Keys, Retry, Secret, Timeouts
 from .typos import warn_of_unknown_names
 
+# What the extra `batch` installs.
+_BATCH_PACKAGES = ("sqlalchemy", "alembic", "aiosqlite", "asyncpg")
 # A chain of certificates takes some kilobytes.
 _PEM_BYTES = 1 << 20
 
@@ -95,6 +99,7 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
         drain_s=v["GOMODEL_DRAIN_TIMEOUT"],
         watch_s=v["GOMODEL_WATCH"],
         certificate=_certificate(reader),
+        batches=_batches(reader, v),
         warnings=(),
     )
     _cross_check(reader, config)
@@ -116,6 +121,24 @@ def _keys(reader: Reader, master_keys: Iterable[Secret]) -> Keys | None:
         for problem in error.problems:
             reader.problem("GOMODEL_KEYS_FILE", f"{path!r} {problem}")
         return None
+
+
+def _batches(reader: Reader, values: Mapping[str, Any]) -> Batching:
+    database_url = reader.secret(VARIABLES["GOMODEL_DATABASE_URL"])
+    data_dir = values["GOMODEL_DATA_DIR"]
+    if data_dir is None and database_url is not None:
+        reader.problem("GOMODEL_DATABASE_URL", "is set but GOMODEL_DATA_DIR is not; contents are kept in files")
+    missing = [name for name in _BATCH_PACKAGES if find_spec(name) is None] if data_dir is not None else []
+    if missing:
+        reader.problem("GOMODEL_DATA_DIR", f"needs pip install 'gomodel[batch]': {', '.join(missing)} is missing")
+    return Batching(
+        data_dir=data_dir,
+        database_url=database_url,
+        file_limit_bytes=values["FILE_SIZE_LIMIT"],
+        file_ttl_s=values["FILE_TTL"],
+        concurrency=values["BATCH_CONCURRENCY"],
+        priority=values["BATCH_PRIORITY"],
+    )
 
 
 def _certificate(reader: Reader) -> Certificate | None:

@@ -25,8 +25,8 @@ _KEYS = (
 )
 _SPELLINGS = (
     "Booleans: `true`, `1`, `yes`, `on` / `false`, `0`, `no`, `off`. Durations: `600` (seconds), `500ms`, `30s`, "
-    "`10m`, `1h30m`. Sizes: bytes, `500K`, `10M`, `1G` (1024-based). Lists: separated by commas. An empty value counts "
-    "as unset."
+    "`10m`, `1h30m`, `30d`. Sizes: bytes, `500K`, `10M`, `1G` (1024-based). Lists: separated by commas. An empty value "
+    "counts as unset."
 )
 _DOTENV = (
     "Lines are NAME=value; a malformed one is an error. `${NAME}` and `${NAME:-default}` are filled in from the "

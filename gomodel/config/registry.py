@@ -201,6 +201,24 @@ SECTIONS = (
         Variable("QUEUE_TIMEOUT", _TIMEOUT, "60s", meaning=
             "How long one waits there; then 503 `queue_timeout`."),
     )),
+    Section("Files and batches", (
+        Variable("GOMODEL_DATA_DIR", addresses.directory, "", meaning=
+            "Directory for `/v1/files` and `/v1/batches`, which are off without one; made where it is missing. "
+            "Gateways that share batches share it. Needs the extra `gomodel[batch]`, which the container image has."),
+        Variable("GOMODEL_DATABASE_URL", addresses.database_url, "", secret=True,
+                 otherwise="SQLite in `GOMODEL_DATA_DIR`", meaning=
+            "PostgreSQL database for what is known of files and batches, `postgresql://user:password@host/name`. "
+            "Several gateways on one database and one directory share the work."),
+        Variable("FILE_SIZE_LIMIT", values.size_bytes, "200M", meaning=
+            "Largest file that may be uploaded; a larger one is answered with 413."),
+        Variable("FILE_TTL", values.duration_between("1h", "3650d"), "30d", meaning=
+            "How long a file is kept that does not say so itself (`expires_after`), results of batches included."),
+        Variable("BATCH_CONCURRENCY", values.integer(1, 10000), "16", meaning=
+            "Most lines of batches at once on one vLLM server; fewer while others wait there."),
+        Variable("BATCH_PRIORITY", values.integer(0), "10", meaning=
+            "`X-Vllm-Priority` of the lines, for a vLLM with `--scheduling-policy priority`: others have 0, and more "
+            "is served later."),
+    )),
     Section("Metrics and log", (
         Variable("METRICS_ENABLED", _BOOLEAN, "true", meaning=
             "Serve Prometheus metrics."),

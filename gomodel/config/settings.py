@@ -174,6 +174,23 @@ class BreakerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Batching:
+    """Files and batches: off where `data_dir`, an absolute path, is None. `database_url` None: SQLite in it."""
+
+    data_dir: str | None
+    database_url: Secret | None
+    file_limit_bytes: int
+    file_ttl_s: float
+    concurrency: int
+    priority: int
+
+    @property
+    def on(self) -> bool:
+        """Whether files and batches are served."""
+        return self.data_dir is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything gomodel is told. `port` is None when only the unix socket is listened on.
 
@@ -219,6 +236,7 @@ class Config:
     workers: int
     drain_s: float
     certificate: Certificate | None
+    batches: Batching
     warnings: tuple[str, ...]
     watch_s: float | None = None
     files: Mapping[str, tuple[int, int, int, int] | None] = field(default_factory=dict, compare=False)

@@ -18,7 +18,7 @@ from ..http1.request_fields import OWN_MEANING
 _LONGEST_S = Decimal(100 * 365 * 24 * 3600)
 
 _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
-_UNITS = {"h": Decimal(3600), "m": Decimal(60), "s": Decimal(1), "ms": Decimal("0.001")}
+_UNITS = {"d": Decimal(86400), "h": Decimal(3600), "m": Decimal(60), "s": Decimal(1), "ms": Decimal("0.001")}
 _DURATION = re.compile("".join(f"(?:(?P<{unit}>{_NUMBER}){unit})?" for unit in _UNITS))
 _SIZE = re.compile(r"([0-9]{1,15})(?:([KMG])(?:i?B)?|B)?", re.IGNORECASE)
 _SIZES = "use bytes or 500K, 10M, 1G"
@@ -49,8 +49,8 @@ def boolean(text: str) -> bool:
 
 
 def duration_s(text: str) -> float:
-    """Seconds from `600`, `500ms`, `30s`, `10m`, `1h30m` (largest unit first, decimals allowed), 0 included."""
-    accepted = "use seconds (600) or 500ms, 30s, 10m, 1h30m"
+    """Seconds from `600`, `500ms`, `30s`, `10m`, `1h30m`, `30d` (largest unit first, decimals allowed), 0 included."""
+    accepted = "use seconds (600) or 500ms, 30s, 10m, 1h30m, 30d"
     if text.startswith("-"):
         raise ValueError(f"{quoted(text)} is negative; {accepted}")
     match = _DURATION.fullmatch(f"{text}s" if re.fullmatch(_NUMBER, text) else text)
@@ -73,6 +73,19 @@ def timeout_s(text: str) -> float:
 def optional_timeout_s(text: str) -> float | None:
     """A duration in seconds, or None for `0` and `none`, which both mean: no limit."""
     return None if text.lower() == "none" else duration_s(text) or None
+
+
+def duration_between(shortest: str, longest: str) -> Callable[[str], float]:
+    """A parser for durations from `shortest` to `longest`, both included and both written as durations."""
+    minimum, maximum = duration_s(shortest), duration_s(longest)
+
+    def parse(text: str) -> float:
+        seconds = duration_s(text)
+        if not minimum <= seconds <= maximum:
+            raise ValueError(f"{quoted(text)} is not accepted; use a duration from {shortest} to {longest}")
+        return seconds
+
+    return parse
 
 
 def size_bytes(text: str) -> int:

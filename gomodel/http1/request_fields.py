@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import BadRequest
 from .hop_by_hop import HOP_BY_HOP, PROTECTED_OPTIONS, connection_options
+from .private_fields import BATCH_OF, OWNER
 
 # The client's credentials are for the gateway; Host, Expect and the request id are written anew.
 NEVER_UPSTREAM = frozenset({b"host", b"authorization", b"x-api-key", b"api-key", b"cookie", b"expect", b"x-request-id"})
@@ -44,7 +45,9 @@ _plain_length = re.compile(rb"[1-9][0-9]{0,14}").fullmatch
     _SUBPROTOCOLS,
     _CONTENT_ENCODING,
     _REPLICA,
-) = range(16)
+    _OWNER,
+    _BATCH,
+) = range(18)
 _KINDS: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP | NEVER_UPSTREAM, _DROP) | {
     b"content-length": _CONTENT_LENGTH,
     b"content-type": _CONTENT_TYPE,
@@ -61,6 +64,8 @@ _KINDS: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP | NEVER_UPSTREAM, _DROP) | {
     b"sec-websocket-protocol": _SUBPROTOCOLS,
     b"content-encoding": _CONTENT_ENCODING,
     b"x-gomodel-replica": _REPLICA,
+    OWNER.lower().encode(): _OWNER,
+    BATCH_OF.lower().encode(): _BATCH,
 }
 OWN_MEANING = frozenset(_KINDS)
 # From here on they name the session, the likeliest first. Not X-Correlation-ID, which in many shops is one request's.
@@ -100,6 +105,7 @@ class RequestFields:
         "allowed",
         "around_length",
         "authorization",
+        "batch",
         "caller",
         "chunked",
         "client",
@@ -114,6 +120,7 @@ class RequestFields:
         "offered",
         "options",
         "origin",
+        "owner",
         "replica",
         "request_id",
         "session",
@@ -150,6 +157,8 @@ class RequestFields:
         self.trace = b""
         self.session = b""  # the session that the client names, or nothing
         session_kind = 0
+        self.owner = b""  # these two are believed on the batcher's own socket alone, and go nowhere
+        self.batch = b""
         forwarded: list[tuple[bytes, bytes]] = []
         self._by_name = kinds
         for pair in raw_headers:
@@ -193,6 +202,10 @@ class RequestFields:
                 offer = self._without_key(pair[1])
                 if offer and name not in strip:
                     forwarded.append((pair[0], offer))
+            elif kind == _OWNER:
+                self.owner = pair[1]
+            elif kind == _BATCH:
+                self.batch = pair[1]
             elif kind == _CONTENT_ENCODING:
                 if pair[1].lower() not in (b"", b"identity"):
                     self.content_coding += b", " * bool(self.content_coding) + pair[1]

@@ -235,6 +235,14 @@ FAMILIES = (
         "1 while the keys file has changed and cannot be used: the keys before stay. The log says why.",
         max,
     ),
+    Family("gomodel_batch_lines_total", "counter", ("state",), "Lines of batches that are done: completed or failed."),
+    Family(
+        "gomodel_batches",
+        "gauge",
+        ("status",),
+        "Batches of the database, those of other gateways that share it included.",
+        max,
+    ),
     Family("gomodel_build_info", "gauge", ("version",), "Always 1.", max),
     # Under the names that every dashboard for processes knows. The supervisor of several workers is not among them: it
     # waits.

@@ -24,6 +24,7 @@ from ..telemetry.usage_table import Asked, as_csv, as_json, summed
 from ..upstream.probes import Probes
 from . import instances
 from .metrics import expose, snapshot
+from .pressure import PRESSURE, pressure
 from .readiness import report
 from .requests import abort, listed, merged
 from .siblings import METRICS, PLACES, ROTATION, ask_siblings, register
@@ -43,6 +44,7 @@ class Operations:
         callers: Callers | None = None,
         *,
         addresses: bool = True,
+        batches: bool = False,
     ) -> None:
         """`addresses`: the metrics may name each replica by its address."""
         self._slots = slots
@@ -52,6 +54,7 @@ class Operations:
         self._draining = draining
         self._callers = callers
         self._addresses = addresses
+        self._batches = batches
         self._probes = Probes(providers.replicas, on_alive=models.keep_fresh)
         self.handlers: dict[Kind, Handler] = {
             Kind.READY: self.ready,
@@ -64,6 +67,8 @@ class Operations:
     def start(self) -> None:
         """Probe the instances and answer the other workers."""
         register(METRICS, lambda _: self._snapshot(None))
+        if self._batches:
+            register(PRESSURE, lambda _: pressure(self._telemetry, self._providers, monotonic()))
         register("requests", lambda _: self._listed(None))
         register("abort", lambda request_id: self._abort(request_id, None))
         register(ROTATION, self._keep_out)
@@ -158,7 +163,13 @@ class Operations:
 
     def _snapshot(self, asked_by: Record | None) -> dict[str, Any]:
         return snapshot(
-            self._telemetry, self._providers, self._models, asked_by, self._callers, addresses=self._addresses
+            self._telemetry,
+            self._providers,
+            self._models,
+            asked_by,
+            self._callers,
+            addresses=self._addresses,
+            batches=self._batches,
         )
 
     def _listed(self, asked_by: Record | None) -> list[dict[str, Any]]:

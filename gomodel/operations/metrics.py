@@ -57,6 +57,7 @@ def snapshot(
     callers: Callers | None = None,
     *,
     addresses: bool = True,
+    batches: bool = False,
 ) -> Snapshot:
     """Every number of this process now, without the request that asks for them.
 
@@ -95,6 +96,8 @@ def snapshot(
         "gomodel_aborted_total": aborted.items(),
         "gomodel_upstream_connects_total": connects.items(),
         "gomodel_affinity_total": telemetry.affinity.items(),
+        "gomodel_batch_lines_total": (((state,), count) for state, count in telemetry.batch_lines.items() if batches),
+        "gomodel_batches": (((status,), count) for status, count in telemetry.batches.items() if batches),
         "gomodel_upstream_retries_total": (((name,), count) for name, count in retries.items()),
         "gomodel_queue_waiting": (((name,), count) for name, count in in_line.items()),
         "gomodel_queue_wait_seconds": (((name,), _plain(each)) for name, each in waits.items()),

@@ -201,6 +201,10 @@ def _taken(config: Config, current: Config) -> Config:
     """`config` with what only a restart can change as in `current`; says what is new."""
     fixed = {field: getattr(current, field) for field in _FIXED}
     ignored = [name for field, name in _FIXED.items() if getattr(config, field) != fixed[field]]
+    if _kept_where(config) != _kept_where(current):
+        ignored.append("GOMODEL_DATA_DIR or GOMODEL_DATABASE_URL")
+        kept = current.batches
+        fixed["batches"] = replace(config.batches, data_dir=kept.data_dir, database_url=kept.database_url)
     if (config.certificate is None) != (current.certificate is None):
         ignored.append("TLS_CERT_FILE")
         fixed["certificate"] = current.certificate
@@ -219,3 +223,8 @@ def _taken(config: Config, current: Config) -> Config:
         if warning not in current.warnings:
             _logger.warning("%s", warning)
     return replace(config, former=former, **fixed)
+
+
+def _kept_where(config: Config) -> object:
+    """Where files and batches are."""
+    return config.batches.data_dir, config.batches.database_url

@@ -10,7 +10,7 @@ import gc
 import logging
 from collections.abc import Callable, Coroutine
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config.settings import Config
 from ..host.listeners import Listener
@@ -18,6 +18,9 @@ from ..telemetry.logs import configure_logging
 from ..upstream.root_certificates import provide
 from .gateway import Gateway
 from .start_log import count
+
+if TYPE_CHECKING:
+    from .batching import Batching
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -37,11 +40,17 @@ _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Serving:
     """Runs one gateway until it is told to end; what tells it calls its methods in the loop's thread."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, batching: bool = True) -> None:
+        """`batching`: this process is the one that has the batcher beside it, where batches are on."""
         provide(config)
         self.gateway = Gateway(config)
         self._draining = asyncio.Event()
         self._aborted = asyncio.Event()
+        self._batching: Batching | None = None
+        if batching and config.batches.on:
+            from . import batching as beside  # noqa: PLC0415 - who has no batches does not pay for them
+
+            self._batching = beside.Batching(self.gateway)
         self.cut_short = False  # requests that still ran were aborted on order
 
     @property
@@ -65,6 +74,8 @@ class Serving:
         Raises ConfigError, with everything unchanged, for a certificate that cannot be used.
         """
         self.gateway.reload(config)
+        if self._batching is not None:
+            self._batching.reload(config)
         configure_logging(config.log_level, config.log_format)
 
     def report(self) -> None:
@@ -83,6 +94,8 @@ class Serving:
         gateway = self.gateway
         try:
             await gateway.start(listeners)
+            if self._batching is not None:
+                await self._batching.start()
             # What was imported stays; the collector need not look at it again and again while streams run. Requests
             # leave no cycles, but at 512 connections the default of 700 new objects made it run every 30 requests and
             # take a third of the CPU to find nothing.
@@ -93,6 +106,8 @@ class Serving:
             await self._draining.wait()
             await self._end(gateway)
         finally:
+            if self._batching is not None:
+                await self._batching.close()
             await gateway.close()
 
     async def _end(self, gateway: Gateway) -> None:
@@ -106,7 +121,7 @@ class Serving:
             )
         else:
             _logger.info("Draining: no request is running")
-        drain = asyncio.create_task(gateway.drain(limit_s))
+        drain = asyncio.create_task(self._drain(limit_s))
         aborted = asyncio.create_task(self._aborted.wait())
         await asyncio.wait({drain, aborted}, return_when=asyncio.FIRST_COMPLETED)
         aborted.cancel()
@@ -120,6 +135,18 @@ class Serving:
             _logger.warning("Aborted %s %s", count(left, "request"), why)
         else:
             _logger.info("Drained: every request ended by itself")
+
+    async def _drain(self, limit_s: float) -> None:
+        """Let what runs end for `limit_s`."""
+        drains: set[asyncio.Task[Any]] = {asyncio.create_task(self.gateway.drain(limit_s))}
+        if self._batching is not None:
+            drains.add(asyncio.create_task(self._batching.drain()))
+        try:
+            await asyncio.wait(drains, timeout=limit_s)
+        finally:
+            for each in drains:
+                each.cancel()
+            await asyncio.wait(drains)
 
 
 class _LoopErrors:

@@ -12,8 +12,10 @@ import resource
 import signal
 from collections import deque
 from contextlib import AbstractAsyncContextManager
+from tempfile import TemporaryFile
 
-from ..config.settings import Config
+from ..config.settings import Config, ConfigError
+from ..host import private_sockets
 from ..host.listeners import Listener, ListenError, adopt, bind
 from ..host.signals import Signals, StopSignals
 from ..host.systemd import Notifier, inherited_sockets
@@ -48,7 +50,7 @@ def start(config: Config, load: Load, signals: Signals, company: Company = _NOBO
     """Serve until told to end; the exit status. `load` reads the configuration again, for SIGHUP.
 
     0 after a drain, 1 when there is nothing to listen on, 128 + signal when a second signal aborted running requests.
-    Raises ConfigError, before anything is bound, for a certificate that cannot be used.
+    Raises ConfigError, before anything is bound, for a certificate or a data directory that cannot be used.
     """
     arrived: deque[int] = deque()
     signals.collect(arrived.append)
@@ -56,6 +58,23 @@ def start(config: Config, load: Load, signals: Signals, company: Company = _NOBO
     _raise_descriptor_limit()
     tls_context(config)
     provide(config)  # before there are workers, who then share them
+    if config.batches.data_dir is not None:
+        _prepare(config.batches.data_dir)
+    with private_sockets.directory(wanted=config.batches.on):
+        return _serve(config, load, signals, company, arrived)
+
+
+def _prepare(data_dir: str) -> None:
+    """Raises ConfigError for a directory in which nothing can be kept."""
+    try:
+        os.makedirs(data_dir, mode=0o700, exist_ok=True)
+        with TemporaryFile(dir=data_dir):
+            pass
+    except OSError as error:
+        raise ConfigError([f"GOMODEL_DATA_DIR: {data_dir!r} cannot be written to: {error.strerror}"]) from None
+
+
+def _serve(config: Config, load: Load, signals: Signals, company: Company, arrived: deque[int]) -> int:
     notifier = Notifier(os.environ)
     try:
         inherited = adopt(inherited_sockets(os.environ), config)

@@ -243,7 +243,8 @@ class Supervisor:
         name_worker(f"{place.index}-{os.getpid()}")
         for counts in self._counts:
             counts.take(place.index - 1)
-        return run_loop(serve(self._config, [*shared, *twins], orders, self._signals, LIMITS.beat_s))
+        batching = place.index == 1
+        return run_loop(serve(self._config, [*shared, *twins], orders, self._signals, LIMITS.beat_s, batching=batching))
 
     def _release(self) -> None:
         self._selector.close()

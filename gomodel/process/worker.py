@@ -26,13 +26,19 @@ _FAREWELL_S = 1.0
 
 
 async def serve(
-    config: Config, listeners: list[Listener], orders: socket.socket, signals: Signals, beat_s: float
+    config: Config,
+    listeners: list[Listener],
+    orders: socket.socket,
+    signals: Signals,
+    beat_s: float,
+    *,
+    batching: bool = False,
 ) -> int:
     """Serve on `listeners` until the supervisor, at the other end of `orders`, says otherwise; the exit status.
 
-    Every `beat_s` it is told that the loop turns. Raises ListenError.
+    Every `beat_s` it is told that the loop turns. `batching` as `Serving`. Raises ListenError.
     """
-    serving = Serving(config)
+    serving = Serving(config, batching=batching)
     loop = asyncio.get_running_loop()
 
     def deliver(number: int) -> None:

@@ -44,7 +44,8 @@ def permit(outgoing: Outgoing) -> None:
             allowed = bool(choice.candidates)
         if not allowed:
             raise _refused(caller.name, model)
-    outgoing.added += caller.added_fields
+    if not request.record.batch:  # whose lines come with the priority of batches
+        outgoing.added += caller.added_fields
 
 
 def _refused(name: str, model: str) -> NotAllowed:

@@ -18,6 +18,7 @@ class Kind(enum.Enum):
     RESPONSES = enum.auto()
     PASSTHROUGH = enum.auto()
     REALTIME = enum.auto()
+    BATCHES = enum.auto()  # and files
     HEALTH = enum.auto()
     READY = enum.auto()
     METRICS = enum.auto()

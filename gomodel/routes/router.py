@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from ..errors import BadTarget, Forbidden, GatewayError, NotFound
 from . import passthrough
+from .batch_routes import batch_route
 from .respelling import ends, respellings
 from .route import Kind, Route
 from .targets import check_target, split_target
@@ -70,11 +71,13 @@ class Router:
         passthrough_admin: bool,
         metrics_path: str | None,
         metrics_public: bool,
+        batches: bool = False,
     ) -> None:
         self._base = base_path.rstrip("/")
         self._passthrough = passthrough
         self._v1_alias = passthrough_v1_alias
         self._admin = passthrough_admin
+        self._batches = batches
         self._local = {
             "/": Route(Kind.STATUS_PAGE, "/", READ, open=True, polled=True),
             "/health": Route(Kind.HEALTH, "/health", READ, open=True, polled=True),
@@ -137,7 +140,7 @@ class Router:
         elif below_v1 and root in _ROOT_BELOW_V1:
             found = _inference(root, query, anthropic)
         elif below_v1:
-            found = _v1(local, query, anthropic)
+            found = batch_route(local, query, on=self._batches) or _v1(local, query, anthropic)
         else:
             found = _inference(local, query, anthropic)
         return found and replace(found, own_base=self._base + "/v1", own_root=self._base)

@@ -121,6 +121,8 @@ def fields(record: Record, seconds: float) -> dict[str, object]:
         found["reason"] = record.reason
     if record.affinity:
         found["affinity"] = record.affinity
+    if record.batch:
+        found["batch"] = record.batch
     if record.retries:
         found["retries"] = record.retries
     if record.trace:

@@ -178,6 +178,9 @@ class Telemetry:
         self.queue_waits: dict[str, Histogram] = defaultdict(Histogram)  # of those that had their turn, by instance
         self.queue_ends: dict[tuple[str, str], int] = defaultdict(int)  # by instance and what became of them
         self.spending: dict[tuple[str, str, str], Spending] = {}  # by instance, model, key
+        self.batch_lines = {"completed": 0, "failed": 0}
+        # By status; all that the database has.
+        self.batches = dict.fromkeys(("validating", "in_progress", "finalizing", "cancelling"), 0)
 
     def limit(self, config: Config) -> None:
         """End what is silent by the timeouts of `config` from now on."""

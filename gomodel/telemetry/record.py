@@ -56,6 +56,7 @@ class Record:
     __slots__ = (
         "aborted",
         "affinity",
+        "batch",
         "bytes_in",
         "bytes_out",
         "caller",
@@ -104,6 +105,7 @@ class Record:
         self.named_by = ""  # what named its conversation: "header", "body" ...; only where servers were chosen from
         self.affinity = ""  # where it was served, seen from its conversation's home
         self.status = 0
+        self.batch = ""  # whose line it is
         self.streamed = False  # the answer is a stream of events
         self.bytes_in = 0
         self.bytes_out = 0

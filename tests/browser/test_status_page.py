@@ -1,7 +1,11 @@
 """What a person sees and does on the status page."""
 
+import json
 import re
+import urllib.request
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
@@ -402,3 +406,41 @@ _POOR_CONTRAST = """() => {
   }
   return poor;
 }"""
+
+
+def test_batches_are_shown_with_a_bar_where_there_are_some(page: Page, start: Start, tmp_path: Path) -> None:
+    gateway = start("demo", GOMODEL_MASTER_KEY=KEY, GOMODEL_DATA_DIR=str(tmp_path / "data"), BATCH_CONCURRENCY="1")
+    body = {"model": "vllm/demo/llama-sim", "max_tokens": 12, "messages": [{"role": "user", "content": "Hi"}]}
+    lines = [{"custom_id": str(n), "method": "POST", "url": "/v1/chat/completions", "body": body} for n in range(200)]
+    batch = begin_batch(gateway, "\n".join(map(json.dumps, lines)))
+    enter(page, gateway)
+    row = page.locator("#batches tr").filter(has_text=batch)
+    expect(row).to_contain_text("in progress")
+    expect(row).to_contain_text("of 200")
+    expect(row.get_by_role("progressbar", name=f"Progress of {batch}")).to_be_visible()
+    expect(page.get_by_role("heading", name="Batches (the newest)")).to_be_visible()
+
+
+def test_without_batches_nothing_is_said_of_them(page: Page, start: Start) -> None:
+    gateway = start("demo")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    enter(page, gateway)
+    expect(page.get_by_role("heading", name="Requests in flight")).to_be_visible()
+    expect(page.get_by_role("heading", name="Batches (the newest)")).to_be_hidden()
+    assert not [url for url in asked if "batches" in url]
+
+
+def begin_batch(gateway: Gateway, content: str) -> str:
+    """Make a batch of this file; its id."""
+
+    def call(path: str, data: bytes, media_type: str) -> Any:
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": media_type}
+        request = urllib.request.Request(f"{gateway.url}v1/{path}", data, headers)
+        return json.load(urllib.request.urlopen(request, timeout=LIMIT_S))
+
+    part = '--b\r\nContent-Disposition: form-data; name="{}"\r\n\r\n{}\r\n'
+    form = part.format("purpose", "batch") + part.format('file"; filename="in.jsonl', content) + "--b--\r\n"
+    file = call("files", form.encode(), "multipart/form-data; boundary=b")
+    body = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    return str(call("batches", json.dumps(body).encode(), "application/json")["id"])

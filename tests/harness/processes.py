@@ -153,11 +153,14 @@ class Process:
 
 
 def children(pid: int) -> list[int]:
-    """The process's children, in the order they were started."""
+    """The process's children, those of each thread in the order they were started."""
+    found = []
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        for thread in sorted(Path(f"/proc/{pid}/task").iterdir()):
+            found += [int(child) for child in (thread / "children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):  # ended before the open, or between it and the read
-        return []
+        pass
+    return found
 
 
 Run = Callable[..., Awaitable[Process]]

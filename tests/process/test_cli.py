@@ -4,6 +4,7 @@ import asyncio
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -271,7 +272,7 @@ async def test_check_reaches_an_instance_on_a_unix_socket(
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-async def test_the_demo_prints_curl_lines_that_work(run: Run) -> None:
+async def test_the_demo_prints_lines_that_work(run: Run, tmp_path: Path) -> None:
     process = await run({"VLLM_OWN_BASE_URL": "http://127.0.0.1:1/v1"}, "demo", "--rate", "0", "--port", "0")
     await process.until("guide", lambda: "  key: demo\n" in process.output)
     assert "serves in front of a simulation" in process.output
@@ -291,6 +292,16 @@ async def test_the_demo_prints_curl_lines_that_work(run: Run) -> None:
     assert stream.endswith("data: [DONE]\n\n")
     assert '"count"' in tokens
     assert process.text == ""
+    (tmp_path / "requests.jsonl").write_text(
+        '{"custom_id":"a","method":"POST","url":"/v1/chat/completions",'
+        '"body":{"model":"vllm/demo/llama-sim","messages":[{"role":"user","content":"Hi"}]}}\n'
+    )
+    (command,) = re.findall(r"^  (OPENAI.*)$", process.output, re.MULTILINE)
+    program = f"{sys.executable} -m gomodel batch"
+    shell = await asyncio.create_subprocess_shell(command.replace("gomodel batch", program), cwd=tmp_path)
+    async with asyncio.timeout(SAFETY_S):
+        assert await shell.wait() == 0
+    assert '"custom_id":"a"' in (tmp_path / "answers.jsonl").read_text()
     assert await process.stop() == 0
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from gomodel.host import private_sockets
 from gomodel.operations.families import FAMILIES
 from gomodel.telemetry.record import PHASE_WORDS
 
@@ -123,8 +124,10 @@ async def test_every_selector_finds_a_series_once_everything_has_happened(
     digest = sha256(b"a").hexdigest()
     keys.write_text(f'[keys.a]\nsha256 = "{digest}"\nrequests_per_minute = 1\n')
     several = f"{gone.base_url},http+dns://localhost:1/v1"
-    settings = {"GOMODEL_KEYS_FILE": str(keys), "GOMODEL_REDIS_URL": f"unix://{tmp_path}/none"}
-    handle = await gateway(vllm=upstream, vllm_b=several, vllm_c=twin, GOMODEL_MASTER_KEY="k", **settings)
+    more = {"GOMODEL_MASTER_KEY": "k", "GOMODEL_DATA_DIR": str(tmp_path)}
+    more |= {"GOMODEL_KEYS_FILE": str(keys), "GOMODEL_REDIS_URL": f"unix://{tmp_path}/none"}
+    with private_sockets.directory(wanted=True):
+        handle = await gateway(vllm=upstream, vllm_b=several, vllm_c=twin, **more)
     key = ("x-api-key", "k")
     for model in (*["vllm/m"] * 5, "vllm-b/m"):
         await ask(await connect(handle), post(model=model, headers=[key]))

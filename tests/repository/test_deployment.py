@@ -342,27 +342,29 @@ def requirements(name: str) -> list[str]:
 
 def test_constraints_pin_every_dependency_to_a_version_that_setup_cfg_allows() -> None:
     lines = (DOCKER / "constraints.txt").read_text().splitlines()
-    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    pinned = {canonicalize_name(name): version for name, version in pairs}
     cfg = RawConfigParser()
     cfg.read(ROOT / "setup.cfg")
-    extras = cfg["options.extras_require"]["redis"]  # which the image has
-    declared = [line for line in (cfg["options"]["install_requires"] + extras).splitlines() if line]
+    extras = cfg["options.extras_require"]  # which the image has
+    declared = (cfg["options"]["install_requires"] + extras["redis"] + extras["batch"]).splitlines()
     # The image's CPython, which need not be the one that runs this: what a package needs depends on it.
     (python,) = {
         re.fullmatch(r"PYTHON_IMAGE=python:(3\.\d+)-.*", arg)[1] for word, arg in dockerfile() if word == "ARG"
     }
-    image = {"extra": "", "python_version": python, "python_full_version": f"{python}.99"}
-    wanted, seen = [Requirement(line) for line in declared], set()
+    image = {"python_version": python, "python_full_version": f"{python}.99"}
+    wanted, seen = [(Requirement(line), {""}) for line in declared if line and not line.startswith("#")], set()
     while wanted:
-        requirement = wanted.pop()
+        requirement, extras = wanted.pop()
         name = canonicalize_name(requirement.name)
-        if requirement.marker is not None and not requirement.marker.evaluate(image):
+        marker = requirement.marker
+        if marker is not None and not any(marker.evaluate({"extra": extra, **image}) for extra in extras):
             continue
         assert name in pinned, f"{name} floats"
         assert requirement.specifier.contains(pinned[name]), f"{name}=={pinned[name]} is not {requirement.specifier}"
         if name not in seen:
             seen.add(name)
-            wanted += [Requirement(line) for line in requirements(name)]
+            wanted += [(Requirement(line), {"", *requirement.extras}) for line in requirements(name)]
     assert set(pinned) - seen == {"setuptools"}
 
 

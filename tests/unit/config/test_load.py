@@ -95,6 +95,12 @@ DEFAULTS = [
     ("watch_s", None),
     ("files", {}),
     ("certificate", None),
+    ("batches.data_dir", None),
+    ("batches.database_url", None),
+    ("batches.file_limit_bytes", 200 * 1024**2),
+    ("batches.file_ttl_s", 30 * 86400.0),
+    ("batches.concurrency", 16),
+    ("batches.priority", 10),
     ("dotenv", False),
     ("dotenv_ended", True),
     ("former", frozenset()),
@@ -110,7 +116,7 @@ def test_nothing_set_means_these_defaults(path: str, value: object) -> None:
 
 def test_every_field_has_a_default_vector() -> None:
     vectors = {path for path, _ in DEFAULTS} | {"warnings"}
-    nested = {"timeouts", "retry", "breaker"}
+    nested = {"timeouts", "retry", "breaker", "batches"}
     config = from_environ({})
     fields = {field.name for field in dataclasses.fields(config)} - nested
     for group in nested:
@@ -201,6 +207,11 @@ SETTINGS = [
     ("GOMODEL_DRAIN_TIMEOUT", "0", "drain_s", 0.0),
     ("GOMODEL_WATCH", "5s", "watch_s", 5.0),
     ("GOMODEL_WATCH", "0", "watch_s", None),
+    ("GOMODEL_DATA_DIR", "/var/lib/gomodel", "batches.data_dir", "/var/lib/gomodel"),
+    ("FILE_SIZE_LIMIT", "1G", "batches.file_limit_bytes", 1024**3),
+    ("FILE_TTL", "7d", "batches.file_ttl_s", 604800.0),
+    ("BATCH_CONCURRENCY", "1", "batches.concurrency", 1),
+    ("BATCH_PRIORITY", "0", "batches.priority", 0),
 ]
 
 
@@ -227,6 +238,46 @@ def test_an_empty_variable_counts_as_unset(name: str) -> None:
 
 def test_every_plain_variable_has_a_vector() -> None:
     assert {name for name, *_ in SETTINGS} | {"TLS_CERT_FILE", "TLS_KEY_FILE", "GOMODEL_KEYS_FILE"} == PLAIN
+
+
+DATABASES = [
+    "postgresql://user:s3cret@db.example:5432/gomodel",
+    "postgres://db.example/gomodel",
+    "postgresql:///gomodel?host=/run/postgresql",
+]
+
+
+@pytest.mark.parametrize("url", DATABASES)
+def test_a_database_stands_beside_a_data_directory(url: str) -> None:
+    config = from_environ({"GOMODEL_DATA_DIR": "/data", "GOMODEL_DATABASE_URL": url})
+    assert config.batches.database_url == Secret(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///x",
+        "mysql://user:s3cret@db/x",
+        "postgresql://user:s3cret@db:port/x",
+        "postgresql://user:s3cret@db",
+        "db/s3cret",
+    ],
+)
+def test_another_database_is_a_problem_without_its_url(url: str) -> None:
+    (problem,) = problems({"GOMODEL_DATA_DIR": "/data", "GOMODEL_DATABASE_URL": url})
+    assert problem.startswith("GOMODEL_DATABASE_URL: ")
+    assert "s3cret" not in problem
+
+
+def test_a_database_without_a_data_directory_is_a_problem() -> None:
+    assert blamed({"GOMODEL_DATABASE_URL": DATABASES[0]}) == ["GOMODEL_DATABASE_URL"]
+
+
+def test_what_batches_need_and_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gomodel.config.load.find_spec", lambda name: None if name == "alembic" else True)
+    (problem,) = problems({"GOMODEL_DATA_DIR": "/data"})
+    assert problem == "GOMODEL_DATA_DIR: needs pip install 'gomodel[batch]': alembic is missing"
+    assert from_environ({}).batches.data_dir is None
 
 
 @pytest.mark.parametrize("cpus", [{0}, {2, 5, 7}])
@@ -262,6 +313,11 @@ REFUSED = [
         for text in ("app.example", "https://app.example/", "https://*.example", "https://a:443", "http://a:80", "a://")
     ],
     *[("BASE_PATH", text) for text in ("g", "//", "/a//b", "/a/../b", "/a/.", "/a?b", "/a#b", "/a%20b", "/a b")],
+    *[("GOMODEL_DATA_DIR", text) for text in ("data", "./data", "~/data")],
+    *[("FILE_SIZE_LIMIT", text) for text in ("0", "much")],
+    *[("FILE_TTL", text) for text in ("0", "59m", "3651d", "month")],
+    *[("BATCH_CONCURRENCY", text) for text in ("0", "10001", "many")],
+    *[("BATCH_PRIORITY", text) for text in ("-1", "low")],
     *[("BODY_SIZE_LIMIT", text) for text in ("0", "-1", "1.5M", "ten", "10T")],
     *[
         (name, text)
@@ -1129,6 +1185,8 @@ CONTRACT = re.findall(
     RETRY_MAX_RETRIES RETRY_INITIAL_BACKOFF RETRY_MAX_BACKOFF RETRY_BACKOFF_FACTOR RETRY_JITTER_FACTOR
     CIRCUIT_BREAKER_FAILURE_THRESHOLD CIRCUIT_BREAKER_SUCCESS_THRESHOLD CIRCUIT_BREAKER_TIMEOUT
     CACHE_REFRESH_INTERVAL STRIP_REQUEST_HEADERS ROUTING SESSION_HEADERS METRICS_ENABLED METRICS_ENDPOINT METRICS_PUBLIC
+    GOMODEL_DATA_DIR GOMODEL_DATABASE_URL GOMODEL_DATABASE_URL_FILE FILE_SIZE_LIMIT FILE_TTL BATCH_CONCURRENCY
+    BATCH_PRIORITY
     FORWARDED_ALLOW_IPS LOG_LEVEL LOG_FORMAT GOMODEL_WORKERS GOMODEL_WATCH GOMODEL_DRAIN_TIMEOUT
     TLS_CERT_FILE TLS_KEY_FILE
     """,

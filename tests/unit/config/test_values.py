@@ -121,7 +121,7 @@ REFUSED: list[tuple[Callable[[str], Any], str, str]] = [
                 "10M",
                 "10H",
                 "500MS",
-                "10d",
+                "10w",
                 "10us",
                 "10sec",
                 "10min",

@@ -242,7 +242,7 @@ async def test_plain_routes_and_base_paths_are_mapped_too(gateway, upstream, con
         (post(f"{base}/v2/rerank"), f"{there}/v2/rerank/", f"{base}/v2/rerank/"),
         (post(f"{base}/tokenize"), f"{there}/tokenize/", f"{base}/tokenize/"),
         (request("GET", f"{base}/v1/responses/resp_1"), "//127.0.0.1:1/v1/x", f"{base}/v1/x"),
-        (request("GET", f"{base}/v1/files"), f"{there}/v1/files/", f"{base}/v1/files/"),
+        (request("GET", f"{base}/v1/threads"), f"{there}/v1/threads/", f"{base}/v1/threads/"),
         (request("GET", f"{base}/p/vllm/files"), "/v1/files/", f"{base}/p/vllm/v1/files/"),
     ):
         upstream.on_request(moved(307, location))

@@ -57,6 +57,8 @@ CONTRACT = {
     "gomodel_replica_set_age_seconds": ("upstream",),
     "gomodel_model_list_age_seconds": ("upstream",),
     "gomodel_event_loop_lag_seconds": (),
+    "gomodel_batch_lines_total": ("state",),
+    "gomodel_batches": ("status",),
     "gomodel_build_info": ("version",),
 }
 # Prometheus' own names for what every process has.

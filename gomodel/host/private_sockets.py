@@ -1,0 +1,65 @@
+"""Two unix sockets between the processes of one gateway: the batcher's API, and the gateway's door for its lines.
+
+Decides where they are: in a directory that nobody else may enter, made anew by each gateway. Whoever connects is one of
+the gateway's own processes, so what it says of itself is believed.
+"""
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_MODE = 0o600
+API = "api"
+LINES = "lines"
+
+# Made before there are workers, who inherit the name.
+_directory: str | None = None
+
+
+@contextmanager
+def directory(*, wanted: bool) -> Iterator[None]:
+    """There is a directory, if one is `wanted`, while the block runs in this process."""
+    global _directory  # noqa: PLW0603 - a process belongs to one gateway
+    if not wanted:
+        yield
+        return
+    _directory = tempfile.mkdtemp(prefix="gomodel-batches-")  # mode 0700
+    try:
+        yield
+    finally:
+        remove(_directory)
+        _directory = None
+
+
+def path(name: str) -> str:
+    """Where the socket is, or will be. Raises RuntimeError outside of `directory`."""
+    if _directory is None:
+        raise RuntimeError("this gateway has no private sockets")
+    return os.path.join(_directory, name)
+
+
+def bind(at: str) -> socket.socket:
+    """A socket that listens at this path; one that was there is replaced. Raises OSError."""
+    try:
+        os.unlink(at)
+    except FileNotFoundError:
+        pass
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o777 & ~_MODE)
+    try:
+        sock.bind(at)
+        sock.listen(socket.SOMAXCONN)
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.umask(mask)
+    return sock
+
+
+def remove(at: str) -> None:
+    """Remove a directory of sockets; none is fine."""
+    shutil.rmtree(at, ignore_errors=True)
