@@ -9,11 +9,18 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
 from ..host import private_sockets
 from ..telemetry.logs import configure_logging, name_worker
 from .batcher import serve
 from .line import Line
+
+_new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None
+try:
+    from uvloop import new_event_loop as _new_event_loop
+except ImportError:  # there is none for this platform
+    _new_event_loop = None
 
 
 def main() -> None:
@@ -21,7 +28,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
-    status = asyncio.run(_run(sock))
+    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+        status = runner.run(_run(sock))
     logging.shutdown()
     # A thread that waits for a disk or a name server must not keep the process.
     os._exit(status)

@@ -6,7 +6,6 @@ to count, and the rest is left to whoever comes next.
 
 import asyncio
 import logging
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ class Batcher:
         self._looked = asyncio.Event()
         self._draining = False
         self._lock: int | None = None  # of the directory, where SQLite is in it
-        self._totals: dict[str, tuple[int, float]] = {}  # by server: first bytes so far, and their sum
+        self._totals: dict[str, tuple[tuple[int, ...], float]] = {}  # by server: first bytes so far, and their sum
 
     async def run(self) -> None:
         """Serve until the gateway is gone."""
@@ -272,16 +271,22 @@ class Batcher:
     def _adapt(self, said: dict[str, Any]) -> None:
         """A second has passed. `said` is by server: first bytes of others so far, their sum, who waits, replicas."""
         now = asyncio.get_running_loop().time()
-        pressures: defaultdict[str, Pressure] = defaultdict(Pressure)
-        for server, (count, sum_s, waiting, _) in said.items():
-            before, before_s = self._totals.get(server, (count, sum_s))
-            pressures[server] = Pressure(max(0, count - before), max(0.0, sum_s - before_s), waiting)
-            self._totals[server] = count, sum_s
+        pressures: dict[str, Pressure] = {}
+        for server, (counts, sum_s, waiting, _) in said.items():
+            before, before_s = self._totals.get(server, (counts, sum_s))
+            # Less than before: a worker that had counted is gone.
+            new = tuple(max(0, now - then) for now, then in zip(counts, before, strict=True))
+            pressures[server] = Pressure(new, max(0.0, sum_s - before_s), waiting)
+            self._totals[server] = counts, sum_s
         for gate in self._gates.values():
-            theirs = [pressures[server] for server in gate.servers]
+            theirs = [pressures[server] for server in gate.servers if server in pressures]
             replicas = sum(said[server][3] for server in gate.servers if server in said)
             gate.pace.ceiling = self._batching.concurrency * max(1, replicas)
-            whole = Pressure(*(sum(values) for values in zip(*theirs, strict=True))) if theirs else Pressure()
+            whole = Pressure(
+                tuple(map(sum, zip(*(each.counts for each in theirs), strict=True))),
+                sum(each.sum_s for each in theirs),
+                sum(each.waiting for each in theirs),
+            )
             gate.pace.second(whole, now, used=gate.kept)
             gate.kept = bool(gate.waiting)
             gate.admit()

@@ -5,21 +5,22 @@ count: what comes whole says nothing of when it was begun. Decides what "too lon
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..balancing.instances import Providers
-from ..telemetry.counters import Telemetry
+from ..telemetry.counters import SECONDS, Telemetry
 from ..telemetry.record import Phase
 
 PRESSURE = "pressure"
 _TOO_LONG_S = 1.0
+_NONE = (0,) * (len(SECONDS) + 1)
 
 
 class Pressure(NamedTuple):
-    """`first_bytes` and their sum since the start; `waiting` now; `replicas` that share the load."""
+    """First bytes by SECONDS and their sum since the start; who is `waiting` now; `replicas` that share the load."""
 
-    first_bytes: int
+    counts: tuple[int, ...]
     sum_s: float
     waiting: int
     replicas: int
@@ -35,9 +36,13 @@ def pressure(telemetry: Telemetry, providers: Providers, now: float) -> dict[str
     found = {}
     for name, instance in providers.instances.items():
         streamed = [each.first_byte_streamed for key, each in telemetry.latency.items() if key[0] == name]
-        counts = sum(sum(each.counts) for each in streamed)
+        counts = _added(each.counts for each in streamed)
         found[name] = Pressure(counts, sum(each.sum for each in streamed), waiting[name], len(instance.replicas))
     return found
+
+
+def _added(counts: Iterable[Sequence[int]]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(_NONE, *counts, strict=True)))
 
 
 def merged(parts: Iterable[dict[str, Pressure]]) -> dict[str, Pressure]:
@@ -45,9 +50,9 @@ def merged(parts: Iterable[dict[str, Pressure]]) -> dict[str, Pressure]:
     found: dict[str, Pressure] = {}
     for part in parts:
         for name, one in part.items():
-            other = found.get(name, Pressure(0, 0.0, 0, 1))
+            other = found.get(name, Pressure(_NONE, 0.0, 0, 1))
             found[name] = Pressure(
-                one.first_bytes + other.first_bytes,
+                _added((one.counts, other.counts)),
                 one.sum_s + other.sum_s,
                 one.waiting + other.waiting,
                 max(one.replicas, other.replicas),

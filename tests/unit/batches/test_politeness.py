@@ -1,8 +1,18 @@
 """Lines of batches take what nobody else wants, and give it back at once."""
 
+from bisect import bisect_left
+
 from gomodel.batches.politeness import Pace, Pressure
+from gomodel.telemetry.counters import SECONDS
 
 QUIET = Pressure()
+
+
+def streams(count: int, mean_s: float, late: int = 0) -> Pressure:
+    counts = [0] * (len(SECONDS) + 1)
+    counts[bisect_left(SECONDS, mean_s)] = count - late
+    counts[bisect_left(SECONDS, 10.0)] = late
+    return Pressure(tuple(counts), count * mean_s)
 
 
 def grown(pace: Pace, seconds: int, pressure: Pressure = QUIET, start: int = 100) -> Pace:
@@ -43,21 +53,21 @@ def test_somebody_who_waits_too_long_halves_it() -> None:
 
 
 def test_first_bytes_as_fast_as_ever_let_it_grow() -> None:
-    assert grown(Pace(16), 10, Pressure(20, 1.0)).limit == 11
+    assert grown(Pace(16), 10, streams(20, 0.05)).limit == 11
 
 
 def test_first_bytes_that_come_later_make_it_give_way() -> None:
-    pace = grown(Pace(16), 15, Pressure(20, 1.0))
-    pace.second(Pressure(20, 2.0), 300, used=True)
+    pace = grown(Pace(16), 15, streams(20, 0.05))
+    pace.second(streams(20, 0.1), 300, used=True)
     assert pace.limit == 12
     for second in range(20):
-        pace.second(Pressure(20, 2.0), 301 + second, used=True)
+        pace.second(streams(20, 0.1), 301 + second, used=True)
     assert pace.limit == 1
 
 
 def test_a_change_of_the_load_is_taken_for_usual_in_the_end() -> None:
-    pace = grown(Pace(16), 5, Pressure(20, 1.0))
-    grown(pace, 1200, Pressure(20, 2.0), start=200)
+    pace = grown(Pace(16), 5, streams(20, 0.05))
+    grown(pace, 1200, streams(20, 0.1), start=200)
     assert pace.limit > 1
 
 
@@ -66,3 +76,31 @@ def test_a_lower_ceiling_counts_at_once() -> None:
     pace.ceiling = 4
     pace.second(QUIET, 300, used=False)
     assert pace.limit == 4
+
+
+def test_a_few_late_ones_among_many_make_it_give_way_though_the_mean_stays() -> None:
+    pace = grown(Pace(16), 15, streams(20, 0.05))
+    for second in range(3):
+        pace.second(streams(20, 0.05, late=1), 300 + second, used=True)
+    assert pace.limit < 16
+
+
+def test_those_that_are_late_without_lines_too_are_nobodys_fault() -> None:
+    pace = Pace(16)
+    grown(pace, 40, streams(20, 0.05, late=2), start=0)
+    pace.limit = 1
+    for second in range(40):
+        pace.second(streams(20, 0.05, late=2), 100 + second, used=False)
+    grown(pace, 20, streams(20, 0.05, late=2), start=200)
+    assert pace.limit > 8
+
+
+def test_near_where_it_was_too_much_it_grows_slowly() -> None:
+    pace = grown(Pace(16), 15, streams(20, 0.05))
+    pace.second(streams(20, 0.05, late=4), 300, used=True)
+    assert pace.limit == 12
+    limits = []
+    for second in range(25):
+        pace.second(streams(20, 0.05), 301 + second, used=True)
+        limits.append(pace.limit)
+    assert limits == [13] * 10 + [14] * 10 + [15] * 5
