@@ -36,7 +36,7 @@ def _environment() -> Path:
     if not stamp.exists() or stamp.read_text() != wanted:
         venv.create(VENV, clear=True, with_pip=True)
         pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--editable", ROOT, "--requirement", _SOURCES[0]], check=True)
+        subprocess.run([*pip, "--editable", f"{ROOT}[batch]", "--requirement", _SOURCES[0]], check=True)
         stamp.write_text(wanted)
     return python
 

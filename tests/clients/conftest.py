@@ -121,7 +121,11 @@ def gateway(servers: _Servers, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """gomodel as most people run it. Its breaker stays closed, so that what a test broke is no other test's trouble."""
     directory = tmp_path_factory.mktemp("gateway")
     with _gateway(
-        servers, directory, BODY_SIZE_LIMIT=str(BODY_LIMIT_BYTES), CIRCUIT_BREAKER_FAILURE_THRESHOLD="1000000"
+        servers,
+        directory,
+        BODY_SIZE_LIMIT=str(BODY_LIMIT_BYTES),
+        CIRCUIT_BREAKER_FAILURE_THRESHOLD="1000000",
+        GOMODEL_DATA_DIR=str(directory / "data"),
     ) as running:
         yield running
 
