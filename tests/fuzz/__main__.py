@@ -85,11 +85,12 @@ def conversation(data: bytes) -> None:
     outcomes = []
     for body in (data, data[:at] + b'"x":"' + b"x" * 3000 + b'",' + data[at:] if data[:at].strip() == b"{" else data):
         scan = ConversationScan(body, MESSAGES)
-        fed(scan, b"")
+        scan.feed()
         for _ in range(len(body)):
             if not scan.paused:
                 break
             scan.feed()
+        assert not scan.paused
         outcomes.append((scan.id, scan.text))
     assert outcomes[0] == outcomes[1], outcomes
 
