@@ -95,7 +95,7 @@ chaos: $(VENV)/.installed  ## random clients against random instances; SEED=7 RE
 # Rules without I/O: the tests reach every line and every branch of these. Of all the rest FLOOR per cent.
 PURE := $(wildcard gomodel/http1/*.py gomodel/routes/*.py gomodel/selector/*.py) gomodel/dialects.py \
 	$(addprefix gomodel/access/,fair_queue.py) \
-	$(addprefix gomodel/balancing/,near_models.py rendezvous.py) \
+	$(addprefix gomodel/balancing/,aliases.py keys_in_flight.py near_models.py rendezvous.py) \
 	$(addprefix gomodel/config/,addresses.py dotenv_file.py load.py reader.py registry.py typos.py values.py variable.py) \
 	$(addprefix gomodel/process/,ending.py hub.py orders.py restarts.py slot_desk.py) $(addprefix gomodel/relay/,attempts.py refusals.py) \
 	$(addprefix gomodel/telemetry/,counters.py tally.py usage.py usage_table.py) \
