@@ -35,8 +35,8 @@ class Policy:
 
 def _gomodel(workers: int, routing: str) -> Callable[[str, int, Sequence[int], Path], Launch]:
     def launch(binary: str, port: int, servers: Sequence[int], directory: Path) -> Launch:
-        environment = {f"VLLM_R{at}_BASE_URL": f"http://127.0.0.1:{each}/v1" for at, each in enumerate(servers)}
-        environment |= {
+        environment = {
+            "VLLM_BASE_URL": ",".join(f"http://127.0.0.1:{each}/v1" for each in servers),
             "GOMODEL_MASTER_KEY": payloads.KEY,
             "GOMODEL_WORKERS": str(workers),
             "ROUTING": routing,

@@ -67,7 +67,7 @@ class Inference:
             request.record.model = choice.model
             if choice.placed:
                 await self.placement.order(request, choice, body, form=is_form(request))
-                if request.route.template == _STORING:
+                if request.route.template == _STORING and len(choice.candidates) > 1:
                     await self._prefer_owner(request, choice, body)
             if selector is not None:
                 _name_model(body, selector, choice, form=is_form(request))

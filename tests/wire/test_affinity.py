@@ -108,6 +108,27 @@ async def test_models_have_homes_of_their_own(gateway, make_upstream, connect):
     assert homes[0] != homes[1]
 
 
+@pytest.fixture
+async def replicas(gateway, make_upstream, connect):
+    """A gateway with one instance, `vllm`, of four servers; a client, and the servers."""
+    servers = [await make_upstream(models=("m",)) for _ in range(4)]
+    for each in servers:
+        each.repeat(OK)
+    handle = await gateway(vllm=",".join(each.base_url for each in servers), GOMODEL_MASTER_KEY="k")
+    return handle, await connect(handle), servers
+
+
+async def homes_of(client, servers, names, model="vllm/m"):
+    """Which of the servers each session is served by."""
+    found = []
+    for name in names:
+        before = [len(each.requests) for each in servers]
+        raw = chat(headers=[("X-Session-ID", name), ("x-api-key", "k")], model=model)
+        assert (await ask(client, raw)).status == 200
+        found.append(next(at for at, each in enumerate(servers) if len(each.requests) != before[at]))
+    return found
+
+
 async def test_callers_have_homes_of_their_own(gateway, make_upstream, connect, tmp_path):
     """Nobody can aim at the server that another's session is at."""
     keys = tmp_path / "keys.toml"
@@ -309,3 +330,37 @@ async def test_a_client_that_leaves_takes_its_conversation_along(fleet, connect)
         await turned(lambda: any(keys_in_flight.shared._cells))
         client.fin()
         await turned(lambda: not any(keys_in_flight.shared._cells))
+
+
+NAMES = [f"s-{number}" for number in range(24)]
+
+
+async def test_a_conversation_stays_with_one_of_an_instances_replicas(replicas):
+    _, client, servers = replicas
+    homes = await homes_of(client, servers, NAMES)
+    assert set(homes) == {0, 1, 2, 3}
+    assert await homes_of(client, servers, NAMES[::-1]) == homes[::-1]
+    # A bare id means the same servers.
+    assert await homes_of(client, servers, NAMES, model="m") == homes
+
+
+async def test_the_order_of_replicas_and_the_name_of_their_instance_do_not_matter(replicas, gateway, connect):
+    _, client, servers = replicas
+    urls = ",".join(each.base_url for each in reversed(servers))
+    other = await connect(await gateway({"VLLM_X_BASE_URL": urls, "GOMODEL_MASTER_KEY": "k"}))
+    homes = await homes_of(client, servers, NAMES)
+    assert await homes_of(other, servers, NAMES, model="vllm-x/m") == homes
+
+
+async def test_out_of_rotation_conversations_move_and_come_home(replicas):
+    handle, client, servers = replicas
+    before = await homes_of(client, servers, NAMES)
+    at = before[0]
+    where = f"/admin/instances/vllm/{{}}?replica=127.0.0.1:{servers[at].port}"
+    assert (await ask(client, request("POST", where.format("drain"), [("x-api-key", "k")]))).status == 200
+    during = await homes_of(client, servers, NAMES)
+    assert at not in during
+    assert [now for now, was in zip(during, before, strict=True) if was != at] == [was for was in before if was != at]
+    assert (await line_with(handle, affinity="moved"))["instance"] == "vllm"
+    assert (await ask(client, request("POST", where.format("resume"), [("x-api-key", "k")]))).status == 200
+    assert await homes_of(client, servers, NAMES) == before

@@ -121,6 +121,17 @@ async def test_a_bound_selector_stays_where_it_is_bound(pair, connect):
     assert (answer.get("X-GoModel-Provider"), len(one.requests)) == ("vllm", 1)
 
 
+async def test_where_only_an_engine_is_to_be_chosen_nobody_is_asked_who_has_the_response(
+    gateway, make_upstream, connect
+):
+    one, other = await make_upstream(), await make_upstream()
+    for each in (one, other):
+        each.repeat(OK)
+    client = await connect(await gateway(vllm=one, vllm_b=other, VLLM_DP_RANKS="4"))
+    answer = await ask(client, create("vllm/m", previous_response_id=ID))
+    assert (answer.get("X-GoModel-Provider"), len(one.requests), other.requests) == ("vllm", 1, [])
+
+
 async def test_where_there_is_no_choice_nothing_is_waited_for_and_nobody_is_asked(pair, connect):
     handle, one, other = pair
     one.on_request(ReadHead(), ReadBody(), OK)
