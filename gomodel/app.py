@@ -43,6 +43,7 @@ from .relay.passthrough import Passthrough
 from .relay.permitted import PermittedForwarder
 from .relay.queueing import Queueing
 from .relay.realtime import Realtime
+from .relay.wedged import WedgedWatch
 from .routes.route import Kind
 from .routes.router import Router
 from .telemetry.counters import Telemetry
@@ -78,6 +79,7 @@ class App:
         self.providers: Providers = Providers(config, known, network, telemetry.gaps)
         self.models: ModelLists = ModelLists(self.providers, config, previous.models if previous is not None else None)
         self.providers.on_change = self._follow
+        self._wedged = WedgedWatch(self.providers, telemetry)
         self.callers: Callers | None = None
         if config.keys is not None:
             before = previous.callers if previous is not None else None
@@ -238,6 +240,7 @@ class App:
     def start(self) -> None:
         """Begin what goes on in the background."""
         self.providers.discovery.start()
+        self._wedged.start()
         self._operations.start()
         if self.callers is not None:
             self.callers.start()
@@ -249,6 +252,7 @@ class App:
     def stop(self) -> None:
         """End what goes on in the background; another app serves from now on."""
         self.providers.discovery.stop()
+        self._wedged.stop()
         self._operations.stop()
         if self.callers is not None:
             self.callers.stop()
@@ -257,6 +261,7 @@ class App:
         """Give back what it holds, but for the replicas in `shared`, which another app goes on with."""
         if self.callers is not None:
             await self.callers.close()
+        await self._wedged.close()
         await self._operations.close()
         if self._batch_calls is not None:
             await self._batch_calls.close()

@@ -311,6 +311,7 @@ class Forwarder:
     def _judge_answer(outgoing: Outgoing, relay: Relay) -> None:
         """What an answer that went to the client says of the instance."""
         replica, admission, status, now = relay.replica, relay.admission, relay.status, monotonic()
+        replica.answers += 1
         if relay.failed or status in INSTANCE_FAILURES:
             admission.failed(now, relay.failed or f"status {status}")
             replica.demotion.failed(now)

@@ -15,9 +15,15 @@ FAILURES = (ClientError, OSError, ValueError)
 
 
 def ask(
-    replica: Replica, path: str, *, limit_s: float, accept: str = "", at_root: bool = False
+    replica: Replica,
+    path: str,
+    *,
+    limit_s: float | None,
+    accept: str = "",
+    at_root: bool = False,
+    body: bytes | None = None,
 ) -> _RequestContextManager:
-    """GET `path` below the base URL, or `at_root`; a context that gives aiohttp's response.
+    """GET `path` below the base URL, or `at_root`, or POST a `body` of JSON to it; a context of aiohttp's response.
 
     Raises what FAILURES names.
     """
@@ -27,4 +33,13 @@ def ask(
         headers["Authorization"] = f"Bearer {key.reveal()}"
     base = replica.server.base_url
     url = URL((base.removesuffix("/v1") if at_root else base) + path, encoded=True)
-    return replica.pool.session.get(url, headers=headers, timeout=ClientTimeout(total=limit_s), allow_redirects=False)
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    return replica.pool.session.request(
+        "GET" if body is None else "POST",
+        url,
+        data=body,
+        headers=headers,
+        timeout=ClientTimeout(total=limit_s),
+        allow_redirects=False,
+    )

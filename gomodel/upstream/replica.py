@@ -60,6 +60,7 @@ class Replica:
         # The address as well: a server is what is counted, and a reload may give its name to another one.
         self.key = f"{config.name} {server}"  # the same in all workers
         self.requests = host_counts.shared.counter(self.key)
+        self.answers = 0  # that went to clients, whole or broken off
         self.on_unreachable: Callable[[], None] | None = None
         self.ranks: Ranks | None = None
         self._rank_it()
