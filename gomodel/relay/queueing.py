@@ -16,6 +16,7 @@ from ..errors import GatewayError, Overloaded, RateLimited
 from ..routes.route import Kind, Route
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Phase
+from ..upstream.replica import Replica
 from .outgoing import Outgoing
 
 # Of the last ones that had their turn; how fast the line moves is seen from them.
@@ -57,7 +58,7 @@ class Queueing:
             place = record.place
             if place is not None:
                 first = outgoing.choice.candidates[0]
-                if place.replica == first.key and first.breaker.candidate(monotonic()):
+                if place.replica == first.key and _open(first, outgoing, monotonic()):
                     return
                 place.leave()
                 record.place = None
@@ -134,8 +135,13 @@ def _wanted(outgoing: Outgoing) -> tuple[str, Replicas, float, int | None] | Non
     if not _works(request.route, request.method):
         return None
     now = monotonic()
-    replicas = tuple((each.key, each.config.max_in_flight) for each in candidates if each.breaker.candidate(now))
+    replicas = tuple((each.key, each.config.max_in_flight) for each in candidates if _open(each, outgoing, now))
     return (key, replicas, weight, most) if replicas else None
+
+
+def _open(replica: Replica, outgoing: Outgoing, now: float) -> bool:
+    """Whether a request would be let through to it, as `Choice.admitted` decides."""
+    return replica.breaker.candidate(now) and (not replica.barred or outgoing.choice.forced)
 
 
 def _works(route: Route, method: str) -> bool:

@@ -230,3 +230,55 @@ class TestRotation:
             assert answer.status == status
             assert not any(str(each.port) in answer.raw.decode() for each in upstreams)
         assert not any(each.barred for each in handle.gateway.providers.replicas)
+
+
+class TestTheLine:
+    """Who has a slot has it at a replica that takes requests."""
+
+    @pytest.fixture
+    async def pair(self, gateway, make_upstream):
+        upstreams = [await make_upstream(models=("m",)) for _ in range(2)]
+        base = ",".join(each.base_url for each in upstreams)
+        handle = await gateway(vllm=base, VLLM_MAX_IN_FLIGHT="1", VLLM_MODELS="m")
+        return handle, upstreams
+
+    async def test_nobody_gets_a_slot_at_one_that_is_out(self, pair, connect):
+        handle, (one, other) = pair
+        other.repeat(OK)
+        handle.gateway.providers.replicas[0].bar(OUT, True)
+        for _ in range(10):
+            assert (await ask(await connect(handle), post())).status == 200
+        assert (served(one), served(other)) == (0, 10)
+
+    async def test_nobody_waits_where_all_are_out(self, pair, connect):
+        handle, _ = pair
+        for each in handle.gateway.providers.replicas:
+            each.bar(OUT, True)
+        own_error(await ask(await connect(handle), post()), 503, "instance_out_of_rotation")
+
+    async def test_one_whose_turn_comes_at_a_replica_that_went_out_is_served_by_another(self, pair, connect):
+        handle, upstreams = pair
+        ends = [asyncio.Event(), asyncio.Event()]
+        for upstream, end in zip(upstreams, ends, strict=True):
+            upstream.on_request(ReadHead(), EVENT, WaitFor(end), LAST_CHUNK)
+            upstream.repeat(OK)
+        running = []
+        for turn in ("0", "1"):
+            running.append(await connect(handle))
+            await running[-1].send(post(headers=[("X-Turn", turn)]))
+            await running[-1].read_head()
+        if int(upstreams[0].requests[0].get("X-Turn")):
+            running.reverse()
+        waiting = await connect(handle)
+        await waiting.send(post())
+        await turned(lambda: len(handle.gateway.telemetry.running.records) == 3)
+        handle.gateway.providers.replicas[0].bar(OUT, True)
+        ends[0].set()
+        assert (await running[0].read_rest()).complete
+        for _ in range(5):
+            await ask(await connect(handle), READY)
+        assert [served(each) for each in upstreams] == [1, 1]
+        ends[1].set()
+        assert (await waiting.read_response("POST")).status == 200
+        assert [served(each) for each in upstreams] == [1, 2]
+        assert (await running[1].read_rest()).complete
