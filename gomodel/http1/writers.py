@@ -7,6 +7,9 @@ beginning of the next message, what is missing would be taken from it. Knows not
 
 from typing import Protocol
 
+# A chunk up to this size is copied into its frame.
+_COPIED_BYTES = 4096
+
 
 class WrongLength(Exception):
     """A body is longer or shorter than its head declared: a bug in whoever sends it."""
@@ -52,6 +55,14 @@ class Chunked:
             return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
         self._over = True
         return b"%x\r\n%b\r\n0\r\n\r\n" % (len(payload), payload) if payload else b"0\r\n\r\n"
+
+    def parts(self, payload: bytes) -> tuple[bytes, ...]:
+        """One chunk, in parts for one write where it is large: nothing of it is copied."""
+        if len(payload) < _COPIED_BYTES:
+            return (self.write(payload, False),)
+        if self._over:
+            raise WrongLength
+        return b"%x\r\n" % len(payload), payload, b"\r\n"
 
 
 class UntilClose:

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..config.settings import Config
+from ..host.allocator import keep_freed
 from ..host.listeners import Listener
 from ..telemetry.logs import configure_logging
 from ..upstream.root_certificates import provide
@@ -102,6 +103,7 @@ class Serving:
             gc.freeze()
             gc.set_threshold(GC_THRESHOLD, 20, 50)
             gc.enable()
+            keep_freed()
             ready()
             await self._draining.wait()
             await self._end(gateway)

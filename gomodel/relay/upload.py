@@ -105,7 +105,7 @@ class UploadFlow:
         pieces = body.take()
         last = body.complete and not (pieces and body.spooled)
         if writer is not None:
-            pieces = [writer.write(piece, False) for piece in pieces]
+            pieces = [part for piece in pieces for part in writer.parts(piece)]
             if last:
                 pieces.append(writer.write(b"", True))
         if pieces:

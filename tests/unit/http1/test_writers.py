@@ -59,3 +59,14 @@ def test_nothing_follows_the_last_chunk(piece, last):
     assert writer.write(b"a", True) == b"1\r\na\r\n0\r\n\r\n"
     with pytest.raises(WrongLength):
         writer.write(piece, last)
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 70_000])
+def test_a_chunk_in_parts_is_the_same_chunk(size):
+    payload = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    writer = Chunked()
+    assert b"".join(writer.parts(payload)) == Chunked().write(payload, False)
+    assert any(part is payload for part in writer.parts(payload)) is (size >= 4096)
+    writer.write(b"", True)
+    with pytest.raises(WrongLength):
+        writer.parts(payload)
