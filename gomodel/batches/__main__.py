@@ -40,15 +40,15 @@ async def _run(sock: socket.socket) -> int:
     first = await line.receive()
     if first is None:
         return 0
-    _, config, directory = first
+    _, config, directory, owner = first
     configure_logging(config.log_level, config.log_format)
     name_worker(f"batches-{os.getpid()}")
     try:
         return await serve(config, directory, line)
     finally:
         line.close()
-        # The gateway removes it, unless it was killed.
-        if os.getppid() == 1:
+        # Whoever made it removes it, unless it was killed.
+        if not private_sockets.is_owned(owner):
             private_sockets.remove(directory)
 
 

@@ -50,7 +50,7 @@ async def serve(config: Config, directory: str, line: Line) -> int:
         _logger.error("GOMODEL_DATA_DIR cannot be used: %s", error.strerror)
         return 1
     batcher = Batcher(config, contents, directory, line)
-    runner = web.AppRunner(batcher.api.app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    runner = web.AppRunner(batcher.api.app(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     sock = private_sockets.bind(f"{directory}{private_sockets.API}")
     await web.SockSite(runner, sock).start()

@@ -17,16 +17,18 @@ LINES = "lines"
 
 # Made before there are workers, who inherit the name.
 _directory: str | None = None
+_owner = 0
 
 
 @contextmanager
 def directory(*, wanted: bool) -> Iterator[None]:
     """There is a directory, if one is `wanted`, while the block runs in this process."""
-    global _directory  # noqa: PLW0603 - a process belongs to one gateway
+    global _directory, _owner  # noqa: PLW0603 - a process belongs to one gateway
     if not wanted:
         yield
         return
     _directory = tempfile.mkdtemp(prefix="gomodel-batches-")  # mode 0700
+    _owner = os.getpid()
     try:
         yield
     finally:
@@ -39,6 +41,20 @@ def path(name: str) -> str:
     if _directory is None:
         raise RuntimeError("this gateway has no private sockets")
     return os.path.join(_directory, name)
+
+
+def owner() -> int:
+    """The process that made the directory and will remove it."""
+    return _owner
+
+
+def is_owned(pid: int) -> bool:
+    """Whether that process, of this user or of this very gateway, is still there."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 def bind(at: str) -> socket.socket:

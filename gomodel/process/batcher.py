@@ -98,7 +98,7 @@ class Batcher:
         try:
             line = Line(*await asyncio.open_connection(sock=ours))
             self._line = line
-            line.send("config", self._config, private_sockets.path(""))
+            line.send("config", self._config, private_sockets.path(""), private_sockets.owner())
             if self._draining:
                 line.send("drain")
             try:

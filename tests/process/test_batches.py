@@ -4,15 +4,15 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientError, ClientSession, web
 
-from ..harness.batches import ENDS, MODEL, Caller, Vllm, line, serving, started
-from ..harness.processes import Run, children
+from ..harness.batches import ENDS, MODEL, Caller, Vllm, everybody, line, serving, started
+from ..harness.processes import Process, Run, children
 
 
 @pytest.fixture
@@ -167,6 +167,68 @@ async def test_a_batcher_that_is_killed_is_followed_by_another_that_goes_on(
     batch = await caller.until(batch_id, *ENDS)
     assert batch["request_counts"] == {"total": 10, "completed": 10, "failed": 0}
     assert sorted(int(each["custom_id"]) for each in await caller.lines(batch["output_file_id"])) == list(range(10))
+
+
+async def test_a_worker_that_is_killed_is_followed_by_one_with_another_batcher(
+    run: Run, session: ClientSession, vllm: Vllm, tmp_path: Path
+) -> None:
+    process, caller = await started(run, session, vllm, tmp_path, GOMODEL_WORKERS="2")
+    await caller.until(await caller.batch(line(1)), *ENDS)
+    (place,) = sockets_of(process)
+    first = next(worker for worker in children(process.pid) if children(worker))
+    os.kill(first, signal.SIGKILL)
+    await process.says("ended with SIGKILL")
+    batch = await Caller(session, process.port).until(await repeated(lambda: caller.batch(line(2))), *ENDS)
+    assert batch["request_counts"]["completed"] == 1
+    assert sockets_of(process) == [place]
+    assert await process.stop() == 0
+    assert not place.exists()
+
+
+async def test_of_a_gateway_that_is_killed_no_sockets_stay(
+    run: Run, session: ClientSession, vllm: Vllm, tmp_path: Path
+) -> None:
+    process, caller = await started(run, session, vllm, tmp_path)
+    await caller.upload(line(1))
+    (place,) = sockets_of(process)
+    os.kill(process.pid, signal.SIGKILL)
+    await process.ended()
+    async with asyncio.timeout(20):
+        while place.exists():  # noqa: ASYNC110 - the batcher ends by itself
+            await asyncio.sleep(0.05)
+
+
+def sockets_of(process: Process) -> list[Path]:
+    """The directory of a gateway's private sockets."""
+    names = {
+        line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "/gomodel-batches-" in line
+    }
+    return sorted(
+        {Path(name).parent for name in names if Path(name).stat().st_uid == os.getuid() and owned(name, process)}
+    )
+
+
+def owned(name: str, process: Process) -> bool:
+    """Whether the socket of this name is one of the process or of its children."""
+    inodes = {line.split()[6] for line in Path("/proc/net/unix").read_text().splitlines() if line.endswith(name)}
+    for pid in everybody(process.pid):
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                if os.readlink(fd).removeprefix("socket:[").removesuffix("]") in inodes:
+                    return True
+            except OSError:
+                pass
+    return False
+
+
+async def repeated(call: Callable[[], Awaitable[str]]) -> str:
+    """What `call` brings once the gateway is whole again."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await call()
+            except (ClientError, AssertionError):
+                await asyncio.sleep(0.1)
 
 
 async def test_without_a_directory_there_are_no_files_and_nothing_is_loaded(run: Run, session: ClientSession) -> None:
