@@ -55,7 +55,7 @@ from .upstream.replica import Replica
 _OPERATORS = frozenset(
     {
         *(Kind.HEALTH, Kind.READY, Kind.METRICS, Kind.STATUS_PAGE),
-        *(Kind.ADMIN_REQUESTS, Kind.ADMIN_INSTANCES, Kind.ADMIN_USAGE),
+        *(Kind.ADMIN_REQUESTS, Kind.ADMIN_INSTANCES, Kind.ADMIN_USAGE, Kind.ADMIN_KEYS),
     }
 )
 

@@ -81,6 +81,10 @@ class Callers:
             caller = self._met[entry.name] = Caller(entry, self._usage, self.leases)
         return caller
 
+    def entries(self) -> Iterable[Key]:
+        """Those of the file, and that of the master key."""
+        return {id(each): each for each in self._by_digest.values()}.values()
+
     @property
     def met(self) -> Iterable[Caller]:
         """Those who have asked since the process began; some may have no entry any more."""

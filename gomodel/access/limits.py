@@ -149,6 +149,10 @@ class Limits:
         """An answer has said how many tokens it took."""
         self._account.spend(int(monotonic()), tokens)
 
+    def lent(self) -> tuple[int, int, int] | None:
+        """What this host has of the limits now, where there are other gateways."""
+        return self.lease.get(int(monotonic() * 1000)) if self.leases is not None else None
+
     def used(self) -> tuple[int, int, int]:
         """Of this host: the requests that run, those of the last minute, and the tokens of the last minute."""
         return self._account.look(int(monotonic()))

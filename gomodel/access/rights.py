@@ -12,7 +12,8 @@ from ..routes.route import Kind
 from .caller import Caller
 from .callers import Callers
 
-_ADMIN = frozenset({Kind.ADMIN_REQUESTS, Kind.ADMIN_USAGE})
+# What stands below is for operators, whatever there will be.
+_ADMIN = "/admin/"
 # What goes to an instance counts against a caller's limits.
 LIMITED = frozenset({Kind.INFERENCE, Kind.UNKNOWN, Kind.SERVER, Kind.RESPONSES, Kind.PASSTHROUGH, Kind.REALTIME})
 
@@ -36,7 +37,7 @@ def known_caller(callers: Callers) -> Callable[[Request], None]:
                 raise NotAllowed(f"{_of(caller)} does not open /p/: passthrough = true in its entry would.")
             if not entry.admin and administers(("/v1" if route.below_base else "") + route.tail.partition("?")[0]):
                 raise NotAllowed(f"{_of(caller)} administers no server: admin = true in its entry would let it.")
-        elif route.kind in _ADMIN:
+        elif route.template.startswith(_ADMIN):
             if not entry.admin:
                 raise NotAllowed(f"{_of(caller)} is no operator's: admin = true in its entry would make it one.")
         elif route.kind is Kind.METRICS and not entry.metrics:

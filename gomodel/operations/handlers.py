@@ -1,7 +1,7 @@
-"""The handlers for operators: readiness, metrics, the list of running requests.
+"""The handlers for operators: readiness, metrics, the lists of running requests and of keys.
 
 Decides whom to ask: this process alone about readiness, all workers about the rest. What is said is decided in
-`readiness`, `metrics`, `requests` and `usage`.
+`readiness`, `metrics`, `requests`, `usage` and `keys`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
 from ..telemetry.usage_table import Asked, as_csv, as_json, summed
 from ..upstream.probes import Probes
-from . import instances
+from . import instances, keys
 from .metrics import expose, snapshot
 from .pressure import PRESSURE, pressure
 from .readiness import report
@@ -62,6 +62,7 @@ class Operations:
             Kind.ADMIN_REQUESTS: self.requests,
             Kind.ADMIN_USAGE: self.usage,
             Kind.ADMIN_INSTANCES: self.instances,
+            Kind.ADMIN_KEYS: self.keys,
         }
 
     def start(self) -> None:
@@ -70,6 +71,7 @@ class Operations:
         if self._batches:
             register(PRESSURE, lambda _: pressure(self._telemetry, self._providers, monotonic()))
         register("requests", lambda _: self._listed(None))
+        register("keys", lambda _: keys.counted(self._callers))
         register("abort", lambda request_id: self._abort(request_id, None))
         register(ROTATION, self._keep_out)
         self._probes.start()
@@ -160,6 +162,12 @@ class Operations:
         for instance in self._providers.instances.values():
             instance.keep_out()
         return True
+
+    async def keys(self, request: Request) -> Reply:
+        """GET /admin/keys: who has asked, what they used, and their limits; contract section 9."""
+        answers = [keys.counted(self._callers), *await ask_siblings("keys")]
+        body = json.dumps(keys.listed(self._callers, answers)).encode()
+        return Reply(200, body, {"Cache-Control": "no-store"})
 
     def _snapshot(self, asked_by: Record | None) -> dict[str, Any]:
         return snapshot(

@@ -25,6 +25,7 @@ class Kind(enum.Enum):
     ADMIN_REQUESTS = enum.auto()
     ADMIN_USAGE = enum.auto()
     ADMIN_INSTANCES = enum.auto()
+    ADMIN_KEYS = enum.auto()
     STATUS_PAGE = enum.auto()
     NOT_FOUND = enum.auto()
 

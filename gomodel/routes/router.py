@@ -85,6 +85,7 @@ class Router:
             "/v1/models": Route(Kind.MODELS, "/v1/models", READ),
             "/admin/requests": Route(Kind.ADMIN_REQUESTS, "/admin/requests", frozenset({"GET"}), polled=True),
             "/admin/instances": Route(Kind.ADMIN_INSTANCES, "/admin/instances", frozenset({"GET"}), polled=True),
+            "/admin/keys": Route(Kind.ADMIN_KEYS, "/admin/keys", frozenset({"GET"}), polled=True),
         }
         self._local["/admin/usage"] = Route(Kind.ADMIN_USAGE, "/admin/usage", READ)
         if metrics_path is not None:

@@ -290,13 +290,28 @@ gomodel_tokens_total{upstream="vllm",model="m",key="<b>bob",kind="prompt"} 1.0
     requests = [{**run, "id": str(number), "place": place} for number, place in enumerate(places)]
     page.route("**/metrics", lambda route: route.fulfill(body=text, content_type="text/plain"))
     page.route("**/admin/requests", lambda route: route.fulfill(json={"requests": requests}))
+    alice = {"name": "alice", "state": "expired", "lent": {"in_flight": 4}, "refused": {"in_flight": 3, "x": 4}}
+    alice |= {
+        "limits": {"in_flight": 8, "tokens_per_minute": 200000},
+        "used": {"in_flight": 2, "tokens_per_minute": 1000},
+    }
+    page.route("**/admin/keys", lambda route: route.fulfill(json={"entries": 2, "keys": [alice]}))
     enter(page, gateway)
     rows = page.locator("#keys tr")
     expect(rows).to_have_count(2)
     expect(rows.first.locator("th, td")).to_have_text(
-        ["alice", "2", "3", "92 of unknown usage", "12,3452,000 cached", "678"]
+        [
+            "aliceexpired",
+            "2",
+            "3",
+            "92 of unknown usage",
+            "12,3452,000 cached",
+            "678",
+            "2 of 8 at once (4 lent), 1,000 of 200,000 tokens a minute7 refused",
+        ]
     )
     expect(rows.last.locator("th, td").first).to_have_text("<b>bob")
+    expect(rows.last.locator("th, td").last).to_have_text("none")
     line = page.locator("#requests tr").filter(has_text="in line, place 2")
     expect(line).to_have_count(1)
 

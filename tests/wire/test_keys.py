@@ -7,6 +7,7 @@ from hashlib import sha256
 import pytest
 
 from gomodel.config.keys_file import parse
+from gomodel.routes.route import Kind
 
 from ..harness.scripted import SSE_HEAD, Stall, json_response, request
 from ..harness.verdicts import CHAT, OK, access_lines, ask, turned
@@ -171,6 +172,33 @@ async def test_what_is_the_operators_takes_a_right(keyed, upstream, connect, tar
         assert refusal(await ask(client, get(BOB, other)))
     assert (await ask(client, request("DELETE", "/admin/requests/x", [("x-api-key", ALICE)]))).status == 403
     assert {line["key"] for line in access_lines(handle) if line["status"] == 403} == {"alice", "bob"}
+
+
+OPERATORS = [
+    ("GET", "/admin/requests"),
+    ("DELETE", "/admin/requests/x"),
+    ("GET", "/admin/usage"),
+    ("GET", "/admin/keys"),
+    ("GET", "/admin/instances"),
+    ("POST", "/admin/instances/vllm/drain"),
+    ("POST", "/admin/instances/vllm/resume"),
+]
+
+
+@pytest.mark.parametrize(("method", "target"), OPERATORS)
+async def test_every_route_of_operators_is_closed_to_a_key_that_is_none(keyed, upstream, connect, method, target):
+    client = await connect(await keyed(entry("alice", ALICE, metrics=True, passthrough=True), vllm=upstream))
+    body = b"" if method == "POST" else None
+    refusal(await ask(client, request(method, target, [("Authorization", f"Bearer {ALICE}")], body)))
+    allowed = await ask(client, request(method, target, [("Authorization", f"Bearer {MASTER}")], body))
+    assert allowed.status in (200, 404)
+
+
+async def test_no_route_of_operators_is_missing_above(keyed, upstream):
+    handle = await keyed(entry("alice", ALICE), vllm=upstream)
+    resolve = handle.gateway.app._recording._resolve
+    kinds = {resolve(target).kind for _, target in OPERATORS}
+    assert kinds == {kind for kind in Kind if kind.name.startswith("ADMIN_")}
 
 
 async def test_routes_that_administer_a_server_take_both_rights_even_where_they_are_open(keyed, upstream, connect):
