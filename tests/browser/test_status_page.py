@@ -459,3 +459,25 @@ def begin_batch(gateway: Gateway, content: str) -> str:
     file = call("files", form.encode(), "multipart/form-data; boundary=b")
     body = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     return str(call("batches", json.dumps(body).encode(), "application/json")["id"])
+
+
+def test_a_replica_is_taken_out_of_rotation_and_put_back(page: Page, start: Start, picture: Picture) -> None:
+    gateway = start("--demo")
+    enter(page, gateway)
+    rows = page.locator("#replicas tr")
+    expect(rows).to_have_count(2)
+    drained = rows.filter(has_text="of vllm-test")
+    expect(drained.locator(".badge")).to_have_text("up")
+    address = drained.get_by_role("rowheader").locator("span").first.inner_text()
+    drained.get_by_role("button", name=f"Drain {address}").click()
+    expect(drained.locator(".badge")).to_have_text("out of rotation")
+    expect(page.get_by_text(f"{address} is out of rotation; what runs there ends.")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text("ready, 1 of 2 instances up")
+    # Whoever is not up is looked for first.
+    expect(rows.first).to_contain_text("of vllm-test")
+    picture("drained")
+    drained.get_by_role("button", name=f"Resume {address}").click()
+    expect(drained.locator(".badge")).to_have_text("up")
+    expect(page.get_by_role("status")).to_have_text("ready")
+    page.get_by_role("button", name="Forget key").click()
+    expect(page.locator("#replicas-part")).to_be_hidden()

@@ -184,7 +184,7 @@ async def test_the_page_asks_routes_that_the_gateway_has(gateway: Gateway, conne
     handle = await gateway(VLLM_BASE_URL="http://127.0.0.1:1/v1", VLLM_MODELS="m")
     (script,) = [content for tag, content in Document(await page(metrics_path="/metrics")).inline if tag == "script"]
     asked = set(re.findall(r'ask\("([\w/-]+?)/?"', script))
-    assert asked == {"health/ready", "admin/requests", "admin/keys", "v1/models"}
+    assert asked == {"health/ready", "admin/requests", "admin/keys", "admin/instances", "v1/models"}
     for path in asked:
         answer = await fetch(handle, connect, f"/{path}")
         assert answer.status in (200, 503)
