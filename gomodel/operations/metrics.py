@@ -17,8 +17,9 @@ from ..balancing.instance import Instance
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..host.process_metrics import process_metrics
-from ..telemetry.counters import SECONDS, Histogram, Spending, Telemetry
+from ..telemetry.counters import SECONDS, Histogram, Telemetry
 from ..telemetry.record import PHASE_WORDS, Record
+from ..telemetry.spending import Spending
 from ..upstream.health import State
 from ..upstream.replica import ASLEEP, OUT, WEDGED
 from ..version import VERSION

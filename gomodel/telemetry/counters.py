@@ -12,9 +12,7 @@ from ..config.settings import Config
 from . import access_line
 from .record import Phase, Record
 from .running import Running
-from .usage import Usage
-
-_OK = 200
+from .spending import Spending, worked
 
 # One ladder for every duration, from one token at full speed to a long generation.
 SECONDS = (
@@ -119,36 +117,6 @@ class Traffic:
         self.response_bytes = 0
 
 
-class Spending:
-    """What the requests of one key for one model at one instance took."""
-
-    __slots__ = ("audio_s", "cached", "completion", "known", "measured", "prompt", "seconds", "unknown")
-
-    def __init__(self) -> None:
-        self.known = 0  # requests that say what they took
-        self.unknown = 0  # and those that do not
-        self.prompt = 0
-        self.cached = 0  # of the prompt
-        self.measured = 0  # tokens of prompts of which it is known how much was cached
-        self.completion = 0
-        self.audio_s = 0.0
-        self.seconds = 0.0  # that they ran
-
-    def add(self, usage: Usage | None, seconds: float) -> None:
-        """One more request, which ran for so long."""
-        self.seconds += seconds
-        if usage is None:
-            self.unknown += 1
-            return
-        self.known += 1
-        self.prompt += usage.prompt
-        self.completion += usage.completion
-        if usage.cached is not None:
-            self.cached += usage.cached
-            self.measured += usage.prompt
-        self.audio_s += usage.audio_s
-
-
 class Series:
     """One line of gomodel_requests_total, and the shared counters that its requests add to, found by one look-up."""
 
@@ -226,7 +194,7 @@ class Telemetry:
         if record.ended_by:
             self.aborted[record.ended_by, record.phase] += 1
         usage = record.usage
-        if usage is not None or (metered and _worked(record)):
+        if usage is not None or (metered and worked(record)):
             key = record.instance, label_model, "" if record.caller is None else record.caller.name
             spending = self.spending.get(key)
             if spending is None:
@@ -248,8 +216,3 @@ class Telemetry:
         if len(self.spending) >= MAX_SPENDERS:
             key = key[0], "other", "other" if key[2] else ""
         return self.spending.setdefault(key, Spending())
-
-
-def _worked(record: Record) -> bool:
-    """Whether an instance did something for a request that it may have said nothing of."""
-    return record.status == _OK or (record.ended_by != "" and record.phase >= Phase.HEAD)
