@@ -4,6 +4,7 @@ Decides what each kind of route does with a request. Knows nothing of sockets, s
 """
 
 from collections.abc import Awaitable, Callable, Collection
+from typing import Any
 
 from .access.callers import Callers
 from .access.leases import Leases
@@ -142,7 +143,7 @@ class App:
         self._batch_calls: BatchCalls | None = None
         if config.batches.on:
             self._batch_calls = BatchCalls(config, self.providers, telemetry)
-            self._handlers[Kind.BATCHES] = self._batch_calls.handle
+            self._handlers[Kind.BATCHES] = self._operations.kept_usage = self._batch_calls.handle
         strip = frozenset(name.encode() for name in config.strip_request_headers)
         if self.callers is not None:
             strip |= {b"x-vllm-priority"}  # who comes first is for the keys file to say
@@ -226,6 +227,10 @@ class App:
     async def model(self, request: Request) -> Reply:
         """GET /v1/models/{id}."""
         return Reply(200, await self.models.one(request.route.id, _allows(request)))
+
+    def counted(self) -> dict[str, Any]:
+        """All numbers of this process, as a snapshot of the metrics."""
+        return self._operations.counted()
 
     async def health(self, request: Request) -> Reply:
         """Alive; says nothing of instances. A probe of our own that comes back here is told so (RFC 5842 7.2)."""

@@ -186,14 +186,17 @@ def _usage(options: "Namespace | None") -> int:
     from .process.usage_report import report  # noqa: PLC0415
 
     assert options is not None
+    asked = {"by": options.by, "from": options.since, "to": options.until}
     try:
-        return OK if report(load(os.environ), options.url, options.by, as_csv=options.csv) else FAILED
+        return OK if report(load(os.environ), options.url, asked, as_csv=options.csv) else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
 def _usage_options(parser: "ArgumentParser") -> None:
     parser.add_argument("--by", default="key,model,instance", metavar="LIST", help="of key, model, instance (all)")
+    parser.add_argument("--from", dest="since", metavar="TIME", help="such as 2027-01-31 (needs GOMODEL_DATA_DIR)")
+    parser.add_argument("--to", dest="until", metavar="TIME", help="the same")
     parser.add_argument("--csv", action="store_true", help="print CSV")
     parser.add_argument("--url", metavar="URL", help="where the gateway is (default: what the environment describes)")
 

@@ -17,6 +17,7 @@ from ..config.settings import Batching
 from ..dialects import openai_body
 from ..errors import GatewayError, InternalError, InvalidBody, InvalidValue, NoSuchObject, NotFound, Overloaded
 from ..http1.private_fields import OWNER
+from ..telemetry.usage_table import HOUR_S, Asked, as_csv, as_json, summed
 from . import parameters
 from .batch_store import BatchStore
 from .contents import Contents
@@ -25,6 +26,7 @@ from .file_store import FileStore
 from .ids import BATCH, FILE, is_id, new_id
 from .records import FileRecord, shown_batch
 from .upload import Upload
+from .usage_store import UsageStore
 
 _logger = logging.getLogger("gomodel")
 
@@ -44,6 +46,7 @@ class Api:
         files: FileStore,
         batches: BatchStore,
         contents: Contents,
+        usage: UsageStore,
         changed: Callable[[], None] = lambda: None,
         paused: Callable[[str], str | None] = lambda _: None,
     ) -> None:
@@ -54,6 +57,7 @@ class Api:
         self._files = files
         self._batches = batches
         self._contents = contents
+        self._usage = usage
         self._changed = changed
         self._paused = paused
 
@@ -72,6 +76,7 @@ class Api:
                 web.get("/v1/batches", self.list_batches),
                 web.get("/v1/batches/{id}", self.batch),
                 web.post("/v1/batches/{id}/cancel", self.cancel),
+                web.get("/admin/usage", self.used),
             ]
         )
         return app
@@ -85,6 +90,16 @@ class Api:
             except TimeoutError:
                 raise DatabaseAway from None
         return await handler(request)
+
+    async def used(self, request: web.Request) -> web.Response:
+        """GET /admin/usage of a time; the gateway has looked whether the caller may ask, and for what."""
+        asked = Asked(request.query_string, request.headers.get("Accept", ""), time())
+        since, until = asked.window or (0, int(time()) + HOUR_S)
+        rows = summed(await self._usage.used(since, until), asked.by)
+        headers = {"Cache-Control": "no-store"}
+        if asked.csv:
+            return web.Response(body=as_csv(rows, asked), headers=headers, content_type="text/csv", charset="utf-8")
+        return web.Response(body=as_json(rows, asked, since, until), headers=headers, content_type="application/json")
 
     async def upload(self, request: web.Request) -> web.Response:
         """POST /v1/files."""

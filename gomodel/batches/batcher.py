@@ -6,6 +6,7 @@ to count, and the rest is left to whoever comes next.
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from .politeness import Pace, Pressure
 from .results import LeaseLost
 from .run import Run
 from .sweeper import Sweeper
+from .usage_keeper import UsageKeeper
+from .usage_store import UsageStore
 
 _logger = logging.getLogger("gomodel")
 
@@ -78,7 +81,9 @@ class Batcher:
             f"{directory}{private_sockets.LINES}", config.base_path.rstrip("/"), batching.priority
         )
         self._sweeper = Sweeper(files, self._batches, contents, batching.file_ttl_s)
-        self.api = Api(batching, files, self._batches, contents, self._changed, self._paused)
+        usage = UsageStore(self._database)
+        self._usage = UsageKeeper(usage)
+        self.api = Api(batching, files, self._batches, contents, usage, self._changed, self._paused)
         self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self._gates: dict[str, Gate] = {}
         self._looked = asyncio.Event()
@@ -94,6 +99,7 @@ class Batcher:
         ]
         tasks.append(asyncio.create_task(self._count()))
         tasks.append(asyncio.create_task(self._sweep()))
+        tasks.append(asyncio.create_task(self._keep_usage()))
         hearing = asyncio.create_task(self._hear())
         try:
             await asyncio.wait({hearing, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -106,7 +112,16 @@ class Batcher:
             await asyncio.wait({hearing, *tasks})
             await self._end()
 
+    async def _keep_usage(self) -> None:
+        await self.api.ready.wait()
+        await self._usage.run()
+
     async def _end(self) -> None:
+        with suppress(TimeoutError, DatabaseAway):
+            async with asyncio.timeout(_END_S):
+                if not self.api.ready.is_set():  # a short life, but something may have been used in it
+                    await self._database.open()
+                await self._usage.finish()
         for run, _ in self._runs.values():
             run.abandon()
         running = {task for _, task in self._runs.values()}
@@ -130,6 +145,8 @@ class Batcher:
                         run.drain()
                 case ("reload", config):
                     self._reload(config)
+                case ("usage", run, rows):
+                    self._usage.hear(run, rows)
                 case ("pressure", said):
                     self._adapt(said)
 

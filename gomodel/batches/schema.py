@@ -1,9 +1,13 @@
-"""The tables of files and batches, as of the last migration (`migrations`).
+"""The tables of files, batches and usage, as of the last migration (`migrations`).
 
 Contents are files in the data directory (`contents`); everything else is here. Times are seconds since 1970.
 """
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Boolean, Column, Float, Integer, LargeBinary, MetaData, String, Table, Text
+
+from ..telemetry.usage_table import DIMENSIONS, NUMBERS
 
 METADATA = MetaData()
 
@@ -55,4 +59,22 @@ BATCHES = Table(
     # Whose it is to run: until when by the database's clock, and how often it changed hands.
     Column("lease_until", Float(53), nullable=False),
     Column("epoch", Integer, nullable=False),
+)
+
+
+def _usage() -> list[Column[Any]]:
+    """Whose usage it is, and how much (`telemetry.usage_table`)."""
+    places = [Column(name, Text, primary_key=True) for name in DIMENSIONS]
+    kinds = {name: Float(53) if name.endswith("seconds") else BigInteger() for name in NUMBERS}
+    return [*places, *(Column(name, kind, nullable=False) for name, kind in kinds.items())]
+
+
+USAGE_HOURS = Table("usage_hours", METADATA, Column("hour", BigInteger, primary_key=True), *_usage())
+# What of a gateway's sums is in the hours, by `run`, which is one life of a gateway.
+USAGE_COUNTED = Table(
+    "usage_counted",
+    METADATA,
+    Column("run", String(64), primary_key=True),
+    *_usage(),
+    Column("seen_at", Float(53), nullable=False),
 )

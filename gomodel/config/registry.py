@@ -203,8 +203,9 @@ SECTIONS = (
     )),
     Section("Files and batches", (
         Variable("GOMODEL_DATA_DIR", addresses.directory, "", meaning=
-            "Directory for `/v1/files` and `/v1/batches`, which are off without one; made where it is missing. "
-            "Gateways that share batches share it. Needs the extra `gomodel[batch]`, which the container image has."),
+            "Directory for `/v1/files`, `/v1/batches` and usage by the hour, which are off without one; made where it "
+            "is missing. Gateways that share batches share it. Needs the extra `gomodel[batch]`, which the container "
+            "image has."),
         Variable("GOMODEL_DATABASE_URL", addresses.database_url, "", secret=True,
                  otherwise="SQLite in `GOMODEL_DATA_DIR`", meaning=
             "PostgreSQL database for what is known of files and batches, `postgresql://user:password@host/name`. "

@@ -48,6 +48,7 @@ class Operations:
     ) -> None:
         """`addresses`: the metrics may name each replica by its address."""
         self._slots = slots
+        self.kept_usage: Handler | None = None  # answers for a time, where usage is kept
         self._telemetry = telemetry
         self._providers = providers
         self._models = models
@@ -116,12 +117,15 @@ class Operations:
             raise NotFound("No request with this id is running; GET /admin/requests lists those that are.")
         return Reply(200, json.dumps({"id": request_id, "aborted": count}).encode())
 
-    async def usage(self, request: Request) -> Reply:
+    async def usage(self, request: Request) -> Reply | None:
         """GET /admin/usage: all workers as one; contract section 8. Raises ClientError."""
         now = time()
         asked = Asked(request.target.partition("?")[2], request.message.headers.get("Accept", ""), now)
         if asked.window is not None:
-            raise ClientError("Usage is known since the start alone; leave out from and to.", code="invalid_parameter")
+            if self.kept_usage is None:
+                why = "Usage is kept by time where GOMODEL_DATA_DIR is set; leave out from and to."
+                raise ClientError(why, code="invalid_parameter")
+            return await self.kept_usage(request)
         snapshots = await ask_siblings(METRICS, self._snapshot(request.record))
         rows = await asyncio.to_thread(lambda: summed(used(snapshots), asked.by))  # there may be thousands
         headers = {"Cache-Control": "no-store"}
@@ -168,6 +172,10 @@ class Operations:
         answers = [keys.counted(self._callers), *await ask_siblings("keys")]
         body = json.dumps(keys.listed(self._callers, answers)).encode()
         return Reply(200, body, {"Cache-Control": "no-store"})
+
+    def counted(self) -> dict[str, Any]:
+        """All numbers of this process."""
+        return self._snapshot(None)
 
     def _snapshot(self, asked_by: Record | None) -> dict[str, Any]:
         return snapshot(

@@ -41,6 +41,11 @@ class Siblings:
         self._waiting: dict[int, asyncio.Future[list[Any]]] = {}
         self._numbers = count()
 
+    @property
+    def alone(self) -> bool:
+        """Whether there are no others."""
+        return self._alone
+
     def register(self, kind: str, answer: Answer) -> None:
         """Answer questions of `kind` with `answer(argument)`. A later one for the same kind replaces it."""
         self._answers[kind] = answer
@@ -117,5 +122,12 @@ def _unreachable() -> Overloaded:
 
 
 process = Siblings()
+
+
+def alone() -> bool:
+    """Whether there are no other workers, and never were."""
+    return process.alone
+
+
 register = process.register
 ask_siblings = process.ask

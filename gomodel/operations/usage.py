@@ -33,3 +33,9 @@ def used(snapshots: Iterable[Snapshot]) -> Iterator[Row]:
 def since(snapshots: Iterable[Snapshot]) -> float:
     """When the oldest worker that answers started; POSIX time."""
     return float(min(at for each in snapshots for _, at in each.get("process_start_time_seconds", [])))
+
+
+def running(snapshots: Iterable[Snapshot]) -> int:
+    """How many requests run or wait in line, in all workers."""
+    families = ("gomodel_requests_in_flight", "gomodel_queue_waiting")
+    return sum(int(count) for each in snapshots for family in families for _, count in each.get(family, []))

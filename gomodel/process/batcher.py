@@ -48,14 +48,15 @@ class Batcher:
     def reload(self, config: Config) -> None:
         """Go on by `config`."""
         self._config = config
-        self._send("reload", config)
+        self.send("reload", config)
 
     def drain(self) -> None:
         """Begin no further line. Calls are still answered."""
         self._draining = True
-        self._send("drain")
+        self.send("drain")
 
-    def _send(self, *message: Any) -> None:
+    def send(self, *message: Any) -> None:
+        """Tell it something, while it is there."""
         if self._line is not None:
             self._line.send(*message)
 

@@ -4,17 +4,26 @@ Decides what the batcher is told of the gateway, and what the gateway notes of t
 """
 
 import asyncio
+import os
 from time import monotonic
 from typing import Any
 
 from ..batches.line import Line
 from ..config.settings import Config
 from ..errors import Overloaded
+from ..host import private_sockets
+from ..operations.metrics import Snapshot
 from ..operations.pressure import PRESSURE, merged, pressure
-from ..operations.siblings import ask_siblings
+from ..operations.siblings import METRICS, alone, ask_siblings
+from ..operations.usage import running, used
+from ..telemetry.usage_table import DIMENSIONS, summed
 from .batcher import Batcher
-from .gateway import Gateway
+from .gateway import GRACE_S, Gateway
 from .lines_door import LinesDoor
+
+# What is used is kept this often; so much is lost when all is killed at once.
+_TELL_S = 10.0
+_POLL_S = 0.2
 
 
 class Batching:
@@ -25,28 +34,60 @@ class Batching:
         self._door = LinesDoor(gateway)
         self._batcher = Batcher(gateway.config, self._hear)
         self._asking: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the door and start the batcher. Raises OSError."""
         await self._door.open()
         self._batcher.start()
+        self._telling = asyncio.create_task(self._tell_usage_often())
 
     def reload(self, config: Config) -> None:
         """Go on by `config`."""
         self._batcher.reload(config)
 
     async def drain(self) -> None:
-        """Begin no further line; return when none runs any more."""
+        """Begin no further line; return when none runs any more, nor any request in another worker.
+
+        What these use is to be kept as well, and who keeps it is beside this one.
+        """
         self._batcher.drain()
         await self._door.drain()
+        if alone():
+            return
+        await asyncio.sleep(GRACE_S)
+        while running(await self._counted()) > len(self._gateway.telemetry.running.records):  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
 
     async def close(self) -> None:
         """End the batcher when what was done is durable."""
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.wait({self._telling})
+            await self._tell_usage()
         await self._batcher.close()
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait({self._asking})
         await self._door.close()
+
+    async def _tell_usage_often(self) -> None:
+        while True:
+            await asyncio.sleep(_TELL_S)
+            await self._tell_usage()
+
+    async def _tell_usage(self) -> None:
+        """Say what was used so far, by all workers there were; to nobody while there is no batcher."""
+        snapshots = await self._counted()
+        if snapshots:
+            life = os.path.basename(private_sockets.path("").rstrip("/"))
+            self._batcher.send("usage", life, summed(used(snapshots), DIMENSIONS))
+
+    async def _counted(self) -> list[Snapshot]:
+        try:
+            return await ask_siblings(METRICS, self._gateway.app.counted())
+        except Overloaded:
+            return []  # the supervisor is gone, and so are we soon
 
     def _hear(self, message: tuple[Any, ...], line: Line) -> None:
         telemetry = self._gateway.telemetry

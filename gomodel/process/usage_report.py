@@ -39,12 +39,16 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def report(config: Config, url: str | None, by: str, *, as_csv: bool) -> bool:
-    """Print what the gateway says; whether it said it. `url`: its base, where the configuration is another one's."""
+def report(config: Config, url: str | None, asked: dict[str, str | None], *, as_csv: bool) -> bool:
+    """Print what the gateway says to the query `asked`; whether it said it.
+
+    `url` is its base, where the configuration is another one's.
+    """
     connection, path = _connection(config, url)
     fields = {"Authorization": f"Bearer {config.master_keys[0].reveal()}"} if config.master_keys else {}
     try:
-        query = urlencode({"by": by, "format": "csv" if as_csv else "json"}, safe=",")
+        given = {name: value for name, value in asked.items() if value is not None}
+        query = urlencode({**given, "format": "csv" if as_csv else "json"}, safe=",")
         connection.request("GET", f"{path}/admin/usage?{query}", headers=fields)
         answer = connection.getresponse()
         body = answer.read()
@@ -113,4 +117,4 @@ def _print_table(said: dict[str, Any]) -> None:
             for at, (text, width) in enumerate(zip(line, widths, strict=True))
         ]
         print("  ".join(texts).rstrip())
-    print(f"\nSince {said['since']}. CACHED is a part of PROMPT; of UNKNOWN requests nobody said what they took.")
+    print(f"\nFrom {said['since']} to {said['until']}. CACHED is a part of PROMPT; UNKNOWN did not say what they took.")

@@ -119,7 +119,8 @@ class Router:
         except BadTarget as error:
             return _refused(partial(BadTarget, error.message), anthropic)
         if local in self._local:
-            return self._local[local]
+            route = self._local[local]
+            return replace(route, tail=local + query) if route.kind is Kind.ADMIN_USAGE else route
         if local == "/p" or local.startswith("/p/"):
             return self._pass_through(local, query, anthropic)
         # Servers disagree on whether /a//b and /a/ are /a/b and /a, so neither is anything here (nor a redirect).

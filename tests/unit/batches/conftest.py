@@ -11,6 +11,7 @@ from gomodel.batches.batch_store import BatchStore
 from gomodel.batches.contents import Contents
 from gomodel.batches.database import Database
 from gomodel.batches.file_store import FileStore
+from gomodel.batches.usage_store import UsageStore
 from gomodel.config.settings import Batching
 
 
@@ -23,6 +24,7 @@ class Store:
         self.database = Database(url, data_dir)
         self.files = FileStore(self.database)
         self.batches = BatchStore(self.database)
+        self.usage = UsageStore(self.database)
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ async def calls(store: Store) -> AsyncIterator[Caller]:
     def changed() -> None:
         caller.changes += 1
 
-    api = Api(config, store.files, store.batches, store.contents, changed)
+    api = Api(config, store.files, store.batches, store.contents, store.usage, changed)
     api.ready.set()
     async with TestClient(TestServer(api.app())) as client:
         caller = Caller(client, api)
