@@ -114,6 +114,7 @@ class RequestFields:
         "content_length",
         "content_type",
         "expect",
+        "form",
         "forwarded",
         "host",
         "keys",
@@ -142,6 +143,7 @@ class RequestFields:
         self.client = ""  # behind the proxies that are believed; only where there are any
         self.content_length: int | None = None
         self.content_type = b""
+        self.form = False  # the body is one, by its Content-Type; any other is taken for JSON
         self.content_coding = b""
         self.chunked = False
         self.codings: list[bytes] = []
@@ -173,6 +175,7 @@ class RequestFields:
                 forwarded.append(pair)
             elif kind == _CONTENT_TYPE:
                 self.content_type = pair[1]
+                self.form = pair[1][:19].lower() == b"multipart/form-data"
                 if name not in strip:
                     forwarded.append(pair)
             elif kind == _HOST:

@@ -59,11 +59,6 @@ class JsonReading:
             self._search.finish()
 
 
-def is_form(request: Request) -> bool:
-    """Whether the body is a form, by its Content-Type."""
-    return request.fields.content_type[:19].lower() == b"multipart/form-data"
-
-
 class BodySearch:
     """Looks into bodies, of which any number may be read and one at a time may take long."""
 
@@ -79,7 +74,7 @@ class BodySearch:
         fields, body = request.fields, reading.body
         if fields.content_coding:
             raise UnsupportedCoding(fields.content_coding)
-        if is_form(request):
+        if fields.form:
             scan = MultipartScan(boundary(fields.content_type))
             while piece := await body.read_on(spill=True):
                 found = await self._feed(scan, piece)

@@ -20,7 +20,7 @@ from ..selector.conversation import LIMIT_BYTES
 from ..selector.json_body import usual
 from ..selector.selector import Selector
 from ..upstream.replica import Replica
-from .body_search import BodySearch, JsonReading, is_form
+from .body_search import BodySearch, JsonReading
 from .forward import Forwarder
 from .learning import LearningRelay
 from .outgoing import Outgoing
@@ -66,11 +66,11 @@ class Inference:
                 choice = self._providers.resolve(selector.value) or await self.choose(selector.value)
             request.record.model = choice.model
             if choice.placed:
-                await self.placement.order(request, choice, body, form=is_form(request))
+                await self.placement.order(request, choice, body, form=request.fields.form)
                 if request.route.template == _STORING and len(choice.candidates) > 1:
                     await self._prefer_owner(request, choice, body)
             if selector is not None:
-                _name_model(body, selector, choice, form=is_form(request))
+                _name_model(body, selector, choice, form=request.fields.form)
             await self._forwarder.forward(self._outgoing(request, choice, body))
         finally:
             body.close()
@@ -82,7 +82,7 @@ class Inference:
         rest. Raises what `handle` raises.
         """
         fields, payload = request.fields, request.payload
-        if fields.content_coding or is_form(request) or (fields.expect and not payload.is_eof()):
+        if fields.content_coding or fields.form or (fields.expect and not payload.is_eof()):
             return False
         if type(payload) is Arrived and (selector := usual(payload.data)) is not None:
             # Nearly every request: whole, and short or with its model first.

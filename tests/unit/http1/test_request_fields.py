@@ -292,3 +292,18 @@ def test_a_subprotocol_can_be_stripped_and_the_key_in_it_is_known_all_the_same()
 def test_a_length_that_nobody_needs_or_that_stands_beside_chunks_is_refused(pairs, http_10):
     with pytest.raises(BadRequest):
         fields(*pairs).check(http_10)
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        (b"multipart/form-data; boundary=b", True),
+        (b"Multipart/Form-Data", True),
+        (b"application/json", False),
+        (b"multipart/mixed; boundary=b", False),
+        (b"", False),
+    ],
+)
+def test_a_form_is_known_by_its_content_type(value, form):
+    assert RequestFields([(b"Content-Type", value)], frozenset()).form is form
+    assert not RequestFields([], frozenset()).form
