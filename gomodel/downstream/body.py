@@ -4,6 +4,7 @@ Decides when an upload is too large, too slow or broken, and where the bytes wai
 file beyond. Knows nothing of what is in it or where it goes.
 """
 
+import asyncio
 from collections.abc import Callable
 from time import monotonic
 
@@ -74,6 +75,8 @@ class RequestBody:
     async def wait(self) -> None:
         """Return when there is more to hold, or its end. Raises ConnectionResetError when the client has left."""
         if not self._payload.is_eof():
+            if self._request.protocol.transport is None:
+                await asyncio.sleep(0)  # where the task is told of it
             self._want()
             await self._payload.wait()
 
