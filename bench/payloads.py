@@ -51,10 +51,15 @@ def small(model: str) -> bytes:
     )
 
 
-def prompt(model: str) -> bytes:
+def prompt(model: str, *, model_last: bool = False) -> bytes:
     """A 100 KB prompt: a document to summarise, quotes and newlines included."""
     line = 'She said: "the gateway moves bytes, it does not own them."\n'
-    return _chat(model, [{"role": "user", "content": line * (100_000 // len(line))}])
+    return _chat(model, [{"role": "user", "content": line * (100_000 // len(line))}], model_last=model_last)
+
+
+def prompt_model_last(model: str) -> bytes:
+    """The same with its model behind the messages, where OpenAI's SDKs write it."""
+    return prompt(model, model_last=True)
 
 
 def _image(model: str, *, model_last: bool) -> bytes:
@@ -77,6 +82,7 @@ def image_model_last(model: str) -> bytes:
 BODIES: dict[str, Callable[[str], bytes]] = {
     "chat 0.1 KB": small,
     "prompt 100 KB": prompt,
+    "prompt 100 KB, model last": prompt_model_last,
     "image 5 MB, model first": image,
     "image 5 MB, model last": image_model_last,
 }
