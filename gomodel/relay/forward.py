@@ -319,9 +319,8 @@ class Forwarder:
         admission.succeeded(now)
         outgoing.request.record.usage = relay.usage()
         if status >= 500 or status in _REFUSED:
-            # Not for a caller who chose the instance, nor on a route that may not exist: it might be pushed aside by
-            # requests that can only fail.
-            if not outgoing.choice.bound and outgoing.request.route.kind is not Kind.UNKNOWN:
+            # Not on a route that may not exist.
+            if _says_of_it(outgoing, replica) and outgoing.request.route.kind is not Kind.UNKNOWN:
                 replica.demotion.failed(now)
         elif status < 400 and replica.demotion.until:
             replica.demotion.over()
@@ -336,15 +335,15 @@ class Forwarder:
         replica, admission = relay.replica, relay.admission
         outcome, now = relay.refusal, monotonic()
         assert outcome is not None
-        health, bound = replica.health, outgoing.choice.bound
+        health, says = replica.health, _says_of_it(outgoing, replica)
         error: GatewayError | None = None
         if outcome is Outcome.KEY_REFUSED:
             error = KeyRefused(replica.name, configured=replica.config.api_key is not None)
             if outgoing.request.route.below_base:  # vLLM asks for a key there alone; beside it other rules may hold
                 health.refuse_key()
-        elif outcome is Outcome.UNLOADED and not bound:
+        elif outcome is Outcome.UNLOADED and says:
             self._on_unloaded(replica)
-        if not bound or outcome is Outcome.BUSY:
+        if says or outcome is Outcome.BUSY:
             replica.demotion.failed(now)
         if outcome is Outcome.DRAINING:
             health.failed(DRAINING)
@@ -360,3 +359,13 @@ class Forwarder:
         request.record.enter(Phase.QUEUE, monotonic(), None)
         delay_s = min(retry.max_backoff_s, retry.initial_backoff_s * retry.backoff_factor**attempt)
         await asyncio.sleep(delay_s * (1 + retry.jitter_factor * random.uniform(-1, 1)))
+
+
+def _says_of_it(outgoing: Outgoing, replica: Replica) -> bool:
+    """Whether a refusal says something of the replica, which others might do better.
+
+    Not where its caller chose the instance and that is one server, and not of a model that it does not list: it might
+    be pushed aside by requests that can only fail.
+    """
+    choice = outgoing.choice
+    return not choice.bound or (replica.several and choice.model in replica.listed)

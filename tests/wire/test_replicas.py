@@ -314,3 +314,44 @@ class TestOperators:
         entry = answer.json()["instances"]["vllm"]
         assert (answer.status, entry["state"], entry["replicas"], entry["replicas_ready"]) == (200, "up", 2, 1)
         assert not any(address(each) in json.dumps(answer.json()) for each in (one, other))
+
+
+class TestFailingAtOnce:
+    """Whoever fails at once has the fewest requests in flight: that must not draw those that name the instance."""
+
+    @pytest.mark.parametrize("status", [500, 403, 429])
+    async def test_the_others_take_over(self, gateway, make_upstream, connect, status):
+        one, other = await make_upstream(models=("m",)), await make_upstream(models=("m",))
+        one.repeat(json_response({"error": "x"}, status))
+        other.repeat(OK)
+        handle = await gateway(vllm=together(one, other), ROUTING="least")
+        client = await connect(handle)
+        await ask(client, LIST)
+        for _ in range(20):
+            await ask(client, post())
+        assert len(served(one)) <= 1
+        assert len(served(other)) >= 19
+
+    async def test_what_can_only_fail_pushes_nobody_aside(self, gateway, make_upstream, connect):
+        upstreams = [await make_upstream(models=("m",)) for _ in range(2)]
+        for each in upstreams:
+            each.repeat(json_response({"error": "x"}, 429))
+        handle = await gateway(vllm=together(*upstreams))
+        client = await connect(handle)
+        await ask(client, LIST)
+        for raw in (post(model="vllm/unknown"), request("GET", "/p/vllm/version")):
+            assert (await ask(client, raw)).status == 429
+        assert [each.demotion.until for each in handle.gateway.providers.replicas] == [0.0, 0.0]
+
+    async def test_the_list_of_one_that_lacks_what_it_lists_is_read_again(self, gateway, make_upstream, connect):
+        one, other = await make_upstream(models=("m",)), await make_upstream(models=("m",))
+        one.repeat(UNLOADED)
+        other.repeat(OK)
+        handle = await gateway(vllm=together(one, other))
+        client = await connect(handle)
+        await ask(client, LIST)
+        handle.gateway.app.models.lists[0].fetched_at -= 5
+        before = len(one.probes)
+        while not served(one):
+            assert (await ask(client, post())).status == 200
+        await turned(lambda: len(one.probes) == before + 1)
