@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable
 
+from ..telemetry.bugs import reported
 from ..upstream.name_sets import NameSet
 
 INTERVAL_S = 5.0
@@ -43,6 +44,8 @@ class Discovery:
     def start(self) -> None:
         """Ask for every name from now on."""
         self._tasks = [asyncio.create_task(self._watch(each)) for each in self._names]
+        for task in self._tasks:
+            task.add_done_callback(reported("Following a name"))
 
     def soon(self, name: NameSet) -> None:
         """Ask for a name soon: one of its addresses cannot be reached."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from ..balancing.instances import Providers
+from ..telemetry.bugs import reported
 from ..telemetry.counters import SECONDS, Histogram, Telemetry
 from ..telemetry.record import Phase
 from ..upstream.health import State
@@ -63,6 +64,7 @@ class WedgedWatch:
     def start(self) -> None:
         """Look from now on."""
         self._task = asyncio.create_task(self._watch())
+        self._task.add_done_callback(reported("The look for wedged engines"))
 
     def stop(self) -> None:
         """Look no more."""
@@ -94,6 +96,7 @@ class WedgedWatch:
                 replica.bar(WEDGED, False)
             if seen.question is None and (replica.is_barred(WEDGED) or self._suspicious(replica, seen, waiting, now)):
                 seen.question = asyncio.create_task(self._ask(replica, seen))
+                seen.question.add_done_callback(reported("A question to an engine"))
         for seen in before.values():  # of replicas that left
             if seen.question is not None:
                 seen.question.cancel()

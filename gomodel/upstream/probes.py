@@ -5,7 +5,6 @@ of what /health/ready makes of it (`operations.readiness`).
 """
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable, Iterable
 from time import monotonic
@@ -15,13 +14,12 @@ from aiohttp.http import RawResponseMessage
 from ..config.settings import Server
 from ..errors import GatewayError, LoopDetected, Overloaded
 from ..http1.response_fields import ResponseFields
+from ..telemetry.bugs import reported
 from .channel import Channel
 from .health import FORGIVEN, State
 from .other_scheme import BAD_REQUEST, doubtful, speaks_other
 from .replica import ASLEEP, Replica
 from .sleep import NoSuchRoute, is_asleep
-
-_logger = logging.getLogger("gomodel")
 
 TIMEOUT_S = 2.0
 INTERVAL_S = 10.0
@@ -75,7 +73,7 @@ class Probes:
         for replica in self._replicas:
             if replica not in self._tasks:
                 task = self._tasks[replica] = asyncio.create_task(self._watch(replica))
-                task.add_done_callback(_report_bug)
+                task.add_done_callback(reported("A health probe"))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
         self._judge()
@@ -169,11 +167,6 @@ class Probes:
 
 def _about(seconds: float) -> float:
     return seconds * (1 + random.uniform(-_JITTER, _JITTER))
-
-
-def _report_bug(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _logger.error("A health probe failed inside the gateway", exc_info=error)
 
 
 class _Answer:

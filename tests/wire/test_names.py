@@ -317,3 +317,15 @@ async def test_check_has_a_line_for_every_server_and_for_a_name_without_any(make
     assert "dns error" in lines[3]
     assert "vllm-b: No address of its name could be found. Is the host in VLLM_B_BASE_URL right" in lines[5]
     assert lines[-1] == "1 of 3 servers cannot be used."
+
+
+async def test_a_bug_while_a_name_is_followed_is_said(gateway, everywhere, names, often, monkeypatch):
+    names.answer(HOST, "127.0.0.1")
+    handle = await gateway(vllm=url(everywhere))
+    handle.expect_error("Following a name failed inside the gateway")
+
+    def broken(self):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("gomodel.balancing.instance.Instance.follow_names", broken)
+    await turned(lambda: said(handle, "Following a name failed inside the gateway"))
