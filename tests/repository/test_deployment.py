@@ -19,6 +19,7 @@ from gomodel.config.instances import INSTANCE_VARIABLE
 from gomodel.config.load import from_environ
 from gomodel.config.registry import VARIABLES
 from gomodel.config.values import duration_s
+from gomodel.operations.families import FAMILIES
 from gomodel.process.restarts import Limits
 from gomodel.routes.route import Kind
 from gomodel.routes.router import Router
@@ -178,13 +179,26 @@ def test_instances_are_where_vllm_listens() -> None:
     pods = of_kind("vllm.yaml", "StatefulSet")
     service = of_kind("vllm.yaml", "Service")
     assert (service["spec"]["clusterIP"], service["metadata"]["name"]) == ("None", pods["spec"]["serviceName"])
-    named = {
-        f"http://{pods['metadata']['name']}-{number}.{pods['spec']['serviceName']}:{port['port']}/v1"
-        for number in range(pods["spec"]["replicas"])
-        for port in service["spec"]["ports"]
-    }
+    (at,) = service["spec"]["ports"]
     urls = {value for name, value in k8s_environ("gateway.yaml").items() if name.endswith("_BASE_URL")}
-    assert urls == named
+    assert urls == {f"http+dns://{service['metadata']['name']}:{at['port']}/v1"}
+    # Who is not ready has no address, as who ends; a name of all pods would be a list of those that cannot answer.
+    assert not service["spec"].get("publishNotReadyAddresses")
+
+
+def test_pods_are_scaled_by_a_metric_that_the_gateway_has() -> None:
+    scaler = of_kind("autoscaling.yaml", "HorizontalPodAutoscaler")["spec"]
+    pods = of_kind("vllm.yaml", "StatefulSet")
+    assert scaler["scaleTargetRef"] == {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "name": pods["metadata"]["name"],
+    }
+    (metric,) = [each["external"]["metric"] for each in scaler["metrics"]]
+    (family,) = [each for each in FAMILIES if each.name == metric["name"]]
+    assert family.labels == tuple(metric["selector"]["matchLabels"]) == ("upstream",)
+    assert metric["selector"]["matchLabels"]["upstream"] == "vllm"
+    assert f"'{metric['name']}{{" in (DOCKER / "kubernetes" / "autoscaling.yaml").read_text()
 
 
 @pytest.mark.parametrize("file", MANIFESTS)
