@@ -209,13 +209,13 @@ class MultipartScan:
         if is_field and self._found is not None:
             raise InvalidBody("The form has a second field `model`: servers disagree on which one counts.")
         self._within = _Within.VALUE if is_field else _Within.CONTENT
-        # Of the two line breaks one stays, for a part without content ends in a delimiter that begins with it.
-        self._at = self._search = end + 2
+        # A delimiter begins with a line break of its own: for vLLM the one that ends the headers is none of it.
+        self._at = self._search = end + 4
         return True
 
     def _selector(self, end: int) -> Selector:
-        """The field whose value ends at `end` in the window and begins behind a line break."""
-        start = self._at + 2
+        """The field whose value ends at `end` in the window."""
+        start = self._at
         raw = bytes(self._window[start:end])
         if not raw:
             raise ModelRequired("`model` must not be empty.")
@@ -225,7 +225,7 @@ class MultipartScan:
             raise InvalidBody("The form field `model` is not UTF-8.") from None
 
     def _refuse_long_value(self, end: int) -> None:
-        if self._within is _Within.VALUE and end - self._at - 2 > VALUE_LIMIT_BYTES:
+        if self._within is _Within.VALUE and end - self._at > VALUE_LIMIT_BYTES:
             raise InvalidBody(f"The form field `model` is longer than {VALUE_LIMIT_BYTES} bytes.")
 
     def _drop(self) -> None:
