@@ -27,7 +27,7 @@ def waiting(source: Path) -> Coroutine[Any, Any, None]:
     ("source", "counts"),
     [
         (PACKAGE / "relay.py", True),
-        (PACKAGE / "demo" / "chat.py", True),
+        (PACKAGE / "simulator" / "chat.py", True),
         (PACKAGE.parent / ".venv" / "lib" / "plugin.py", False),
         (PACKAGE.parent / "tests" / "test_relay.py", False),
         (Path("/srv/gomodel/.venv/lib/plugin.py"), False),
