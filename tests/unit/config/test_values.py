@@ -103,6 +103,7 @@ ACCEPTED: list[tuple[Callable[[str], Any], str, Any]] = [
 ]
 
 REFUSED: list[tuple[Callable[[str], Any], str, str]] = [
+    (values.comma_list, "a,b\x07", "'b\\x07' holds a control character; use a comma list such as a,b"),
     *[
         (values.boolean, text, "true, 1, yes, on or false, 0, no, off")
         for text in ("", " ", "2", "-1", "tru", "y", "n", "t", "enabled", "none", "true ", "ja", "01", "１")

@@ -181,6 +181,13 @@ def test_heads_that_are_not_plain_are_like_none(line):
         assert similar(base, fields.varying(message.raw_headers), LIMIT) is None
 
 
+def test_a_head_with_another_number_of_lines_than_fields_is_like_none():
+    lines = BASE.count(b"\r\n") - 2
+    assert similar(BASE, [b""] * lines, LIMIT) is not None
+    for other in (lines - 1, lines + 1, 0):
+        assert similar(BASE, [b""] * other, LIMIT) is None
+
+
 PIECES = st.sampled_from(
     [b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b",", b"\0", b"1", b"x", b"\xff", b"X-A: 1\r\n", b"\r\n\r\n"]
 )
