@@ -96,6 +96,7 @@ chaos: $(VENV)/.installed  ## random clients against random instances; SEED=7 RE
 PURE := $(wildcard gomodel/http1/*.py gomodel/routes/*.py gomodel/selector/*.py) gomodel/dialects.py \
 	$(addprefix gomodel/access/,fair_queue.py) \
 	$(addprefix gomodel/balancing/,aliases.py keys_in_flight.py near_models.py rendezvous.py) \
+	$(addprefix gomodel/batches/,ids.py lines.py parameters.py politeness.py usage.py) \
 	$(addprefix gomodel/config/,addresses.py dotenv_file.py load.py reader.py registry.py typos.py values.py variable.py) \
 	$(addprefix gomodel/process/,ending.py hub.py orders.py restarts.py slot_desk.py) $(addprefix gomodel/relay/,attempts.py refusals.py) \
 	$(addprefix gomodel/telemetry/,counters.py spending.py tally.py usage.py usage_table.py) \

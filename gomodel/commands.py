@@ -130,7 +130,11 @@ def _batch(options: "Namespace | None") -> int:
     url, key = options.url or os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_API_KEY")
     if url is None or key is None:
         config = load(os.environ)  # of the gateway on this host
-        url = url or f"http://localhost:{config.port}{config.base_path}/v1"
+        if url is None and config.port is None:
+            print("gomodel batch: --url is needed: the gateway on this host listens on a unix socket", file=sys.stderr)
+            return FAILED
+        scheme = "http" if config.certificate is None else "https"
+        url = url or f"{scheme}://localhost:{config.port}{config.base_path}/v1"
         key = key or (config.master_keys[0].reveal() if config.master_keys else "")
     return batch(Asked(Path(options.file), Path(options.out), url.rstrip("/"), key, options.window))
 

@@ -5,7 +5,7 @@ Decides what becomes of an answer: whether it is one, whether the server was bus
 
 import enum
 import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 from aiohttp import (
@@ -114,8 +114,8 @@ class GatewayClient:
         await self._session.close()
 
 
-def _code(body: bytes) -> Any:
+def _code(body: bytes) -> str:
     try:
-        return json.loads(body)["error"]["code"]
+        return str(json.loads(body)["error"]["code"])
     except (ValueError, TypeError, KeyError, RecursionError):
-        return None
+        return ""

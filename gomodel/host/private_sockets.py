@@ -4,16 +4,21 @@ Decides where they are: in a directory that nobody else may enter, made anew by 
 the gateway's own processes, so what it says of itself is believed.
 """
 
+import glob
 import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _MODE = 0o600
 API = "api"
 LINES = "lines"
+_PREFIX = "gomodel-batches-"
+# Younger than this a directory may have no sockets yet.
+_STALE_S = 60.0
 
 # Made before there are workers, who inherit the name.
 _directory: str | None = None
@@ -27,7 +32,8 @@ def directory(*, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    _directory = tempfile.mkdtemp(prefix="gomodel-batches-")  # mode 0700
+    sweep()
+    _directory = tempfile.mkdtemp(prefix=_PREFIX)  # mode 0700
     _owner = os.getpid()
     try:
         yield
@@ -79,3 +85,30 @@ def bind(at: str) -> socket.socket:
 def remove(at: str) -> None:
     """Remove a directory of sockets; none is fine."""
     shutil.rmtree(at, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what gateways have left that were killed with all their processes."""
+    before = time.time() - _STALE_S
+    for each in glob.glob(os.path.join(tempfile.gettempdir(), _PREFIX + "*")):
+        try:
+            found = os.stat(each)
+        except OSError:
+            continue
+        if found.st_uid == os.geteuid() and found.st_mtime < before and not _anybody(each):
+            remove(each)
+
+
+def _anybody(at: str) -> bool:
+    """Whether somebody listens there; known by asking, since processes of other containers cannot be seen."""
+    for name in (API, LINES):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(os.path.join(at, name))
+            except (FileNotFoundError, ConnectionRefusedError):
+                continue
+            except OSError:
+                pass  # its queue is full, or it is not ours to judge
+            return True
+    return False

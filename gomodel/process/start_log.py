@@ -49,6 +49,9 @@ def settings(config: Config) -> None:
     if config.keys is not None:
         master = "no" if not config.master_keys else "yes"
         _logger.info("Keys: %s of %s, master key: %s", len(config.keys.entries), ascii(config.keys.path), master)
+    if config.batches.on:
+        database = "SQLite" if config.batches.database_url is None else "PostgreSQL"
+        _logger.info("Files and batches: in %s, %s", config.batches.data_dir, database)
     limits = config.timeouts
     shown = {
         "body": _size(config.body_limit_bytes),

@@ -177,6 +177,16 @@ async def test_a_file_that_is_not_there_and_a_gateway_that_is_not_there_are_said
     assert (await process.ended(), "http://127.0.0.1:1/v1 cannot be reached" in process.text) == (1, True)
 
 
+async def test_the_gateway_on_this_host_is_meant_where_nothing_else_is_said(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(line(1))
+    arguments = ("batch", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl"))
+    environ = {"PORT": "1", "GOMODEL_MASTER_KEY": "k", "BASE_PATH": "/gw", "HOST": ""}
+    process = await run(environ, *arguments)
+    assert (await process.ended(), "http://localhost:1/gw/v1 cannot be reached" in process.text) == (1, True)
+    process = await run({**environ, "PORT": "", "GOMODEL_UNIX_SOCKET": "/run/g.sock"}, *arguments)
+    assert (await process.ended(), "--url is needed" in process.text) == (1, True)
+
+
 async def test_a_gateway_without_batches_says_what_it_lacks(run: Run, tmp_path: Path) -> None:
     gateway = await run({"VLLM_BASE_URL": "http://127.0.0.1:9/v1"})
     typed = Typed(run, tmp_path, f"http://127.0.0.1:{await gateway.listening()}/v1")

@@ -45,6 +45,7 @@ async def test_a_batch_runs_and_its_bytes_are_nobodys(
     assert sorted(int(each["custom_id"]) for each in lines) == list(range(20))
     assert {each["response"]["body"]["echo"] == int(each["custom_id"]) for each in lines} == {True}
     assert batch["error_file_id"] is None
+    assert f"Files and batches: in {tmp_path}/data, SQLite" in process.text
     assert f'"batch": "{batch["id"]}"' in process.text
     assert await process.stop() == 0
 
@@ -234,6 +235,7 @@ async def repeated(call: Callable[[], Awaitable[str]]) -> str:
 async def test_without_a_directory_there_are_no_files_and_nothing_is_loaded(run: Run, session: ClientSession) -> None:
     process = await run({"VLLM_BASE_URL": "http://127.0.0.1:9/v1"})
     port = await process.listening()
+    assert "Files and batches" not in process.text
     for path in ("/v1/files", "/v1/batches", "/v1/files/file-1/content", "/v1/batches/x/y"):
         async with session.get(f"http://127.0.0.1:{port}{path}") as response:
             assert response.status == 404

@@ -1,6 +1,7 @@
 """How a batch ends before its last line, whether all lines are under way by then or some wait for a turn."""
 
 import asyncio
+import errno
 import json
 from time import time
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import pytest
 
 from gomodel.batches import batch_store, run
+from gomodel.batches.database import DatabaseAway
 from gomodel.batches.gate import Gate
 from gomodel.batches.gateway_client import Answer, Outcome
 from gomodel.batches.ids import BATCH, FILE, new_id
 from gomodel.batches.politeness import Pace
 from gomodel.batches.records import FileRecord, Work
-from gomodel.batches.results import LeaseLost
+from gomodel.batches.results import LeaseLost, Results
 from gomodel.batches.run import Run
 from gomodel.config.settings import Batching
 
@@ -259,3 +261,54 @@ async def test_lines_that_begin_alike_follow_each_other(store: Store) -> None:
     store.contents.path(batch.run.work.input_file_id).write_text(text)
     await batch.run.run()
     assert [n % 3 for n in server.asked] == [0] * 10 + [1] * 10 + [2] * 10
+
+
+@pytest.mark.parametrize(
+    "why", ["the disk is full", "the database does not answer", "the disk of the database is full"]
+)
+async def test_what_cannot_be_kept_now_is_kept_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(LINES)
+    batch = await Batch(store, server, gate(LINES)).make()
+    failing = 3
+    said: list[str] = []
+    record, write = type(store.batches).record, Results._write
+
+    async def away(stores: Any, *args: Any) -> Any:
+        nonlocal failing
+        failing -= 1
+        if failing >= 0 and why != "the disk is full":
+            said.append(batch.run.paused)
+            raise DatabaseAway(full="disk" in why)
+        return await record(stores, *args)
+
+    def full(results: Results, pieces: dict[str, bytes]) -> None:
+        nonlocal failing
+        failing -= 1
+        if failing >= 0 and why == "the disk is full":
+            said.append(batch.run.paused)
+            raise OSError(errno.ENOSPC, "full")
+        write(results, pieces)
+
+    monkeypatch.setattr(type(store.batches), "record", away)
+    monkeypatch.setattr(Results, "_write", full if why == "the disk is full" else write)
+    async with asyncio.timeout(10):
+        await batch.run.run()
+    row = await batch.row()
+    assert (row.status, row.completed, row.paused, batch.run.paused) == ("completed", LINES, None, "")
+    assert said == ["", why, why]
+    assert sorted(server.asked) == list(range(LINES))
+    assert sum(record.levelname == "ERROR" for record in caplog.records) == 1
+
+
+async def test_a_disk_that_fails_otherwise_is_no_pause(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = await Batch(store, Server(LINES), gate(LINES)).make()
+
+    def broken(results: Results, pieces: dict[str, bytes]) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(Results, "_write", broken)
+    with pytest.raises(OSError, match="broken"):
+        await batch.run.run()
+    assert (await batch.row()).status == "in_progress"
