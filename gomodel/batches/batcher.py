@@ -172,11 +172,14 @@ class Batcher:
 
     async def _work(self) -> None:
         """Open the database, then take whatever batch is free."""
+        said = ""
         while True:
             try:
                 await self._database.open()
             except DatabaseAway as away:
-                _logger.warning("Files and batches have to wait: %s", away)
+                if said != str(away):
+                    said = str(away)
+                    _logger.error("Files and batches have to wait: %s", said)
                 await asyncio.sleep(_OPEN_AGAIN_S)
             else:
                 break

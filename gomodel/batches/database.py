@@ -24,6 +24,8 @@ SQLITE_NAME = "gomodel.sqlite3"
 # How long a writer waits for another one, and a connection for an answer.
 _BUSY_S = 10.0
 _CONNECT_S = 5.0
+# The class of codes for what an operator of the database does.
+_OPERATOR = "57P"
 # Two gateways that start at once migrate one after the other. Any number that nobody else uses.
 _MIGRATION_LOCK = 0x676F6D6F
 
@@ -31,8 +33,10 @@ _MIGRATION_LOCK = 0x676F6D6F
 class DatabaseAway(Exception):
     """The database cannot be asked now; whatever was under way did not happen. `full`: for want of room on its disk."""
 
-    def __init__(self, *, full: bool = False) -> None:
-        super().__init__("the disk of the database is full" if full else "the database does not answer")
+    def __init__(self, *, full: bool = False, code: str = "") -> None:
+        """`code` is PostgreSQL's for why it refuses (its documentation's appendix A)."""
+        refuses = f"the database refuses, with its code {code}" if code else "the database does not answer"
+        super().__init__("the disk of the database is full" if full else refuses)
         self.full = full
 
 
@@ -78,7 +82,7 @@ class Database:
             raise  # a bug
         except DBAPIError as error:
             _logger.debug("The database failed", exc_info=error)
-            raise DatabaseAway(full=_is_full(error)) from None
+            raise DatabaseAway(full=_is_full(error), code=_code(error)) from None
         except (OSError, TimeoutError, PoolTimeout) as error:
             _logger.debug("The database cannot be reached", exc_info=error)
             raise DatabaseAway from None
@@ -109,6 +113,12 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     # The lock of a writer from the start: two that read first and write then would stand in each other's way.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _code(error: DBAPIError) -> str:
+    """PostgreSQL's code, but for those of one that shuts down, has crashed or starts."""
+    code = getattr(error.orig, "sqlstate", None) or ""
+    return "" if code.startswith(_OPERATOR) else str(code)
 
 
 def _is_full(error: DBAPIError) -> bool:

@@ -267,7 +267,7 @@ class Run:
             try:
                 result = await what()
             except DatabaseAway as away:
-                await self._pause("the disk of the database is full" if away.full else "the database does not answer")
+                await self._pause(str(away))
             except OSError as error:
                 if error.errno not in _FULL:
                     raise

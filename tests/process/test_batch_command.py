@@ -62,23 +62,16 @@ async def typed(run: Run, session: ClientSession, vllm: Vllm, tmp_path: Path) ->
 async def test_every_line_is_answered_and_nothing_stays_at_the_gateway(
     typed: Typed, vllm: Vllm, session: ClientSession
 ) -> None:
-    typed.file.write_bytes(b"".join(line(number) for number in range(LINES)))
+    typed.file.write_bytes(b"".join(line(number) for number in range(LINES - 1)) + RUN_BATCH)
     process = await typed()
     assert await process.ended() == 0, process.text
     assert f"{LINES} of {LINES} lines, 0 of them without success" in process.text
-    assert sorted(map(int, typed.answers())) == list(range(LINES))
+    assert sorted(typed.answers()) == [*map(str, range(LINES - 1)), "request-1"]
     assert not typed.note.exists()
     async with session.get(f"{typed._url}/files") as response:
         assert (await response.json())["data"] == []
     process = await typed()
     assert (await process.ended(), len(vllm.asked)) == (0, LINES)
-
-
-async def test_files_of_run_batch_are_taken(typed: Typed) -> None:
-    typed.file.write_bytes(RUN_BATCH)
-    process = await typed()
-    assert await process.ended() == 0, process.text
-    assert typed.answers()["request-1"]["body"]["echo"] == 1
 
 
 async def test_lines_that_the_result_has_are_not_run(typed: Typed, vllm: Vllm) -> None:
@@ -151,21 +144,21 @@ async def test_answers_without_success_are_written_and_said(typed: Typed, vllm: 
     assert typed.answers()["0"]["status_code"] == 400
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (line(1) + b"{\n", "line 2: This line is not parseable as valid JSON."),
-        (b"{}\n", "the first line is no request of a batch"),
-        (line(1).replace(CHAT.encode(), b"/v1/images"), "'endpoint' must be one of"),
-    ],
-)
-async def test_a_file_that_cannot_be_run_is_said_why(typed: Typed, content: bytes, said: str) -> None:
-    typed.file.write_bytes(content)
-    process = await typed()
-    assert await process.ended() == 1
-    assert said in process.text
-    assert not typed.note.exists()
-    assert "Traceback" not in process.text
+BAD = [
+    (line(1) + b"{\n", "line 2: This line is not parseable as valid JSON."),
+    (b"{}\n", "the first line is no request of a batch"),
+    (line(1).replace(CHAT.encode(), b"/v1/images"), "'endpoint' must be one of"),
+]
+
+
+async def test_a_file_that_cannot_be_run_is_said_why(typed: Typed) -> None:
+    for content, said in BAD:
+        typed.file.write_bytes(content)
+        process = await typed()
+        assert await process.ended() == 1
+        assert said in process.text
+        assert not typed.note.exists()
+        assert "Traceback" not in process.text
 
 
 async def test_a_file_that_is_not_there_and_a_gateway_that_is_not_there_are_said(run: Run, tmp_path: Path) -> None:

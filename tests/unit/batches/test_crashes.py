@@ -14,10 +14,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from time import time
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from aiohttp import StreamReader
+from aiohttp.test_utils import make_mocked_request
 
 from gomodel.batches import batch_store, run
+from gomodel.batches.api import Api
 from gomodel.batches.database import Database
 from gomodel.batches.gate import Gate
 from gomodel.batches.gateway_client import Answer, Outcome
@@ -226,3 +230,73 @@ async def test_one_who_was_taken_for_dead_writes_into_nothing_of_its_successor(
         await store.database.close()
     await lived(tmp_path, server)
     await checked(tmp_path, batch_id)
+
+
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="file"; filename="in.jsonl"\r\n\r\n' + line(1) + b"\r\n--b--\r\n"
+)
+
+
+async def uploaded(data_dir: Path) -> str | None:
+    """One process that is sent a file; the id that it answered with, None where it died over it."""
+    store = Store(data_dir)
+    api = Api(Batching(str(data_dir), None, 1 << 20, 86400.0, 16, 10), store.files, store.batches, store.contents)
+    payload = StreamReader(Mock(_reading_paused=False), 1 << 16, loop=asyncio.get_running_loop())
+    payload.feed_data(FORM)
+    payload.feed_eof()
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    try:
+        response = await api.upload(make_mocked_request("POST", "/v1/files", headers, payload=payload))
+        return str(json.loads(response.body)["id"])  # type: ignore[arg-type]
+    except Death:
+        return None
+    finally:
+        await store.database.close()
+
+
+@pytest.mark.parametrize("how", ["before", "after"])
+async def test_an_upload_that_was_answered_is_there_and_of_another_nothing_stays(tmp_path: Path, how: str) -> None:
+    template = tmp_path / "template"
+    await prepared(template)
+    for at in itertools.count():
+        data_dir = tmp_path / str(at)
+        shutil.copytree(template, data_dir)
+        with pytest.MonkeyPatch.context() as patched:
+            mortal = Mortal(at, how, patched)
+            file_id = await uploaded(data_dir)
+        store = Store(data_dir)
+        for path in data_dir.glob("*/*"):
+            os.utime(path, (1, 1))
+        await Sweeper(store.files, store.batches, store.contents, 86400.0).leftovers()
+        known, _ = await store.files.page(None, limit=9, after=None, purpose=None, ascending=False)
+        kept = {path.name: path.read_bytes() for path in (data_dir / "files").iterdir()}
+        assert set(kept) == {each.id for each in known}
+        assert all(kept[each.id] == line(1) for each in known if each.filename == "in.jsonl")
+        assert file_id is None or file_id in kept
+        assert list((data_dir / "uploads").iterdir()) == []
+        await store.database.close()
+        if not mortal.dead:
+            break
+    assert at >= 4
+
+
+async def test_what_is_deleted_or_has_expired_is_freed(store: Store) -> None:
+    sweeper = Sweeper(store.files, store.batches, store.contents, 86400.0)
+    old = FileRecord(new_id(FILE), None, "batch", "in", 1, 1, int(time()) - 1)
+    gone = FileRecord(new_id(FILE), None, "batch", "in", 1, 1, None)
+    kept = FileRecord(new_id(FILE), None, "batch", "in", 1, 1, None)
+    for each in (old, gone, kept):
+        store.contents.path(each.id).write_bytes(b"x")
+        await store.files.add(each)
+    await store.files.delete(gone.id, None)
+    task = asyncio.create_task(sweeper.run())
+    async with asyncio.timeout(10):
+        while len(list(store.contents.path("x").parent.iterdir())) > 1:  # noqa: ASYNC110 - files are removed in a thread
+            await asyncio.sleep(0.005)
+        await store.files.delete(kept.id, None)
+        sweeper.wake()
+        while list(store.contents.path("x").parent.iterdir()):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    task.cancel()
+    await asyncio.wait({task})

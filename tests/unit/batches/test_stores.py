@@ -222,6 +222,13 @@ async def test_a_database_that_is_not_there_is_away(tmp_path: Path) -> None:
     await store.database.close()
 
 
+async def test_a_database_that_refuses_says_its_code(server: PostgreSQL, tmp_path: Path) -> None:
+    store = Store(tmp_path, server.database().replace("/test", "/none"))
+    with pytest.raises(DatabaseAway, match="refuses, with its code 3D000"):
+        await store.database.open()
+    await store.database.close()
+
+
 async def test_a_url_of_a_socket_is_understood(server: PostgreSQL, tmp_path: Path) -> None:
     url = server.database().replace("@127.0.0.1", "@").replace("postgresql://", "postgres://")
     store = Store(tmp_path, f"{url}?host={server.directory}")
