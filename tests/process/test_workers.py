@@ -157,7 +157,8 @@ async def test_the_lines_of_a_worker_name_it_also_after_a_reload(run: Run, upstr
 @pytest.mark.parametrize("what", ["s.serve", "w.fork"])
 async def test_workers_that_never_start_are_given_up_on(run: Run, tmp_path: Path, what: str) -> None:
     failing = (
-        f"{IMPATIENT}import gomodel.process.workers as w\ndef fail(*_): raise OSError(11, 'no luck')\n{what} = fail\n"
+        f"{IMPATIENT}import gomodel.process.workers as w\n"
+        f"def fail(*_, **__): raise OSError(11, 'no luck')\n{what} = fail\n"
     )
     process = await run({"GOMODEL_WORKERS": "2", "TMPDIR": str(tmp_path)}, code=failing + RUN)
     assert await process.ended() == 1

@@ -241,7 +241,8 @@ FORM = (
 async def uploaded(data_dir: Path) -> str | None:
     """One process that is sent a file; the id that it answered with, None where it died over it."""
     store = Store(data_dir)
-    api = Api(Batching(str(data_dir), None, 1 << 20, 86400.0, 16, 10), store.files, store.batches, store.contents)
+    config = Batching(str(data_dir), None, 1 << 20, 86400.0, 16, 10)
+    api = Api(config, store.files, store.batches, store.contents, store.usage)
     payload = StreamReader(Mock(_reading_paused=False), 1 << 16, loop=asyncio.get_running_loop())
     payload.feed_data(FORM)
     payload.feed_eof()
