@@ -45,6 +45,13 @@ async def test_a_batch_runs_and_its_bytes_are_nobodys(
     assert sorted(int(each["custom_id"]) for each in lines) == list(range(20))
     assert {each["response"]["body"]["echo"] == int(each["custom_id"]) for each in lines} == {True}
     assert batch["error_file_id"] is None
+    content = f"{caller.url}/files/{batch['output_file_id']}/content"
+    async with session.get(content, headers={"Range": "bytes=1-9"}) as response:
+        assert (response.status, await response.read()) == (206, b'"id":"bat')
+    async with session.head(content) as response:
+        assert (response.status, int(response.headers["Content-Length"]) > 1000) == (200, True)
+    async with session.put(content) as response:
+        assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
     assert f"Files and batches: in {tmp_path}/data, SQLite" in process.text
     assert f'"batch": "{batch["id"]}"' in process.text
     assert await process.stop() == 0
