@@ -16,8 +16,9 @@ from typing import Any
 
 from ..harness.processes import Process, Run, children
 from ..harness.scripted import SAFETY_S, RawClient, ScriptedUpstream, env_for, let_peers_run, request
-from ..harness.verdicts import OK, post, turned
+from ..harness.verdicts import post, turned
 from .test_workers import started
+from .test_workers_queueing import Engine
 
 REQUESTS = int(os.environ.get("GOMODEL_SOAK", "300"))
 LONG = REQUESTS > 1000
@@ -28,24 +29,16 @@ _MOST_S = 0.05 if LONG else 0.004
 _LIMITS = ("weight = 3", 'in_flight = 2\nwhen_full = "wait"', "", "weight = 0.5", "")
 
 
-class Engine:
-    """Works for a random while; knows for how many at once, of those that are still there."""
+class Busy(Engine):
+    """Works for a random while."""
 
     def __init__(self, chance: random.Random) -> None:
-        self.now = self.most = self.served = 0
+        super().__init__()
         self._chance = chance
 
-    async def __call__(self, connection: Any) -> None:
-        self.now += 1
-        try:
-            if self.now > LIMIT:  # the end of another connection may be on its way
-                await connection.until(let_peers_run())
-            self.most = max(self.most, self.now)
-            await connection.until(asyncio.sleep(self._chance.uniform(0, _MOST_S)))
-        finally:
-            self.now -= 1
-        self.served += 1
-        await connection.wire.send(OK)
+    async def work(self, connection: Any) -> None:
+        """As Engine."""
+        await connection.until(asyncio.sleep(self._chance.uniform(0, _MOST_S)))
 
 
 async def one(port: int, key: str, chance: random.Random) -> str:
@@ -83,7 +76,7 @@ async def listed(process: Process) -> Any:
 
 async def test_counts_end_at_zero_whatever_happened(run: Run, upstream: ScriptedUpstream, tmp_path: Path) -> None:
     chance = random.Random(7)
-    engine = Engine(chance)
+    engine = Busy(chance)
     upstream.repeat(engine)
     upstream.lenient = True  # whose worker dies sends half a request
     keys = tmp_path / "keys.toml"

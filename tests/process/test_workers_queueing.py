@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections import Counter
 from typing import Any
 
@@ -21,19 +22,39 @@ class Engine:
     """Answers after a few turns of the loop, or when it is let go on; knows how many it works for at once."""
 
     def __init__(self) -> None:
-        self.now = self.most = self.served = 0
+        self._working: list[Any] = []
+        self.most = self.served = 0
         self.go_on = asyncio.Event()
 
+    @property
+    def now(self) -> int:
+        """For how many it works that are still there."""
+        return sum(map(connected, self._working))
+
     async def __call__(self, connection: Any) -> None:
-        self.now += 1
+        self._working.append(connection)
         self.most = max(self.most, self.now)
         try:
-            await connection.until(self.go_on.wait())
-            await connection.until(let_peers_run())
+            await self.work(connection)
         finally:
-            self.now -= 1
+            self._working.remove(connection)
         self.served += 1
         await connection.wire.send(OK)
+
+    async def work(self, connection: Any) -> None:
+        """What takes time."""
+        await connection.until(self.go_on.wait())
+        await connection.until(let_peers_run())
+
+
+def connected(connection: Any) -> bool:
+    """Whether the other end has not closed; the loop may hear of that some turns later."""
+    try:
+        return connection.wire._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 async def ask_once(port: int, **options: Any) -> int:

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+from hashlib import sha256
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -199,3 +201,22 @@ async def test_metrics_say_what_was_taken(gateway, upstream, connect):
         ("cached", "vllm"): 8,
         ("computed", "vllm"): 4,
     }
+
+
+async def test_what_an_answer_took_counts_against_its_keys_limit(at_once, gateway, upstream, connect, tmp_path):
+    path = tmp_path / "keys.toml"
+    name = f"k{token_hex(4)}"  # what a name has used in the last minute is the process's to remember
+    path.write_text(f'[keys.{name}]\nsha256 = "{sha256(b"sk-a").hexdigest()}"\ntokens_per_minute = 20\n')
+    handle = await gateway(KEPT, vllm=upstream, GOMODEL_KEYS_FILE=str(path))
+    client = await connect(handle)
+    left = []
+    for answer in ("a document", "a stream, event by event"):
+        upstream.on_request(ANSWERS[answer])
+        said = await ask(client, post(headers=[("x-api-key", "sk-a")]))
+        assert said.status == 200
+        left.append(said.get("x-ratelimit-remaining-tokens"))
+        await counted(handle, len(left))
+    assert left == ["20", "1"], "19 of them for the first"
+    refused = await ask(client, post(headers=[("x-api-key", "sk-a")]))
+    assert (refused.status, refused.get("x-ratelimit-remaining-tokens")) == (429, "0")
+    assert taken(handle)["vllm", "other", name][:2] == (2, 0)
