@@ -5,7 +5,7 @@ file beyond. Knows nothing of what is in it or where it goes.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 
 from ..errors import BodyTooLarge, RequestTimeout
@@ -118,6 +118,15 @@ class RequestBody:
         """The first `size` bytes of what waits in memory."""
         held = self.held
         return (held[0] if len(held) == 1 else b"".join(held))[:size]
+
+    def waiting(self) -> Iterator[bytes]:
+        """The pieces of what is held, from its start, in memory or on disk; to be called before it is `cut`."""
+        if self._spool is None:
+            yield from self.held
+            return
+        while piece := self._spool.read():
+            yield piece
+        self._spool.rewind()
 
     def cut(self, at: int, size: int, instead: bytes = b"") -> None:
         """Leave out `size` bytes at offset `at` of what is held, or send others. To be called once at the most."""

@@ -11,6 +11,7 @@ from ..downstream.body import RequestBody
 from ..downstream.request import Request
 from ..errors import UnsupportedCoding
 from ..selector.form import MultipartScan, boundary
+from ..selector.json_body import OneModel
 from ..selector.json_search import JsonSearch
 from ..selector.previous_response import PreviousResponse
 from ..selector.selector import Selector
@@ -65,17 +66,17 @@ class BodySearch:
     def __init__(self) -> None:
         self._long = asyncio.Lock()
 
-    async def find_selector(self, request: Request, reading: JsonReading) -> Selector | None:
+    async def find_selector(self, request: Request, reading: JsonReading, *, whole: bool) -> Selector | None:
         """The selector of a JSON body or a form, or None without one; what was read to find it is held.
 
-        File parts before a form's `model` field wait on disk, those after it stream through. Raises UnsupportedCoding,
-        and InvalidBody and ModelRequired as the scans do.
+        File parts before a form's `model` field wait on disk, those after it stream through unless the form is to be
+        read as a `whole`. Raises UnsupportedCoding, and InvalidBody and ModelRequired as the scans do.
         """
         fields, body = request.fields, reading.body
         if fields.content_coding:
             raise UnsupportedCoding(fields.content_coding)
         if fields.form:
-            scan = MultipartScan(boundary(fields.content_type))
+            scan = MultipartScan(boundary(fields.content_type), whole=whole)
             while piece := await body.read_on(spill=True):
                 found = await self._feed(scan, piece)
                 if found is not None:
@@ -95,6 +96,15 @@ class BodySearch:
                 return None
             await body.wait()
 
+    async def read_whole(self, body: RequestBody) -> None:
+        """Hold all of a JSON body, on disk once it is large. Raises InvalidBody unless it has one `model` alone."""
+        scan = OneModel()
+        for held in body.waiting():
+            await self._feed(scan, held)
+        while piece := await body.read_on(spill=True):
+            await self._feed(scan, piece)
+        scan.finish()
+
     async def find_previous_response(self, body: RequestBody) -> str | None:
         """The id of the response that a JSON body continues, or None.
 
@@ -102,14 +112,11 @@ class BodySearch:
         the end of one without it.
         """
         scan = PreviousResponse()
-        for held in body.held:
-            await self._feed(scan, held)
-            if scan.done:
-                return scan.id
-        while piece := await body.read_on(spill=True):
+        for held in body.waiting():
+            if not scan.done:
+                await self._feed(scan, held)
+        while not scan.done and (piece := await body.read_on(spill=True)):
             await self._feed(scan, piece)
-            if scan.done:
-                break
         return scan.id if scan.done else None
 
     async def run(self, scan: Scan[_Result]) -> None:

@@ -57,8 +57,10 @@ class Inference:
         """POST to an inference route."""
         reading, request.reading = request.reading or self._reading(request), None
         body: RequestBody = reading.body
+        form, restricted = request.fields.form, _restricted(request)
         try:
-            selector = reading.selector or await self._search.find_selector(request, reading)
+            selector = reading.selector or await self._search.find_selector(request, reading, whole=restricted)
+            unread = restricted and selector is not None and not (form or body.complete)
             if selector is None:
                 choice = self._without_selector(request.route)
             else:
@@ -66,11 +68,13 @@ class Inference:
                 choice = self._providers.resolve(selector.value) or await self.choose(selector.value)
             request.record.model = choice.model
             if choice.placed:
-                await self.placement.order(request, choice, body, form=request.fields.form)
-                if request.route.template == _STORING and len(choice.candidates) > 1:
-                    await self._prefer_owner(request, choice, body)
+                await self.placement.order(request, choice, body, form=form)
+            if unread:
+                await self._search.read_whole(body)
+            if choice.placed and request.route.template == _STORING and len(choice.candidates) > 1:
+                await self._prefer_owner(request, choice, body)
             if selector is not None:
-                _name_model(body, selector, choice, form=request.fields.form)
+                _name_model(body, selector, choice, form=form)
             await self._forwarder.forward(self._outgoing(request, choice, body))
         finally:
             body.close()
@@ -106,7 +110,7 @@ class Inference:
     def _go_on(self, request: Request, reading: JsonReading) -> bool:
         """Look at what has come of the body, and send the request where that is enough; whether it was sent."""
         selector = reading.look()
-        if selector is None:
+        if selector is None or (_restricted(request) and not reading.body.complete):
             return False
         choice = self._providers.resolve(selector.value)
         if choice is None:
@@ -232,6 +236,12 @@ class Inference:
         if owner in choice.candidates:
             choice.candidates = [owner]
             self.placement.at_owner(request)
+
+
+def _restricted(request: Request) -> bool:
+    """Whether the caller's key is good for some models only: a second `model` must not go to an instance unseen."""
+    caller = request.caller
+    return caller is not None and bool(caller.entry.models)
 
 
 def _name_model(body: RequestBody, selector: Selector, choice: Choice, *, form: bool) -> None:

@@ -79,10 +79,23 @@ class MultipartScan:
     `paused` says that the scan has given way: feed it b"" once the others have had their turn.
     """
 
-    __slots__ = ("_at", "_base", "_delimiter", "_found", "_parts", "_search", "_steps", "_window", "_within", "paused")
+    __slots__ = (
+        "_at",
+        "_base",
+        "_delimiter",
+        "_found",
+        "_parts",
+        "_search",
+        "_steps",
+        "_whole",
+        "_window",
+        "_within",
+        "paused",
+    )
 
-    def __init__(self, boundary: bytes) -> None:
-        """`boundary` as the function of that name returns it."""
+    def __init__(self, boundary: bytes, *, whole: bool = False) -> None:
+        """`boundary` as the function of that name returns it; `whole`: the form is read to its end."""
+        self._whole = whole
         self._delimiter = b"\r\n--" + boundary
         self._window = bytearray(b"\r\n")  # the line break that a delimiter at the very start of the body lacks
         self._base = -2  # where the window begins in the body
@@ -95,7 +108,8 @@ class MultipartScan:
         self.paused = False
 
     def feed(self, piece: bytes | bytearray) -> Selector | None:
-        """The selector as soon as the delimiter behind the field has been seen; `start` and `end` are body offsets.
+        """The selector as soon as the delimiter behind the field has been seen, or the closing one where the form is
+        read to its end; `start` and `end` are body offsets.
 
         Raises InvalidBody for headers or a value over their limit, for too many parts, for a value that is not UTF-8
         and for a second field `model` in what has been fed by then; ModelRequired for an empty value. What follows
@@ -109,7 +123,9 @@ class MultipartScan:
             self._drop()
             return None
         found = self._found
-        if found is not None:
+        if self._whole and self._within is not _Within.EPILOGUE:
+            found = None
+        elif found is not None:
             self._within = _Within.EPILOGUE
         if self._within is _Within.EPILOGUE:
             self._window.clear()
@@ -194,7 +210,7 @@ class MultipartScan:
         end = self._window.find(b"\r\n\r\n", self._search)
         passed = end if end >= 0 else len(self._window) - 3
         if passed - begin > HEADERS_LIMIT_BYTES:
-            if self._found is not None:
+            if self._found is not None and not self._whole:
                 return False  # left for vLLM to refuse
             raise InvalidBody(f"The headers of a multipart part are longer than {HEADERS_LIMIT_BYTES} bytes.")
         if end < 0:

@@ -21,11 +21,14 @@ from .json_object import (
     to_member,
     token,
     unexpected,
+    value_end,
 )
 from .selector import VALUE_LIMIT_BYTES, Selector, prefix_length
 from .turns import CLOSED, PAUSED, SLICE_BYTES, Turn, Window
 
 _ESCAPE_BYTES = 6  # of one character at the most
+# What may be held of a body that is read to its end: a longer name in it is nobody's.
+_NAME_BYTES = 64 << 10
 
 # Where `usual` looks for the name, before it looks at all that stands before it.
 _NEAR_BYTES = 4096
@@ -116,6 +119,46 @@ class JsonScan:
             raise InvalidBody("The body ends inside its JSON object.")
 
 
+class OneModel:
+    """Reads a body, fed in pieces, to its end, and finds out that it has not more than one top-level `model`.
+
+    `paused` says that the scan has given way: feed it b"" once the others have had their turn.
+    """
+
+    __slots__ = ("_done", "_window", "paused")
+
+    def __init__(self) -> None:
+        self.paused = False
+        self._window: Window[int] = Window(_to_the_end)
+        self._done = False
+
+    def feed(self, piece: bytes | bytearray) -> None:
+        """Look at the next piece. Raises InvalidBody for a second `model`, and for what may hide one: no JSON object,
+        bytes behind it, a name of over 64 KiB."""
+        window = self._window
+        self._done = window.advance(piece) == CLOSED
+        self.paused = window.paused
+        if not window.paused and len(window.held) > _NAME_BYTES:
+            raise InvalidBody(f"A name in the body is longer than {_NAME_BYTES} bytes.")
+
+    def finish(self) -> None:
+        """The body has ended. Raises InvalidBody unless it was one complete object."""
+        if not self._done:
+            raise InvalidBody("The body ends inside its JSON object.")
+
+
+def _to_the_end(body: bytearray, turn: Turn) -> Generator[int, int | None, None]:
+    position = yield from opened(body, turn)
+    position = yield from to_member(body, turn, position, _MODEL, after_value=False)
+    position = yield from value_end(body, turn, position)
+    yield from to_member(body, turn, position, _MODEL, after_value=True)
+    raise _second()
+
+
+def _second() -> InvalidBody:
+    return InvalidBody("The body has a second top-level `model`: servers disagree on which one counts.")
+
+
 def _may_have_second(body: bytes | bytearray, end: int) -> bool:
     r"""Whether a second `model` may follow the value that ends at `end`: its name written out, or a letter escaped.
 
@@ -140,7 +183,7 @@ def _refuse_second(body: bytes | bytearray, turn: Turn, end: int) -> Generator[i
     except InvalidBody:
         return
     except StopIteration:
-        raise InvalidBody("The body has a second top-level `model`: servers disagree on which one counts.") from None
+        raise _second() from None
 
 
 def _select(body: bytearray, turn: Turn) -> Generator[Selector | int, int | None, None]:
