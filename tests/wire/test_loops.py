@@ -128,6 +128,9 @@ async def test_a_gateway_that_is_reached_through_another_port_knows_its_own_prob
     instance = handle.replica()
     relay.target = handle.port
     await turned(lambda: instance.health.code == "proxy_loop_detected")
+    monkeypatch.setattr("gomodel.upstream.probes.RETRY_S", 0.5)  # no probe comes between the next lines
+    last = relay.connections
+    await turned(lambda: relay.connections > last)
     before = relay.connections
     client = await connect(handle)
     for raw in (post(), request("POST", "/p/vllm/x", body=b"x")):
