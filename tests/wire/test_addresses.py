@@ -113,7 +113,9 @@ async def test_what_vllm_has_at_its_root_alone_is_served_below_v1(gateway, make_
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches?limit=2", "/v1/vector_stores", "/v1/audio/voices", "/v2/x"])
+@pytest.mark.parametrize(
+    "path", ["/v1/threads", "/v1/assistants?limit=2", "/v1/vector_stores", "/v1/audio/voices", "/v2/x"]
+)
 async def test_a_read_that_nobody_knows_is_the_first_instances_to_answer(gateway, make_upstream, connect, path, method):
     one, other = await make_upstream(), await make_upstream()
     one.repeat(GONE if method == "GET" else response(b"", 404))
@@ -131,7 +133,7 @@ async def test_a_read_that_nobody_knows_goes_to_the_next_instance_when_the_first
     one.stop_listening()
     other.on_request(GONE)
     client = await connect(await gateway(vllm=one, vllm_b=other))
-    answer = await ask(client, request("GET", "/v1/files"))
+    answer = await ask(client, request("GET", "/v1/threads"))
     assert (answer.status, answer.get("X-GoModel-Provider")) == (404, "vllm-b")
 
 
@@ -139,10 +141,10 @@ async def test_a_read_that_nobody_knows_goes_to_the_next_instance_when_the_first
 async def test_what_nobody_knows_goes_to_the_only_instance_whatever_the_method(gateway, upstream, connect, method):
     upstream.repeat(GONE)
     client = await connect(await gateway(vllm=upstream))
-    answer = await ask(client, request(method, "/v1/files/file-1", body=b'{"a":"b"}'))
+    answer = await ask(client, request(method, "/v1/threads/thread-1", body=b'{"a":"b"}'))
     assert (answer.status, answer.json()) == (404, {"detail": "Not Found"})
     (seen,) = upstream.requests
-    assert (seen.method, seen.target, seen.body) == (method, "/v1/files/file-1", b'{"a":"b"}')
+    assert (seen.method, seen.target, seen.body) == (method, "/v1/threads/thread-1", b'{"a":"b"}')
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
@@ -154,14 +156,14 @@ async def test_of_several_it_must_name_one_and_the_404_says_how(gateway, make_up
     body = (
         b"{}" if "json" in content_type else b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nx\r\n--b--'
     )
-    answer = await ask(client, request(method, "/v1/files?x", [("Content-Type", content_type)], body))
+    answer = await ask(client, request(method, "/v1/threads?x", [("Content-Type", content_type)], body))
     message = own_error(answer, 404, "not_found", "invalid_request_error")
-    assert "/p/<instance>/v1/files " in message
+    assert "/p/<instance>/v1/threads " in message
     assert "vllm, vllm-b" in message
     assert one.connections + other.connections == []
     # One that names a model is vLLM's to judge, as ever.
     if method == "POST":
-        assert (await ask(client, post("/v1/files"))).status == 200
+        assert (await ask(client, post("/v1/threads"))).status == 200
 
 
 async def test_reads_of_known_routes_still_want_a_post(gateway, upstream, connect):

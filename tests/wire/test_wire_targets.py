@@ -187,7 +187,7 @@ async def test_options_of_the_server_as_a_whole_lists_the_methods(served):
         ("/", "GET, HEAD, OPTIONS"),
         ("/v1/chat/completions", "POST, OPTIONS"),
         ("/v1/models/m", "GET, HEAD, OPTIONS"),
-        ("/v1/files", "DELETE, GET, HEAD, PATCH, POST, PUT, OPTIONS"),
+        ("/v1/threads", "DELETE, GET, HEAD, PATCH, POST, PUT, OPTIONS"),
     ],
 )
 async def test_options_of_a_route_lists_its_methods_and_goes_nowhere(served, target, allow):
