@@ -174,6 +174,12 @@ async def errors(request: Request, handler: Handler) -> Reply | None:
     request.record.reason = request.record.reason or error.code
     if isinstance(error, ModelNotFound):
         request.record.model = error.selector
+        caller = request.caller
+        if caller is not None and caller.entry.models:  # others' models are not for it to learn of
+            error = ModelNotFound(
+                f"There is no such model, or the key '{caller.name}' is not good for it; GET /v1/models lists those "
+                "that it is good for."
+            )
     body = anthropic_body(error) if request.route.anthropic else openai_body(error)
     headers = dict(error.headers)
     if request.record.instance:

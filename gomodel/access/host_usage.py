@@ -229,6 +229,8 @@ class HostUsage:
 
     def __init__(self, workers: int = 1) -> None:
         self.cells = memoryview(mmap.mmap(-1, (workers + 1) * _ROW * 8)).cast("q")
+        # Which places of a row are somebody's: to read those that are nobody's would give them memory.
+        self.taken = mmap.mmap(-1, workers * PLACES)
         self.id = secrets.token_hex(8)  # of this gateway among several
         self.workers = workers
         self.row = 0
@@ -246,6 +248,7 @@ class HostUsage:
             at = start + ((key + probe) & _MASK) * _PLACE
             if cells[at] in (0, key):
                 cells[at] = key
+                self.taken[at // _PLACE] = 1
                 return Account(self, key, at)
         return HostUsage().account(name)
 
@@ -268,10 +271,9 @@ class HostUsage:
 
     def clear(self, row: int) -> None:
         """In the supervisor: the worker of this row is gone, and with it what ran there."""
-        start = self.start(row)
-        for at in range(start, start + _ROW, _PLACE):
-            if self.cells[at]:
-                self.cells[at + _RUNNING] = 0
+        place = row * PLACES - 1
+        while (place := self.taken.find(b"\1", place + 1, (row + 1) * PLACES)) >= 0:
+            self.cells[place * _PLACE + _RUNNING] = 0
 
 
 # Of this process and those it was forked with.

@@ -276,6 +276,24 @@ async def test_the_list_of_models_shows_a_key_what_it_is_for(keyed, make_upstrea
     assert seen == [200, 200, 404, 404]
 
 
+@WAYS
+async def test_an_unknown_model_tells_a_key_for_some_models_nothing_of_the_others(keyed, make_upstream, connect, late):
+    one, other = await make_upstream(models=("secret-model",)), await make_upstream(models=("m",))
+    handle = await keyed(entry("alice", ALICE, models=["m"]), vllm=one, vllm_b=other)
+    client = await connect(handle)
+    asked = [chat(key, "secret-modal", late=late) for key in (MASTER, ALICE)]
+    asked.append(get(ALICE, "/v1/models/secret-modal"))
+    told, hidden, listed = [(await ask(client, each)).json()["error"] for each in asked]
+    assert "secret-model" in told["message"]
+    assert hidden == listed
+    assert (hidden["code"], hidden["param"]) == ("model_not_found", "model")
+    assert hidden["message"] == (
+        "There is no such model, or the key 'alice' is not good for it; GET /v1/models lists those that it is good for."
+    )
+    await turned(lambda: len(access_lines(handle)) == 3)
+    assert access_lines(handle)[1]["model"] == "secret-modal"
+
+
 @pytest.mark.parametrize("ids", ["bare", "both"])
 async def test_the_list_of_models_does_so_under_bare_ids(keyed, make_upstream, connect, ids):
     one, other = await make_upstream(models=("a/x", "a/y")), await make_upstream(models=("a/x", "b"))

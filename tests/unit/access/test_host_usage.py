@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 
 import pytest
@@ -12,7 +13,7 @@ from gomodel.access.host_usage import _MASK, _PLACE, PLACES, WINDOW_S, Account, 
 def as_row(usage: HostUsage, row: int) -> HostUsage:
     """The same memory as another worker sees it."""
     other = HostUsage.__new__(HostUsage)
-    other.cells, other.workers, other.fd = usage.cells, usage.workers, usage.fd
+    other.cells, other.taken, other.workers, other.fd = usage.cells, usage.taken, usage.workers, usage.fd
     other.take(row)
     return other
 
@@ -112,6 +113,14 @@ def test_what_ran_in_a_dead_worker_is_gone_and_its_minute_is_not(pair: tuple[Hos
     again = as_row(pair[0], 1).account("a")
     enter(again, 110)
     assert here.look(110) == again.look(110) == (2, 5, 9)
+
+
+def test_clearing_a_row_takes_no_memory_for_places_of_nobody() -> None:
+    usage = HostUsage(2)
+    enter(as_row(usage, 1).account("a"), 100)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    usage.clear(1)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 100  # a row has 4000 pages
 
 
 def test_names_whose_places_meet_have_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
