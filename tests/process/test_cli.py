@@ -6,6 +6,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gomodel import __main__ as cli
 from gomodel import commands
 from gomodel.balancing import model_entries
 from gomodel.commands import COMMANDS
+from gomodel.config.keys_file import parse
 from gomodel.config.load import from_environ
 from gomodel.config.registry import VARIABLES
 from gomodel.config.settings import Config
@@ -201,6 +203,27 @@ async def test_check_prints_a_table_and_is_status_0_when_every_instance_is_well(
     assert verdict == "The configuration can be used."
     assert [("authorization: bearer secret-4711" in each.raw.decode().lower()) for each in one.probes] == [True]
     assert "secret" not in process.text + process.output
+
+
+def test_a_new_key_is_shown_once_and_its_entry_can_go_to_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    made = []
+    for _ in range(2):
+        assert cli.command(["new-key", "alice"]) == 0
+        shown = capsys.readouterr()
+        (key,) = re.findall(r"^  (sk-gomodel-[\w-]{43})$", shown.err, re.MULTILINE)
+        assert key not in shown.out
+        (entry,) = parse(shown.out.encode())
+        assert (entry.name, entry.digests) == ("alice", (sha256(key.encode()).digest(),))
+        made.append(key)
+    assert made[0] != made[1]
+
+
+@pytest.mark.parametrize("name", ["al ice", "", "master", "a" * 65, "a\nb"])
+def test_a_name_that_no_entry_could_have_gets_no_key(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.command(["new-key", name]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert shown.err.startswith("gomodel new-key: ")
 
 
 async def checked(config: Config, capsys: pytest.CaptureFixture[str]) -> tuple[bool, str]:
