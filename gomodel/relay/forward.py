@@ -1,7 +1,7 @@
 """One client request to its candidate instances: breaker, connection, relay, and what follows a failed attempt.
 
-Makes the attempts and keeps account of them: in-flight counts, the breaker's verdicts, health, demotion. What may be
-tried again is decided by `attempts`. What may not be repeated never gets a reused connection, so the keep-alive race
+Makes the attempts and counts what is in flight. What an attempt says of its server is in `verdicts`, what may be tried
+again is decided by `attempts`. What may not be repeated never gets a reused connection, so the keep-alive race
 cannot hit it.
 
 What an instance refuses goes to another candidate if all that was sent of the body is here, in memory or in a file. A
@@ -22,7 +22,6 @@ from ..downstream.request import Request
 from ..errors import (
     ConnectError,
     GatewayError,
-    KeyRefused,
     Overloaded,
     RateLimited,
     RequestCameBack,
@@ -31,22 +30,17 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..http1.head import request_head
-from ..routes.route import Kind
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Phase
 from ..upstream.breaker import Admission
 from ..upstream.channel import Channel
-from ..upstream.health import DRAINING
 from ..upstream.replica import Replica
 from .attempts import REFUSALS, Outcome, Step, next_step
 from .outgoing import Outgoing
 from .own_fields import choose_rank, with_own_fields
 from .queueing import Queueing
-from .relay import INSTANCE_FAILURES, Relay
-
-_FORBIDDEN = 403
-# Beside 5xx: what an instance, or a proxy before it that has lost its route to it, answers at once to everything.
-_REFUSED = frozenset({_FORBIDDEN, 404, 429})
+from .relay import Relay
+from .verdicts import answered, refused, unreachable
 
 
 class Attempt(NamedTuple):
@@ -188,7 +182,7 @@ class Forwarder:
         if relay is None or relay.error is not None or relay.refusal is not None or relay.failed:
             return False
         relay.finish()
-        self._judge_answer(outgoing, relay)
+        answered(outgoing, relay)
         self._leave(outgoing, relay.replica)
         return True
 
@@ -248,19 +242,21 @@ class Forwarder:
                             channel = await self._connect(outgoing.request, replica)
                     except (ConnectError, UpstreamTimeout) as exc:
                         outcome = Outcome.NOT_CONNECTED if isinstance(exc, ConnectError) else Outcome.FAILED
-                        self._unreachable(replica, admission, exc, failed)
+                        unreachable(replica, admission, exc, failed)
                         return Attempt(replica, outcome, relay, exc)
                     if admission.trial:
                         relay.trial = admission
                     error = await relay.run(channel, self._head(outgoing, replica), outgoing)
                 if isinstance(error, ConnectError):
-                    self._unreachable(replica, admission, error, failed)
+                    unreachable(replica, admission, error, failed)
                     return Attempt(replica, Outcome.NOT_CONNECTED, relay, error)
                 if error is None and relay.refusal is None:
-                    self._judge_answer(outgoing, relay)
+                    answered(outgoing, relay)
                     return Attempt(replica, Outcome.ANSWERED, relay)
                 if error is None:
-                    return self._refused(outgoing, relay)
+                    error = refused(outgoing, relay, self._on_unloaded)
+                    assert relay.refusal is not None
+                    return Attempt(replica, relay.refusal, relay, error)
                 if isinstance(error, StaleConnection):  # closing an idle connection is no failure
                     return Attempt(replica, Outcome.STALE, relay, error)
                 # One that closes on an upload that is still coming may refuse it so: over TLS its answer is lost with
@@ -297,75 +293,8 @@ class Forwarder:
         connects[replica.name, "ok"] += 1
         return channel
 
-    @staticmethod
-    def _unreachable(replica: Replica, admission: Admission, error: UpstreamError, failed: list[Replica]) -> None:
-        """No connection came about, for a reason that the instance has to answer for."""
-        now = monotonic()
-        if admission.trial or replica not in failed:
-            failed.append(replica)
-            admission.failed(now, error.code)
-        replica.demotion.failed(now)
-        replica.failed(error.code)
-
-    @staticmethod
-    def _judge_answer(outgoing: Outgoing, relay: Relay) -> None:
-        """What an answer that went to the client says of the instance."""
-        replica, admission, status, now = relay.replica, relay.admission, relay.status, monotonic()
-        replica.answers += 1
-        if relay.failed or status in INSTANCE_FAILURES:
-            admission.failed(now, relay.failed or f"status {status}")
-            replica.demotion.failed(now)
-            return
-        admission.succeeded(now)
-        outgoing.request.record.usage = relay.usage()
-        if status >= 500 or status in _REFUSED:
-            # Not on a route that may not exist.
-            if _says_of_it(outgoing, replica) and outgoing.request.route.kind is not Kind.UNKNOWN:
-                replica.demotion.failed(now)
-        elif status < 400 and replica.demotion.until:
-            replica.demotion.over()
-        health = replica.health
-        if not health.settled:
-            if health.key_refused and outgoing.request.route.below_base and status != _FORBIDDEN:
-                health.accept_key()
-            health.ok(relay.failures)
-
-    def _refused(self, outgoing: Outgoing, relay: Relay) -> Attempt:
-        """The instance is there and took no work: no failure for the breaker, and no success but for a trial."""
-        replica, admission = relay.replica, relay.admission
-        outcome, now = relay.refusal, monotonic()
-        assert outcome is not None
-        health, says = replica.health, _says_of_it(outgoing, replica)
-        error: GatewayError | None = None
-        if outcome is Outcome.KEY_REFUSED:
-            error = KeyRefused(replica.name, configured=replica.config.api_key is not None)
-            if outgoing.request.route.below_base:  # vLLM asks for a key there alone; beside it other rules may hold
-                health.refuse_key()
-        elif outcome is Outcome.UNLOADED and says:
-            self._on_unloaded(replica)
-        if says or outcome is Outcome.BUSY:
-            replica.demotion.failed(now)
-        if outcome is Outcome.DRAINING:
-            health.failed(DRAINING)
-        else:
-            if admission.trial:
-                admission.succeeded(now)
-            if not health.settled:
-                health.ok(relay.failures)
-        return Attempt(replica, outcome, relay, error)
-
     async def _back_off(self, request: Request, attempt: int) -> None:
         retry = self._retry
         request.record.enter(Phase.QUEUE, monotonic(), None)
         delay_s = min(retry.max_backoff_s, retry.initial_backoff_s * retry.backoff_factor**attempt)
         await asyncio.sleep(delay_s * (1 + retry.jitter_factor * random.uniform(-1, 1)))
-
-
-def _says_of_it(outgoing: Outgoing, replica: Replica) -> bool:
-    """Whether a refusal says something of the replica, which others might do better.
-
-    Not where its caller chose the instance and that is one server, and not of a model that it does not list: it might
-    be pushed aside by requests that can only fail.
-    """
-    choice = outgoing.choice
-    return not choice.bound or (replica.several and choice.model in replica.listed)
