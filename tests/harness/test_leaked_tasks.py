@@ -26,7 +26,7 @@ def waiting(source: Path) -> Coroutine[Any, Any, None]:
 @pytest.mark.parametrize(
     ("source", "counts"),
     [
-        (PACKAGE / "relay.py", True),
+        (PACKAGE / "app.py", True),
         (PACKAGE / "simulator" / "chat.py", True),
         (PACKAGE.parent / ".venv" / "lib" / "plugin.py", False),
         (PACKAGE.parent / "tests" / "test_relay.py", False),
