@@ -1,11 +1,10 @@
 """The supervisor of several worker processes.
 
 Decides what the signals of the whole gateway mean (contract sections 1 and 7) and acts on what `restarts` decides of
-workers that die or hang; passes questions between workers through `hub`. The parent runs no event loop, serves nothing
-and waits for nobody. It forks before any loop exists, so that the workers share the memory of everything that was
-imported. Each listens on a socket of its own on the shared port (SO_REUSEPORT); unix sockets and sockets from systemd
-are shared. Orders reach a worker through a socket, not as signals: systemd and terminals signal every process of a
-group at once, and an order must not count twice.
+workers that die or hang; what they say to each other is the `switchboard`'s, what they listen on `shared_listeners`'.
+The parent runs no event loop, serves nothing and waits for nobody. It forks before any loop exists, so that the workers
+share the memory of everything that was imported. Orders reach a worker through a socket, not as signals: systemd and
+terminals signal every process of a group at once, and an order must not count twice.
 """
 
 import gc
@@ -20,25 +19,22 @@ from dataclasses import replace
 from time import monotonic
 
 from ..access import host_usage
-from ..balancing import keys_in_flight, rotation
+from ..balancing import keys_in_flight
 from ..config.settings import Config
-from ..host.listeners import Listener, beside, bind
+from ..host.listeners import Listener
 from ..host.signals import Signals, StopSignals
 from ..host.systemd import Notifier
-from ..operations.metrics import lasting
-from ..operations.siblings import PLACES, ROTATION
 from ..telemetry.logs import configure_logging, name_worker
-from ..telemetry.tally import Tally
 from ..upstream import host_counts
 from . import start_log
 from .ending import Ending
-from .hub import Hub
 from .keys_watch import LOOK_S, KeysWatch
 from .orders import Line, Message
 from .reload import Load, Rereading
 from .restarts import Limits, Place, Restarts
 from .serving import MARGIN_S, run_loop
-from .slot_desk import SlotDesk
+from .shared_listeners import SharedListeners
+from .switchboard import Switchboard
 from .worker import serve
 from .workers import Worker, Workers
 
@@ -64,15 +60,13 @@ class Supervisor:
         self._signals = signals
         self._notifier = notifier
         self._restarts = Restarts(config.workers, LIMITS)
-        self._hub = Hub(Tally(lasting))
-        self._desk = SlotDesk(config.queue_limit)
+        self._switchboard = Switchboard(config.queue_limit)
         self._counts = (
             host_counts.share(config.workers),
             keys_in_flight.share(config.workers),
             host_usage.share(config.workers),
         )
-        self._listeners: list[Listener] = []
-        self._reserved: list[Listener] = []
+        self._listeners = SharedListeners()
         self._selector = selectors.DefaultSelector()
         self._workers = Workers(signals, self._selector)
         self._wake_in, self._wake_out = os.pipe()
@@ -92,9 +86,7 @@ class Supervisor:
         self._signals.write_to(self._wake_out)
         os.write(self._wake_out, bytes(arrived))
         try:
-            self._listeners = inherited or bind(self._config, reuse_port=True)
-            # Our own TCP sockets never listen: they keep the port while the workers bind theirs beside them.
-            self._reserved = [each for each in self._listeners if each.port is not None and not inherited]
+            self._listeners.bind(inherited, self._config)
             gc.freeze()  # what was imported is shared as long as no collector writes to it
             gc.enable()
             self._restarts.begin(monotonic())
@@ -102,7 +94,7 @@ class Supervisor:
                 self._turn()
         finally:
             self._signals.detach()
-            self._stop_listening()
+            self._listeners.close()
             self._release()
         return self._ending.status
 
@@ -118,7 +110,7 @@ class Supervisor:
         for place in self._restarts.hung(now):
             hanging = [each for each in self._workers.running if each.place is place]
             self._workers.kill(hanging, f"has been silent for over {LIMITS.beat_s * LIMITS.silent_beats:g}s")
-        self._hub.expire(now)
+        self._switchboard.expire(now)
         if self._ending.kills(now):
             self._workers.kill(self._workers.running, "does not end")
         if now >= self._feed_at:
@@ -127,7 +119,7 @@ class Supervisor:
             self._watch_files(self._config)
             self._rereading.look(self._config)
         self._workers.watch()
-        due = min(self._hub.due, self._ending.kill_at, self._feed_at, self._look_at, self._watch_at)
+        due = min(self._switchboard.due, self._ending.kill_at, self._feed_at, self._look_at, self._watch_at)
         if not self._rereading.busy:
             due = min(due, self._restarts.due)
         for key, events in self._selector.select(max(0.0, due - monotonic()) if due < _NEVER else None):
@@ -170,12 +162,8 @@ class Supervisor:
         self._notifier.stopping(limit_s)
         self._restarts.stop()
         self._watch_at = _NEVER
-        self._stop_listening()
+        self._listeners.close()
         self._workers.order(order)
-
-    def _stop_listening(self) -> None:
-        for each in self._listeners:
-            each.close()
 
     def _reload(self) -> None:
         if self._ending.begun:
@@ -212,7 +200,7 @@ class Supervisor:
         config = self._rereading.result(self._config)
         if config is not None:
             self._config = config
-            self._desk.queue.limit = config.queue_limit
+            self._switchboard.limit(config.queue_limit)
             self._watch_files(config)
             configure_logging(config.log_level, config.log_format)
             self._workers.order("reload", config)
@@ -229,22 +217,17 @@ class Supervisor:
             _logger.error("No process for worker %d: %s", place.index, error.strerror)
             self._start_later(place)
         else:
-            self._hub.join(line)
+            self._switchboard.join(line)
 
     def _work(self, place: Place, orders: socket.socket) -> int:
         """The forked child: give up what is the parent's, and serve."""
         self._release()
-        for listener in self._listeners:
-            listener.file = None  # the parent's to remove
-        twins = [beside(each) for each in self._reserved]
-        shared = [each for each in self._listeners if each not in self._reserved]
-        for listener in self._reserved:
-            listener.sock.close()
+        listeners = self._listeners.of_worker()
         name_worker(f"{place.index}-{os.getpid()}")
         for counts in self._counts:
             counts.take(place.index - 1)
         batching = place.index == 1
-        return run_loop(serve(self._config, [*shared, *twins], orders, self._signals, LIMITS.beat_s, batching=batching))
+        return run_loop(serve(self._config, listeners, orders, self._signals, LIMITS.beat_s, batching=batching))
 
     def _release(self) -> None:
         self._selector.close()
@@ -266,23 +249,11 @@ class Supervisor:
             case ("ready",):
                 # One that was about to be ready when the end began changes nothing any more.
                 if self._restarts.ready(worker.place) and not self._ending.begun:
-                    start_log.started(self._config, self._listeners)
+                    start_log.started(self._config, self._listeners.all)
                     self._notifier.ready()
                     self._feed()
-            case ("numbers", numbers):
-                self._hub.report(line, numbers)
-            case ("slot", name, key, replicas, weight, most):
-                self._desk.come(worker, name, key, replicas, weight, most)
-            case ("slot_back", name):
-                self._desk.back(worker, name)
-            case ("ask", number, kind, _) if kind == PLACES:
-                line.send("answers", number, self._desk.order())
-            case ("ask", number, kind, argument):
-                if kind == ROTATION:
-                    rotation.shared.put(*argument)
-                self._hub.ask(line, number, kind, argument, monotonic())
-            case ("answer", number, kind, answers):
-                self._hub.answer(line, number, kind, answers)
+            case _:
+                self._switchboard.take(worker, line, message, monotonic())
 
     def _feed(self) -> None:
         """Tell systemd's watchdog that all is well; when it is not, that is for the watchdog to notice."""
@@ -298,7 +269,7 @@ class Supervisor:
         if worker.line is not None:
             self._listen_to(worker)  # its last words
         self._hang_up(worker)
-        self._desk.depart(worker)  # not earlier: now its connections are closed as well
+        self._switchboard.depart(worker)  # not earlier: now its connections are closed as well
         for counts in self._counts:
             counts.clear(worker.place.index - 1)  # what it had in flight went with it
         if self._ending.begun:
@@ -323,7 +294,7 @@ class Supervisor:
     def _hang_up(self, worker: Worker) -> None:
         worker.place.ready = False
         if worker.line is not None:
-            self._hub.leave(worker.line)
+            self._switchboard.leave(worker.line)
         self._workers.hang_up(worker)
 
 

@@ -34,7 +34,7 @@ class Workers:
             worker = Worker(place, place.index, line)
             self.supervisor._workers.running.append(worker)
             self.supervisor._selector.register(line, selectors.EVENT_READ, worker)
-            self.supervisor._hub.join(line)
+            self.supervisor._switchboard.join(line)
             self.workers.append(worker)
             self.ends.append(theirs)
 
