@@ -73,4 +73,6 @@ def standing(replica: Replica, now: float, *, asking: bool) -> tuple[int, str, f
 def last_failure(replica: Replica) -> tuple[float, str]:
     """When a probe or a request failed there last, and how."""
     health, breaker = replica.health, replica.breaker
+    if health.other_scheme:
+        return health.failed_at, health.code
     return max((health.failed_at, health.code), (breaker.failed_at, breaker.cause))

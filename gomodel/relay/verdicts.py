@@ -16,7 +16,7 @@ from .attempts import Outcome
 from .outgoing import Outgoing
 from .relay import INSTANCE_FAILURES, Relay
 
-_FORBIDDEN = 403
+_CLIENT_ERROR, _FORBIDDEN = 400, 403
 # Beside 5xx: what an instance, or a proxy before it that has lost its route to it, answers at once to everything.
 _REFUSED = frozenset({_FORBIDDEN, 404, 429})
 
@@ -45,13 +45,14 @@ def answered(outgoing: Outgoing, relay: Relay) -> None:
         # Not on a route that may not exist.
         if _says_of_it(outgoing, replica) and outgoing.request.route.kind is not Kind.UNKNOWN:
             replica.demotion.failed(now)
-    elif status < 400 and replica.demotion.until:
+    elif status < _CLIENT_ERROR and replica.demotion.until:
         replica.demotion.over()
     health = replica.health
     if not health.settled:
         if health.key_refused and outgoing.request.route.below_base and status != _FORBIDDEN:
             health.accept_key()
-        health.ok(relay.failures)
+        if status < _CLIENT_ERROR:  # a server whose engine is dead goes on to refuse
+            health.ok(relay.failures)
 
 
 def refused(outgoing: Outgoing, relay: Relay, on_unloaded: Callable[[Replica], None]) -> GatewayError | None:
@@ -74,11 +75,8 @@ def refused(outgoing: Outgoing, relay: Relay, on_unloaded: Callable[[Replica], N
         replica.demotion.failed(now)
     if outcome is Outcome.DRAINING:
         health.failed(DRAINING)
-    else:
-        if admission.trial:
-            admission.succeeded(now)
-        if not health.settled:
-            health.ok(relay.failures)
+    elif admission.trial:
+        admission.succeeded(now)
     return error
 
 

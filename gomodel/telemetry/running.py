@@ -15,7 +15,8 @@ from .record import Phase, Record
 
 # A client may give several requests one id. So many that run at a time are taken for one that goes around by way of
 # other gateways: each turn takes two connections here, and no field is added to a request that would show the second.
-SAME_ID = 128
+# More than one client honestly has under one id, and few enough for the descriptors and the memory of a worker.
+SAME_ID = 512
 # Counting them goes through all that run, so not every request with an id of its client's pays for it.
 _COUNT_EVERY = 16
 

@@ -69,7 +69,7 @@ class Health:
         self.on_fall: Callable[[], None] | None = None
 
     def ok(self, failures: int) -> None:
-        """The instance answered a request that began when `failures` had been counted.
+        """The instance did a request that began when `failures` had been counted.
 
         One that began earlier does not count: streams end well on an instance that takes nothing new any more.
         """
@@ -81,9 +81,13 @@ class Health:
         if self.state is not State.DRAINING or monotonic() - self.failed_at > DRAIN_DOUBT_S:
             self.ok(failures)
 
-    def failed(self, code: str) -> None:
-        """An instance took no request, or no probe, for the reason `code`."""
-        self.code = code
+    def failed(self, code: str, *, probe: bool = False) -> None:
+        """An instance took no request, or no `probe`, for the reason `code`.
+
+        That it speaks the other scheme only a probe finds out, and only a probe takes it back.
+        """
+        if probe or not self.other_scheme:
+            self.code = code
         self.failed_at = monotonic()
         self.settled = False
         if code in FORGIVEN:
@@ -92,6 +96,11 @@ class Health:
                 return
         self.failures += 1
         self._enter(State.DRAINING if code == DRAINING else State.DOWN)
+
+    @property
+    def other_scheme(self) -> bool:
+        """Whether it is down, and speaks TLS where plain http is set or the reverse, which says more than failures."""
+        return self.state is State.DOWN and self.code in _SCHEMES
 
     def refuse_key(self) -> None:
         """The instance answered 401 to the gateway's own key, or for want of one."""

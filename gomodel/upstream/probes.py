@@ -125,7 +125,7 @@ class Probes:
         if code is None or (streaming and code in FORGIVEN):
             return  # whoever sends to clients is alive, however late it answers us
         if code:
-            replica.failed(code)
+            replica.failed(code, probe=True)
         else:
             health.alive(failures)
             if health.state is State.UP:

@@ -88,9 +88,9 @@ class Replica:
         self.pool.configure(settings.timeouts, settings.servers)
         self.breaker.configure(settings.breaker)
 
-    def failed(self, code: str) -> None:
-        """It took no request, or no probe, for the reason `code`; its name may have other addresses now."""
-        self.health.failed(code)
+    def failed(self, code: str, *, probe: bool = False) -> None:
+        """It took no request, or no `probe`, for the reason `code`; its name may have other addresses now."""
+        self.health.failed(code, probe=probe)
         if self.on_unreachable is not None:
             self.on_unreachable()
 

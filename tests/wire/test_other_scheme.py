@@ -168,6 +168,36 @@ async def test_plain_http_to_a_port_for_tls_is_found_out_by_a_probe(open_port, g
     assert there.first_bytes.count(HANDSHAKE) == 1
 
 
+@pytest.mark.parametrize(
+    ("scheme", "said", "code"),
+    [
+        *(("http", said, SPEAKS_TLS) for said in TLS_PORTS.values()),
+        *(("https", said, SPEAKS_PLAIN_HTTP) for said in PLAIN_PORTS.values()),
+    ],
+)
+async def test_a_request_that_fails_or_is_refused_there_takes_nothing_back(
+    open_port, gateway, connect, caplog, monkeypatch, scheme, said, code
+):
+    caplog.set_level(logging.INFO, "gomodel")
+    there = open_port(**said)
+    url = f"{scheme}://127.0.0.1:{there.port}/v1"
+    monkeypatch.setattr("gomodel.upstream.probes.RETRY_S", SAFETY_S)
+    handle = await gateway(vllm=url, probes=True, RETRY_MAX_RETRIES="0", HTTP_CONNECT_TIMEOUT="50ms")
+    health = handle.gateway.providers.replicas[0].health
+    await turned(lambda: health.code == code)
+    await said_on_ready(handle, connect, code)
+    client = await connect(handle)
+    for _ in range(4):
+        assert (await ask(client, post())).status >= 400
+        await said_on_ready(handle, connect, code)
+    assert "Instance vllm is up" not in caplog.messages
+
+
+async def said_on_ready(handle: Any, connect: Any, code: str) -> None:
+    ready = await ask(await connect(handle), READY)
+    assert (ready.status, ready.json()["instances"]["vllm"]["last_error"]) == (503, code)
+
+
 @pytest.mark.parametrize("said", PLAIN_PORTS.values(), ids=PLAIN_PORTS.keys())
 async def test_https_to_a_port_for_plain_http_is_found_out_by_a_probe(open_port, gateway, connect, caplog, said):
     caplog.set_level(logging.WARNING, "gomodel")

@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from gomodel.upstream.health import DRAIN_DOUBT_S, DRAINING, KEY_REFUSED, MISSES, Health, State
+from gomodel.upstream.other_scheme import SPEAKS_PLAIN_HTTP, SPEAKS_TLS
 
 
 @pytest.fixture
@@ -47,6 +48,20 @@ def test_slowness_is_forgiven_until_it_lasts(up, code):
         assert (up.state, up.settled) == (State.UP, False)
     up.failed(code)
     assert up.state is State.DOWN
+
+
+@pytest.mark.parametrize("code", [SPEAKS_TLS, SPEAKS_PLAIN_HTTP])
+def test_that_it_speaks_the_other_scheme_is_what_a_probe_finds_out_and_takes_back(up, code):
+    up.failed(code, probe=True)
+    for failure in ("connection_terminated", "connection_timeout", "connection_refused"):
+        up.failed(failure)
+        assert (up.state, up.code, up.other_scheme) == (State.DOWN, code, True)
+    up.failed("connection_refused", probe=True)
+    assert (up.state, up.code, up.other_scheme) == (State.DOWN, "connection_refused", False)
+    up.failed(code, probe=True)
+    up.alive(up.failures)
+    up.failed("connection_refused")
+    assert up.code == "connection_refused"
 
 
 def test_an_answer_between_slow_ones_starts_the_count_anew(up):
