@@ -107,7 +107,7 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
     warn_of_unknown_names(reader, ours)
     if reader.problems:
         raise ConfigError(reader.problems, reader.warnings[others:])
-    return replace(config, warnings=tuple(reader.warnings), files=files.seen)
+    return replace(config, warnings=tuple(reader.warnings), files=files.seen, ended=reader.ended)
 
 
 def _keys(reader: Reader, master_keys: Iterable[Secret]) -> Keys | None:

@@ -18,6 +18,8 @@ _KEY_FILE_BYTES = 8000
 # The old, the new and some to spare.
 _KEYS = 8
 _QUOTES = "\"'"
+# What a file that is cut short does not end with, but by chance; the second ends the last line of a PEM file.
+_ENDS = (b"\n", b"-----")
 
 _T = TypeVar("_T")
 
@@ -29,6 +31,7 @@ class Reader:
         self.environ = environ
         self._files = files
         self.problems: list[str] = []
+        self.ended: dict[str, bool] = {}  # the files that variables named, and whether their last lines have an end
         self.warnings: list[str] = []
 
     def problem(self, name: str, message: object) -> None:
@@ -81,14 +84,14 @@ class Reader:
         key: str | None = self.parsed(name, variable.parse, trim=False)
         if key is not None:
             return (Secret(key),)
-        keys: list[str] = self.parsed(file, lambda path: self._keys_in(path, variable.parse, most)) or []
+        keys: list[str] = self.parsed(file, lambda path: self._keys_in(file, path, variable.parse, most)) or []
         if any(map(_is_quoted, keys)):
             self.warnings.append(f"{file}: the key begins and ends with a quote, which is part of it")
         return tuple(map(Secret, keys))
 
     def file(self, name: str, limit_bytes: int) -> bytes | None:
         """What is in the file that the variable names; None when it is unset or a problem was noted."""
-        return self.parsed(name, lambda path: self._content(path, limit_bytes))
+        return self.parsed(name, lambda path: self._content(name, path, limit_bytes))
 
     def regular(self, name: str) -> None:
         """Note a problem when the variable names something that whoever opens it might wait for, such as a pipe."""
@@ -96,13 +99,13 @@ class Reader:
         if path and os.path.exists(path) and not os.path.isfile(path):
             self.problem(name, f"{path!r} is no file")
 
-    def _keys_in(self, path: str, parse: Callable[[str], str], most: int) -> list[str]:
+    def _keys_in(self, name: str, path: str, parse: Callable[[str], str], most: int) -> list[str]:
         """The keys a secret file holds, up to `most`: of one alone nothing but a trailing newline is taken away.
 
         Raises ValueError.
         """
         # latin-1 cannot fail; bytes outside ASCII are then refused as they are in a variable.
-        text = re.sub(r"\r?\n\Z", "", self._content(path, _KEY_FILE_BYTES).decode("latin-1"))
+        text = re.sub(r"\r?\n\Z", "", self._content(name, path, _KEY_FILE_BYTES).decode("latin-1"))
         lines = re.split(r"\r?\n", text) if most > 1 else [text]
         try:
             if not text:
@@ -115,11 +118,13 @@ class Reader:
         except ValueError as error:
             raise ValueError(f"{path!r} {error}") from None
 
-    def _content(self, path: str, limit_bytes: int) -> bytes:
+    def _content(self, name: str, path: str, limit_bytes: int) -> bytes:
         try:
-            return self._files.read(path, limit_bytes)
+            content = self._files.read(path, limit_bytes)
         except (OSError, ValueError) as error:  # ValueError: a path that holds NUL
             raise ValueError(f"{path!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        self.ended[f"{name} ({path!r})"] = content.endswith(_ENDS)
+        return content
 
 
 def _is_quoted(text: str) -> bool:

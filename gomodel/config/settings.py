@@ -195,8 +195,9 @@ class Config:
     """Everything gomodel is told. `port` is None when only the unix socket is listened on.
 
     `files`: what was read for it, and what it was like (`files.Files.seen`). `dotenv`: some of it was told by a .env
-    file; `dotenv_ended`: whose last line has its line end. `former`: names of instances whose servers are not served
-    any more since a reload of this gateway. `watch_s`: how often `files` are looked at; None: never.
+    file; `dotenv_ended`: whose last line has its line end; `ended`: the same of the files that variables name.
+    `former`: names of instances whose servers are not served any more since a reload of this gateway. `watch_s`: how
+    often `files` are looked at; None: never.
     """
 
     instances: tuple[InstanceConfig, ...]
@@ -242,6 +243,7 @@ class Config:
     files: Mapping[str, tuple[int, int, int, int] | None] = field(default_factory=dict, compare=False)
     dotenv: bool = field(default=False, compare=False)
     dotenv_ended: bool = field(default=True, compare=False)
+    ended: Mapping[str, bool] = field(default_factory=dict, compare=False)
     former: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property

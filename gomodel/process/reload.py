@@ -147,7 +147,7 @@ def _settled(load: Load, current: Config, files: Files) -> Config:
         try:
             config = load(files)
             found: Config | ConfigError = config
-            state: object = (config, config.dotenv, config.dotenv_ended)
+            state: object = (config, config.dotenv, config.dotenv_ended, config.ended)
             if _gone(config, current) or _vanished(config, current):
                 needed = AGREED_ON_LESS
         except ConfigError as error:
@@ -190,6 +190,11 @@ def _vanished(config: Config, current: Config) -> list[str]:
         problems.append(".env was in use and is now missing or sets nothing; restart to serve without it")
     elif current.dotenv and current.dotenv_ended and not config.dotenv_ended:
         problems.append("the last line of .env has lost its line end, so it may be cut short; end the line, or restart")
+    for file, ended in config.ended.items():
+        if current.ended.get(file) and not ended:
+            problems.append(
+                f"the last line of {file} has lost its line end, so it may be cut short; end it, or restart"
+            )
     served = {each.servers for each in current.instances}
     for each in config.instances:
         if each.assumed and each.servers not in served:

@@ -19,6 +19,7 @@ from gomodel.process.reload import Rereading, read_again
 
 from ..harness.processes import RUN, Run
 from ..harness.scripted import SAFETY_S, RawClient, ScriptedUpstream, env_for, request, response
+from ..harness.tls import PEM
 from ..wire.test_connect_faults import KEY_AND_CERTIFICATE
 
 KEY = "GOMODEL_MASTER_KEY=k\n"
@@ -102,6 +103,59 @@ def test_neither_the_key_nor_the_file_may_vanish(
         problems = error.problems
     assert len(problems) == len(refused)
     assert all(found.startswith(expected) for found, expected in zip(problems, refused, strict=True))
+
+
+def key_entry(rest: str) -> bytes:
+    return f'[keys.alice]\nsha256 = "{"0" * 64}"\n{rest}'.encode()
+
+
+CERTIFICATE = Path(PEM).read_bytes()
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    ("name", "before", "after", "refused"),
+    [
+        ("GOMODEL_MASTER_KEY_FILE", b"KEYONE\nKEYTWO\n", b"KEY", True),
+        ("GOMODEL_MASTER_KEY_FILE", b"KEYONE\nKEYTWO\n", b"KEYONE\nKEYTWO", True),
+        ("GOMODEL_MASTER_KEY_FILE", b"KEYONE\r\n", b"KEYO", True),
+        ("GOMODEL_MASTER_KEY_FILE", b"KEYONE\n", b"KEYTWO\n", False),
+        ("GOMODEL_MASTER_KEY_FILE", b"KEYONE", b"KEYTWO", False),
+        ("GOMODEL_MASTER_KEY_FILE", b"KEYONE", b"KEYONE\nKEYTWO\n", False),
+        ("VLLM_API_KEY_FILE", b"KEYONE\n", b"KEY", True),
+        ("VLLM_API_KEY_FILE", b"KEYONE", b"KEY", False),
+        ("GOMODEL_KEYS_FILE", key_entry("in_flight = 80\n"), key_entry("in_flight = 8"), True),
+        ("GOMODEL_KEYS_FILE", key_entry("in_flight = 80"), key_entry("in_flight = 8"), False),
+        ("VLLM_CA_FILE", CERTIFICATE, CERTIFICATE.rstrip(), False),
+        ("VLLM_CA_FILE", CERTIFICATE.rstrip(), CERTIFICATE, False),
+        ("VLLM_CA_FILE", CERTIFICATE + b"# the end\n", CERTIFICATE + b"# th", True),
+    ],
+)
+def test_a_file_that_has_lost_its_last_line_end_is_half_written(
+    tmp_path: Path, name: str, before: bytes, after: bytes, refused: bool
+) -> None:
+    file = tmp_path / "file"
+    environ = {name: str(file), "VLLM_BASE_URL": "https://gpu/v1"}
+    file.write_bytes(before)
+    current = load(environ, None)
+    file.write_bytes(after)
+    try:
+        read_again(lambda files: load(environ, None, files), current)
+        problems: tuple[str, ...] = ()
+    except ConfigError as error:
+        problems = error.problems
+    said = f"the last line of {name} ({str(file)!r}) has lost its line end, so it may be cut short; end it, or restart"
+    assert problems == ((said,) if refused else ())
+
+
+@pytest.mark.usefixtures("at_once")
+def test_another_file_need_not_end_as_the_one_before_it(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"KEYONE\n")
+    other.write_bytes(b"KEYTWO")
+    current = load({"GOMODEL_MASTER_KEY_FILE": str(one)}, None)
+    config = read_again(lambda files: load({"GOMODEL_MASTER_KEY_FILE": str(other)}, None, files), current)
+    assert [each.reveal() for each in config.master_keys] == ["KEYTWO"]
 
 
 @pytest.mark.usefixtures("at_once")

@@ -103,6 +103,7 @@ DEFAULTS = [
     ("batches.priority", 10),
     ("dotenv", False),
     ("dotenv_ended", True),
+    ("ended", {}),
     ("former", frozenset()),
 ]
 
