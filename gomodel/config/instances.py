@@ -68,7 +68,7 @@ def instances(reader: Reader, listener: Listener) -> tuple[InstanceConfig, ...]:
         if not others and (config := _instance(reader, listener, instance, prefix, names)):
             configs.append(config)
             variable = f"{prefix}{_BASE_URL.field}"
-            where = [(server.address, urlsplit(server.base_url).path) for server in config.servers]
+            where = [_place(server) for server in config.servers]
             for other in dict.fromkeys(places[each] for each in where if each in places):
                 reader.warnings.append(f"{other} and {variable} name the same server")
             places = dict.fromkeys(where, variable) | places
@@ -140,6 +140,14 @@ def _reaches(listener: Listener, server: Server) -> bool:
     return host == listener.host.lower() or (
         ours is not None and theirs is not None and (ours == theirs or "" in (ours, theirs))
     )
+
+
+def _place(server: Server) -> tuple[str, str]:
+    """Address and path, which two names of one server have in common: localhost is 127.0.0.1."""
+    url = urlsplit(server.base_url)
+    if server.unix_socket is None and _loopback(url.hostname or "") == "":
+        return f"127.0.0.1:{url.port or _PORTS[url.scheme]}", url.path
+    return server.address, url.path
 
 
 def _loopback(host: str) -> str | None:

@@ -155,7 +155,7 @@ SECTIONS = (
     )),
     Section("Timeouts", (
         Variable("HTTP_CONNECT_TIMEOUT", _TIMEOUT, "5s", meaning=
-            "Longest time to connect to an instance, DNS and TLS included."),
+            "Longest time to connect to an instance, DNS and TLS included. Each try has as long again."),
         Variable("HTTP_RESPONSE_HEADER_TIMEOUT", _TIMEOUT, "600s", meaning=
             "Longest wait for an instance's response head."),
         Variable("HTTP_STREAM_IDLE_TIMEOUT", _TIMEOUT, "300s", meaning=

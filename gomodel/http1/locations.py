@@ -9,6 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from socket import inet_aton, inet_ntoa
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -19,7 +20,10 @@ _REFERENCE = re.compile(r"(?:(?:(https?):[/\\]*|[/\\]{2,})([^/\\?#]*))?([^?#]*)(
 _BLANKS = bytes(range(33)).decode()
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _LINK = re.compile(r"(<)([^<>]*)")
-_REFRESH = re.compile(r"(url\s*=\s*[\"']?)([^\"']*)", re.IGNORECASE)
+# Behind the seconds comes a semicolon, a comma or a blank, and `url=` may be left out (HTML 4.2.5.3).
+_REFRESH = re.compile(r"((?:\A[\s\d.]*(?:[;,]|\s)\s*)(?:url\s*=\s*)?[\"']?|url\s*=\s*[\"']?)([^\"']*)", re.IGNORECASE)
+# An IPv4 address in one to four parts, each decimal, octal or hexadecimal (WHATWG URL 3.5).
+_NUMBERS = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}")
 _PORTS = {"http": "80", "https": "443"}
 
 
@@ -87,8 +91,8 @@ def _parts(text: str) -> tuple[str | None, str | None, str, str]:
 
 
 def _at_the_instance(authority: str, site: Site) -> bool:
-    host, _ = _split(authority)
-    return any(host == each.rstrip(".") for each in site.hosts) or _is_here(host)
+    host = _usual(_split(authority)[0])
+    return any(host == _usual(each.rstrip(".")) for each in site.hosts) or _is_here(host)
 
 
 def _own(path: str, site: Site) -> str:
@@ -106,6 +110,18 @@ def _split(authority: str) -> tuple[str, str]:
     """Host, without brackets, and port."""
     host, port = re.fullmatch(r"(.*?)(?::([0-9]*))?", authority.rpartition("@")[2], re.DOTALL).groups()  # type: ignore[union-attr]
     return host.lower().strip("[]").rstrip("."), port or ""
+
+
+def _usual(host: str) -> str:
+    """The same as most would write it: without percent-encoding, an IPv4 address as four decimal numbers."""
+    host = unquote(host).lower()
+    try:
+        if _NUMBERS.fullmatch(host):
+            return inet_ntoa(inet_aton(host))
+        address = ipaddress.ip_address(host)
+    except (OSError, ValueError):
+        return host
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def _is_here(host: str) -> bool:

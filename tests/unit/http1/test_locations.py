@@ -53,6 +53,18 @@ OWN = {
     "http://0.0.0.0:8000/v1/models": "/p/vllm/v1/models",
     "http://[::]:8000/v1/models": "/p/vllm/v1/models",
     "http://127.0.1.1/v1/models": "/p/vllm/v1/models",
+    # The same hosts as few would write them.
+    **dict.fromkeys(
+        (
+            f"http://{host}:8000/v1/models"
+            for host in (
+                *("127.1", "2130706433", "0x7f000001", "0X7F.1", "0177.0.0.1", "127.0.1", "[::ffff:127.0.0.1]", "0"),
+                *("%6cocalhost", "%4Cocalhost", "127.0.0.%31", "gpu%2D1.internal", "10.7", "0xa000007", "167772167"),
+                *("[::ffff:10.0.0.7]", "[fd00:0:0::7]", "[0:0:0:0:0:0:0:1]"),
+            )
+        ),
+        "/p/vllm/v1/models",
+    ),
     "/v1/models": "/p/vllm/v1/models",
     "/v1": "/p/vllm/v1",
     "/v1x": "/p/vllm/v1x",
@@ -86,6 +98,8 @@ OWN = {
 ELSEWHERE = [
     *("https://example.test/v1/models", "//example.test/x", "http://gpu-1.internal.evil.test/", "http://10.0.0.70/"),
     *("http://gpu-1.internal@evil.test/v1/models", "mailto:x@gpu-1.internal", "urn:a:b", "", "?page=2", "#end"),
+    *("http://10.8/", "http://2130706433.evil.test/", "http://127.1.evil.test/", "http://[::ffff:10.0.0.8]/"),
+    *("http://256.256.256.256/", "http://1.2.3.4.5/", "http://99999999999/", "http://%zz/", "http://10.0.0.7%20x/"),
     *("http:/x", "ftp://gpu-1.internal/x", "//", "http://[::g]/"),
     *("http:\\\\evil.test\\v1", "\\\\evil.test", "///evil.test/v1/models", "mailto:a\\b"),
 ]
@@ -178,6 +192,13 @@ def test_a_redirect_that_would_come_back_here_for_ever_leads_nowhere(value):
         ("Refresh", f"5; url={THERE}/v1/x", "5; url=/p/vllm/v1/x"),
         ("refresh", f'0;URL="{THERE}/v1/x"', '0;URL="/p/vllm/v1/x"'),
         ("Refresh", "5", "5"),
+        ("Refresh", "5;", "5;"),
+        ("Refresh", f"0,{THERE}/v1/x", "0,/p/vllm/v1/x"),
+        ("Refresh", f"5 {THERE}/v1/x", "5 /p/vllm/v1/x"),
+        ("Refresh", f" 0.5\t;\t{THERE}/v1/x", "0.5\t;\t/p/vllm/v1/x"),
+        ("Refresh", f'5;"{THERE}/v1/x"', '5;"/p/vllm/v1/x"'),
+        ("Refresh", f"0, URL = {THERE}/v1/x", "0, URL = /p/vllm/v1/x"),
+        ("Refresh", "0,https://docs.test/", "0,https://docs.test/"),
         ("X-Location", f"{THERE}/v1/x", f"{THERE}/v1/x"),
     ],
 )
