@@ -13,28 +13,24 @@ from .access.slots import Slots
 from .balancing.instances import Providers
 from .balancing.model_lists import ModelLists
 from .balancing.stored_responses import StoredResponses
+from .checks import (
+    CallerChecks,
+    CallerLineChecks,
+    Check,
+    Checks,
+    LineChecks,
+    allowed,
+    master_key,
+    on_behalf,
+    sanity,
+)
 from .config.settings import Config
 from .cross_origin import own_pages, preflights, sharing
 from .downstream.request import Handler, Reply, Request
 from .errors import NotFound, Overloaded
 from .http1.forwarded import TrustedProxies
 from .http1.origins import Origins, is_loopback
-from .middleware import (
-    CallerChecks,
-    CallerLineChecks,
-    CallerRecording,
-    Check,
-    Checks,
-    LineChecks,
-    Middleware,
-    Recording,
-    allowed,
-    compose,
-    errors,
-    master_key,
-    on_behalf,
-    sanity,
-)
+from .middleware import CallerRecording, Middleware, Recording, compose, errors
 from .operations.handlers import Operations
 from .operations.status_page import status_page
 from .relay.batch_calls import BatchCalls

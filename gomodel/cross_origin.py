@@ -3,10 +3,11 @@
 Composed only where they have something to decide, so that they cost nothing elsewhere. The rules are in `origins`.
 """
 
+from .checks import Check
 from .downstream.request import Handler, Reply, Request
 from .errors import ForeignOrigin
 from .http1.origins import Origins, is_private_name, same_site
-from .middleware import Check, Middleware
+from .middleware import Middleware
 from .routes.route import Kind
 
 

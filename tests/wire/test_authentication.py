@@ -149,7 +149,7 @@ async def test_keys_are_compared_as_bytes_in_constant_time(gateway, upstream, co
         compared.append((given, expected))
         return genuine(given, expected)
 
-    monkeypatch.setattr("gomodel.middleware.hmac.compare_digest", compare)
+    monkeypatch.setattr("gomodel.checks.hmac.compare_digest", compare)
     upstream.repeat(OK)
     client = await connect(await gateway(vllm=upstream, GOMODEL_MASTER_KEY=KEY))
     raw = KEY.encode()

@@ -271,7 +271,7 @@ async def test_while_another_worker_decides_a_request_waits_and_nobody_else_does
 @pytest.mark.usefixtures("of_two_workers")
 async def test_a_worker_that_never_ends_its_decision_is_not_waited_for_for_ever(keyed, upstream, connect, monkeypatch):
     upstream.repeat(OK)
-    monkeypatch.setattr("gomodel.middleware._ATTEMPTS", 3)
+    monkeypatch.setattr("gomodel.checks._ATTEMPTS", 3)
     monkeypatch.setattr(host_usage.Account, "lock", lambda self: False)
     client = await connect(await keyed(entry("alice", ALICE, in_flight=1), vllm=upstream))
     assert (await ask(client, chat(ALICE))).status == 200

@@ -1,0 +1,194 @@
+"""The checks of the chain: whether a request is served, by its head alone.
+
+Decides in which order a caller learns what is wrong: the message itself, then the key, then what the route refuses. A
+head that came before and passed has passed. What a key opens is decided in `access.rights`, where the checks stand in
+the chain in `middleware`.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, Iterable
+from urllib.parse import unquote
+
+from .access.callers import Callers
+from .access.rights import LIMITED
+from .config.keys_file import MASTER
+from .config.settings import Secret
+from .downstream.request import Handler, Reply, Request
+from .errors import BadRequest, ClientError, MethodNotAllowed, Unauthorized, WebSocketNotServed
+from .relay.tunnel import wants_websocket
+from .routes.route import Kind
+
+Check = Callable[[Request], Reply | None]
+
+# How often, and for how long, another worker's decision about the same caller is waited for.
+_AGAIN_S = 0.001
+_ATTEMPTS = 500
+# Given for a request whose caller's limits have still to be looked at.
+_UNDECIDED = Reply(0)
+# One echoes what it gets, credentials included; the other asks for a tunnel to anywhere.
+_NEVER_SERVED = frozenset({"TRACE", "CONNECT"})
+
+
+class Checks:
+    """Whether a request is served, by its head alone: each check lets it pass, raises, or answers it.
+
+    A head that came before on its connection and passed has passed; the configuration changing forgets it.
+    """
+
+    def __init__(self, checks: list[Check]) -> None:
+        self._checks = checks
+
+    def answer(self, request: Request) -> Reply | None:
+        """None for a request that passes. Raises GatewayError."""
+        return None if request.fields.allowed else self._look(request, verdict=True)
+
+    def _look(self, request: Request, verdict: object) -> Reply | None:
+        """`verdict` is what is remembered with a head that passes."""
+        for check in self._checks:
+            reply = check(request)
+            if reply is not None:
+                return reply
+        request.fields.allowed = verdict
+        return None
+
+    def __call__(self, request: Request, handler: Handler) -> Awaitable[Reply | None]:
+        refusal, request.refusal = request.refusal, None
+        if refusal is not None:
+            raise refusal
+        reply = self.answer(request)
+        return handler(request) if reply is None else _given(reply)
+
+
+class CallerChecks(Checks):
+    """The same where callers are told apart: what is remembered of a head holds as long as the keys do."""
+
+    def __init__(self, checks: list[Check], callers: Callers) -> None:
+        super().__init__(checks)
+        self._callers = callers
+
+    def answer(self, request: Request) -> Reply | None:
+        """As Checks; the record knows the caller then, even where it may not what it asks."""
+        fields, record, verdict = request.fields, request.record, self._callers.verdict
+        try:
+            reply = None if fields.allowed is verdict else self._look(request, verdict)
+        finally:
+            caller = fields.caller
+            if caller is not None and record.caller is None:
+                record.caller = caller
+                caller.enter()
+        if reply is None and caller is not None and caller.limited and request.route.kind in LIMITED:
+            return None if self._admitted(request) else _UNDECIDED
+        return reply
+
+    @staticmethod
+    def _admitted(request: Request, *, waiting: bool = True) -> bool:
+        """Whether the caller's limits let the request in, once; False when that cannot be said at this moment."""
+        limits = request.caller.limits
+        if not limits.holds(request.record):
+            added = limits.admit(request.record, waiting=waiting)
+            if added is None:
+                return False
+            request.added = added
+        return True
+
+    def __call__(self, request: Request, handler: Handler) -> Awaitable[Reply | None]:
+        refusal, request.refusal = request.refusal, None
+        if refusal is not None:
+            raise refusal
+        reply = self.answer(request)
+        if reply is _UNDECIDED:
+            return self._undecided(request, handler)
+        return handler(request) if reply is None else _given(reply)
+
+    async def _undecided(self, request: Request, handler: Handler) -> Reply | None:
+        """Ask again until no other worker is in the middle of deciding, and Redis has answered where it was asked."""
+        for attempt in range(_ATTEMPTS):
+            await asyncio.sleep(_AGAIN_S)
+            if self._admitted(request, waiting=attempt + 1 < _ATTEMPTS):
+                break
+        return await handler(request)
+
+
+class LineChecks(Checks):
+    """Those of the lines of batches, which the gateway itself sends: the record knows their batch."""
+
+    def answer(self, request: Request) -> Reply | None:
+        """As Checks."""
+        request.record.batch = request.fields.batch.decode("latin-1")
+        return super().answer(request)
+
+
+class CallerLineChecks(LineChecks, CallerChecks):
+    """The same where callers are told apart: a line is held to what the key that made its batch is held to."""
+
+
+async def _given(reply: Reply) -> Reply:
+    return reply
+
+
+def sanity(request: Request) -> None:
+    """Refuse messages that aiohttp accepts and another server may read differently (RFC 9112)."""
+    if request.error is not None:
+        raise request.error
+    version = request.message.version
+    if version not in ((1, 1), (1, 0)):
+        raise BadRequest("Send HTTP/1.1.", status=505, code="http_version_not_supported")
+    request.fields.check(request.http_10)
+
+
+def on_behalf(callers: Callers) -> Check:
+    """Know the caller in whose name the gateway itself asks. Raises Unauthorized once that key is not good any more."""
+
+    def check(request: Request) -> None:
+        fields = request.fields
+        fields.caller = callers.named(unquote(fields.owner.decode("latin-1")) or MASTER)
+        if fields.caller is None:
+            raise Unauthorized
+
+    return check
+
+
+def master_key(keys: Iterable[Secret]) -> Check:
+    """Let in who presents one of the keys; missing, wrong and doubled keys read the same (contract section 2).
+
+    Compared in constant time, as bytes.
+    """
+    expected = [key.reveal().encode() for key in keys]
+
+    def authenticate(request: Request) -> None:
+        if not request.route.open and not any(
+            hmac.compare_digest(key, each) for key in request.fields.presented() for each in expected
+        ):
+            raise Unauthorized
+
+    return authenticate
+
+
+def allowed(request: Request) -> Reply | None:
+    """Refuse, now that the caller has shown the key, what the route refuses: method, target, closed route."""
+    route, method = request.route, request.method
+    if method not in route.methods and (route.kind is not Kind.PASSTHROUGH or method in _NEVER_SERVED):
+        allow = ", ".join(sorted(route.methods))
+        if method in _NEVER_SERVED:
+            raise MethodNotAllowed(f"{method} is not served here.", allow or "GET, POST")
+        if route.refusal is not None:
+            if route.template == "*" and method == "OPTIONS":
+                return _options("GET, HEAD, POST, DELETE, OPTIONS")
+            raise route.refusal()
+        if method == "OPTIONS":
+            return _options(f"{allow}, OPTIONS")
+        if route.kind is Kind.INFERENCE and wants_websocket(request):
+            raise WebSocketNotServed
+        raise MethodNotAllowed(f"{method} is not allowed here; use {allow.replace(', ', ' or ')}.", allow)
+    if route.refusal is not None:
+        raise route.refusal()
+    expect = request.fields.expect
+    if expect and expect.lower() != b"100-continue" and not request.http_10:
+        raise ClientError("The only expectation served is 100-continue.", status=417, code="expectation_failed")
+    return None
+
+
+def _options(allow: str) -> Reply:
+    """What a route, or the server as a whole, can do (RFC 9110 9.3.7). A balancer may ask so whether it lives."""
+    return Reply(204, headers={"Allow": allow})
