@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ..harness.forms import form, part, post
-from ..harness.scripted import request
+from ..harness.scripted import json_response, request
 from ..harness.verdicts import CHAT, OK, ask, own_error
 from .test_keys import ALICE, BOB, MASTER, entry
 
@@ -127,3 +127,25 @@ async def test_a_form_of_one_piece_is_looked_at_to_its_end(restricted, upstream,
     hidden = part("y", b"--b0undary--", "b0undary") + part("model", b"vllm/secret", "b0undary")
     answer = await ask(await connect(restricted), post(body + hidden + b"--b0undary--\r\n", headers=head))
     assert (answer.status, upstream.requests) == (400, [])
+
+
+@WAYS
+async def test_a_body_that_waits_on_disk_still_follows_the_response_it_continues(
+    gateway, make_upstream, connect, tmp_path, framing
+):
+    one, other = await make_upstream(models=("m",)), await make_upstream(models=("m",))
+    path = tmp_path / "keys.toml"
+    path.write_text(entry("alice", ALICE, models=["*"]))
+    handle = await gateway(GOMODEL_MASTER_KEY=MASTER, GOMODEL_KEYS_FILE=str(path), vllm=one, vllm_b=other)
+    client = await connect(handle)
+    await ask(client, request("GET", "/v1/models", [("Authorization", f"Bearer {ALICE}")]))
+    other.on_request(json_response({"id": "resp_1", "object": "response"}))
+    assert (await send(client, ALICE, [b'{"model":"vllm-b/m"}'], framing, "/v1/responses")).status == 200
+    one.repeat(OK)
+    other.repeat(OK)
+    behind = b',"previous_response_id":"resp_1"}'
+    for _ in range(3):
+        pieces = [b'{"model":"m"', BODIES["behind much"], behind]
+        answer = await send(client, ALICE, pieces, framing, "/v1/responses")
+        assert (answer.status, answer.get("X-GoModel-Provider")) == (200, "vllm-b")
+        assert other.requests[-1].body == b"".join(pieces)
