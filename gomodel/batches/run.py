@@ -5,43 +5,33 @@ Whoever is cancelled here leaves a batch that another can go on with.
 """
 
 import asyncio
-import errno
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from random import uniform
 from time import time
-from typing import TypeVar
 
 from ..config.settings import Batching
 from .batch_store import BatchStore
 from .contents import Contents
-from .database import DatabaseAway
+from .ending import Ending
 from .gate import Gate
 from .gateway_client import Answer, GatewayClient, Outcome
-from .ids import FILE, new_id
 from .lines import answered, json_of, not_run, request_id
-from .parameters import OUTPUT as OUTPUT_PURPOSE
-from .records import FileRecord, Work
+from .patience import Patience
+from .records import Work
 from .results import ERROR, OUTPUT, LeaseLost, Results
 from .validation import Verdict, error, validate
 from .window import Numbered, Windows
 
 _logger = logging.getLogger("gomodel")
 
-_T = TypeVar("_T")
-
 # How old a result may get before it counts, and how much of them may wait for that.
 _SAVE_S = 1.0
 _MOST_WAITING_BYTES = 16 << 20
-# While the disk is full or the database away.
-_RETRY_S = 2.0
 # Times that a line is sent when nothing comes back.
 _TRIES = 3
 _BACKOFF_S, _BACKOFF_MAX_S = 0.2, 15.0
-_CANCELLED = ("batch_cancelled", "The batch was cancelled before this line was run.")
-_EXPIRED = ("batch_expired", "The batch expired before this line was run.")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Run:
@@ -71,12 +61,17 @@ class Run:
         self._stop = asyncio.Event()  # begin no further line
         self._room = asyncio.Event()  # results can be taken
         self._room.set()
+        self._patience = Patience(work, batches, self._room.clear)
         self._why = ""  # the stop is for a reason of the batch's own
-        self.paused = ""  # why it does not move
         self._lost = False
         self._abandoned = False
         self._running: set[asyncio.Task[None]] = set()  # lines
         self._over = asyncio.Event()  # none runs any more
+
+    @property
+    def paused(self) -> str:
+        """Why the batch does not move, "" while it does."""
+        return self._patience.paused
 
     def drain(self) -> None:
         """Begin no further line; the run ends when those that run are over."""
@@ -120,7 +115,8 @@ class Run:
                 raise LeaseLost
             if self._stop.is_set() and not self._why:
                 return
-            await self._finish()
+            ending = Ending(self.work, self._limit, self._batches, self._contents, self._results, self._patience)
+            await ending.end(self._why, int(self._config.file_ttl_s))
         finally:
             expiry.cancel()
             await asyncio.shield(asyncio.to_thread(self._results.close))
@@ -139,12 +135,12 @@ class Run:
                     message = f"The model {model[:200]!r} does not exist."
                     errors.append(error("model_not_found", message, line, "body.model"))
         if errors:
-            if await self._persist(lambda: self._batches.refuse(work, errors)) is None:
+            if await self._patience.persist(lambda: self._batches.refuse(work, errors)) is None:
                 raise LeaseLost
             _logger.info("Batch %s is refused: %s", work.id, errors[0]["message"])
             return False
         only = next(iter(verdict.models)) if len(verdict.models) == 1 else None
-        status = await self._persist(lambda: self._batches.begin(work, verdict.total, only))
+        status = await self._patience.persist(lambda: self._batches.begin(work, verdict.total, only))
         if status is None:
             raise LeaseLost
         self.work = replace(work, status=status, total=verdict.total, done=bytes((verdict.total + 7) // 8))
@@ -257,85 +253,6 @@ class Run:
 
     async def _save(self) -> None:
         """Make what was brought count, however long that takes."""
-        status = await self._persist(self._results.save)
+        status = await self._patience.persist(self._results.save)
         self._room.set()
         self.noticed(status)
-
-    async def _persist(self, what: Callable[[], Awaitable[_T]]) -> _T:
-        """Do `what`, again and again while the disk is full or the database away; nothing new runs meanwhile."""
-        while True:
-            try:
-                result = await what()
-            except DatabaseAway as away:
-                await self._pause(str(away))
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise
-                await self._pause("the disk is full")
-            else:
-                if self.paused:
-                    _logger.info("Batch %s goes on", self.work.id)
-                    self.paused = ""
-                return result
-
-    async def _pause(self, why: str) -> None:
-        self._room.clear()
-        if why != self.paused:
-            self.paused = why
-            _logger.error("Batch %s is paused: %s", self.work.id, why)
-        try:
-            if await self._batches.say(self.work, why) is None:
-                raise LeaseLost
-        except DatabaseAway:
-            pass
-        await asyncio.sleep(_RETRY_S)
-
-    async def _finish(self) -> None:
-        """All is done that will be: the files are made, and the batch is over."""
-        work, results = self.work, self._results
-        if work.status == "finalizing":
-            self._why = ""
-        elif self._why and work.total:
-            await self._write_off(*(_CANCELLED if self._why == "cancelled" else _EXPIRED))
-        if sum(results.counts) != work.total:
-            raise RuntimeError("lines are missing")
-        if not self._why and work.status != "finalizing":
-            found = await self._persist(lambda: self._batches.finalize(work))
-            if found is None:
-                raise LeaseLost
-            self.noticed(found)
-        files = {kind: await self._persist(lambda kind=kind: self._join(kind)) for kind in (OUTPUT, ERROR)}  # type: ignore[misc]
-        status = self._why or "completed"
-        over = await self._persist(
-            lambda: self._batches.finish(work, status, results.progress(), files[OUTPUT], files[ERROR])
-        )
-        if not over:
-            for record in files.values():
-                if record is not None:
-                    await asyncio.to_thread(self._contents.remove, record.id)
-            raise LeaseLost
-        await asyncio.shield(asyncio.to_thread(self._contents.remove_segments, work.id))
-        _logger.info("Batch %s is %s: %d completed, %d failed", work.id, status, *results.counts)
-
-    async def _write_off(self, code: str, message: str) -> None:
-        """Every line that was not run gets a line that says why."""
-        windows = await asyncio.to_thread(Windows, self._path, self.work.endpoint, self._limit, self._results.has)
-        try:
-            while window := await asyncio.to_thread(windows.next):
-                for place, line in window:
-                    text = not_run(self.work.id, place + 1, line.custom_id, code, message)
-                    self._results.add(place, ERROR, text)
-                await self._save()
-        finally:
-            windows.close()
-
-    async def _join(self, kind: str) -> FileRecord | None:
-        parts = self._results.parts(kind)
-        if not any(size for _, size in parts):
-            return None
-        work, now = self.work, int(time())
-        file_id = new_id(FILE)
-        size = await asyncio.to_thread(self._contents.join, parts, file_id)
-        name = f"{work.id}_{kind}.jsonl"
-        expires_at = now + (work.output_ttl_s or int(self._config.file_ttl_s))
-        return FileRecord(file_id, work.owner, OUTPUT_PURPOSE, name, size, now, expires_at)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gomodel.batches import batch_store, run
+from gomodel.batches import batch_store, patience, run
 from gomodel.batches.database import DatabaseAway
 from gomodel.batches.gate import Gate
 from gomodel.batches.gateway_client import Answer, Outcome
@@ -115,7 +115,7 @@ def gate(limit: int) -> Gate:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_SAVE_S", 0.01)
     monkeypatch.setattr(run, "_BACKOFF_S", 0.001)
-    monkeypatch.setattr(run, "_RETRY_S", 0.01)
+    monkeypatch.setattr(patience, "_RETRY_S", 0.01)
 
 
 # All of the lines are under way, or one of them is and the others wait.
