@@ -22,8 +22,9 @@ from .errors import (
     ModelNotFound,
     why_aborted,
 )
+from .http1.field_kinds import SESSION_NAMES, kinds_of_fields
 from .http1.forwarded import TrustedProxies
-from .http1.request_fields import SESSION_NAMES, RequestFields, kinds_of_fields
+from .http1.request_fields import RequestFields
 from .routes.router import Router
 from .telemetry.counters import Telemetry
 from .telemetry.record import Record

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 
+from ..http1.field_kinds import OWN_MEANING
 from ..http1.hop_by_hop import HOP_BY_HOP
-from ..http1.request_fields import OWN_MEANING
 
 # Event loops clamp or overflow timers beyond this (uvloop: 100 years); a longer value is a typo in any case.
 _LONGEST_S = Decimal(100 * 365 * 24 * 3600)

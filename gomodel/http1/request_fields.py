@@ -9,11 +9,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import BadRequest
-from .hop_by_hop import HOP_BY_HOP, PROTECTED_OPTIONS, connection_options
-from .private_fields import BATCH_OF, OWNER
+from .field_kinds import (
+    API_KEY,
+    AUTHORIZATION,
+    BATCH,
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    EXPECT,
+    HOST,
+    ORIGIN,
+    OWNER,
+    PLAIN,
+    REPLICA,
+    REQUEST_ID,
+    SESSION,
+    SUBPROTOCOLS,
+    TRACEPARENT,
+    TRANSFER_ENCODING,
+    kinds_of_fields,
+)
+from .hop_by_hop import PROTECTED_OPTIONS, connection_options
 
-# The client's credentials are for the gateway; Host, Expect and the request id are written anew.
-NEVER_UPSTREAM = frozenset({b"host", b"authorization", b"x-api-key", b"api-key", b"cookie", b"expect", b"x-request-id"})
 # OpenAI's own name for it; the key stands behind it.
 SUBPROTOCOL_KEY = b"openai-insecure-api-key."
 
@@ -26,68 +44,6 @@ _valid_traceparent = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f
 _MAX_LENGTH_DIGITS = 20
 # Of another length a parser is asked, as in `repeated_head`.
 _plain_length = re.compile(rb"[1-9][0-9]{0,14}").fullmatch
-
-# What is done with a field, by its name.
-(
-    _PLAIN,
-    _DROP,
-    _CONTENT_LENGTH,
-    _CONTENT_TYPE,
-    _HOST,
-    _AUTHORIZATION,
-    _API_KEY,
-    _TRANSFER_ENCODING,
-    _CONNECTION,
-    _REQUEST_ID,
-    _EXPECT,
-    _TRACEPARENT,
-    _ORIGIN,
-    _SUBPROTOCOLS,
-    _CONTENT_ENCODING,
-    _REPLICA,
-    _OWNER,
-    _BATCH,
-) = range(18)
-_KINDS: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP | NEVER_UPSTREAM, _DROP) | {
-    b"content-length": _CONTENT_LENGTH,
-    b"content-type": _CONTENT_TYPE,
-    b"host": _HOST,
-    b"authorization": _AUTHORIZATION,
-    b"x-api-key": _API_KEY,
-    b"api-key": _API_KEY,
-    b"transfer-encoding": _TRANSFER_ENCODING,
-    b"connection": _CONNECTION,
-    b"x-request-id": _REQUEST_ID,
-    b"expect": _EXPECT,
-    b"traceparent": _TRACEPARENT,
-    b"origin": _ORIGIN,
-    b"sec-websocket-protocol": _SUBPROTOCOLS,
-    b"content-encoding": _CONTENT_ENCODING,
-    b"x-gomodel-replica": _REPLICA,
-    OWNER.lower().encode(): _OWNER,
-    BATCH_OF.lower().encode(): _BATCH,
-}
-OWN_MEANING = frozenset(_KINDS)
-# From here on they name the session, the likeliest first. Not X-Correlation-ID, which in many shops is one request's.
-_SESSION = 100
-SESSION_NAMES = (
-    "x-session-id",
-    "x-claude-code-session-id",
-    "session-id",
-    "session_id",
-    "x-litellm-session-id",
-    "helicone-session-id",
-    "agent-session-id",
-)
-
-
-def kinds_of_fields(sessions: Iterable[str] = SESSION_NAMES) -> dict[bytes, int]:
-    """What is done with a field, by its name; `sessions` are those that name a session, the first that is there counts.
-
-    A name that has another meaning keeps it.
-    """
-    return {name.lower().encode(): _SESSION + at for at, name in reversed(list(enumerate(sessions)))} | _KINDS
-
 
 _WITH_SESSIONS = kinds_of_fields()
 
@@ -165,61 +121,61 @@ class RequestFields:
         self._by_name = kinds
         for pair in raw_headers:
             name = pair[0].lower()
-            kind = kinds.get(name, _PLAIN)
-            if kind == _PLAIN:
+            kind = kinds.get(name, PLAIN)
+            if kind == PLAIN:
                 if name not in strip:
                     forwarded.append(pair)
-            elif kind == _CONTENT_LENGTH:
+            elif kind == CONTENT_LENGTH:
                 # int() refuses thousands of digits, zeros too; `check` refuses what 64 bits do not need.
                 self.content_length = int(pair[1]) if len(pair[1]) <= _MAX_LENGTH_DIGITS else -1
                 forwarded.append(pair)
-            elif kind == _CONTENT_TYPE:
+            elif kind == CONTENT_TYPE:
                 self.content_type = pair[1]
                 self.form = pair[1][:19].lower() == b"multipart/form-data"
                 if name not in strip:
                     forwarded.append(pair)
-            elif kind == _HOST:
+            elif kind == HOST:
                 self.host = pair[1]
-            elif kind == _AUTHORIZATION:
+            elif kind == AUTHORIZATION:
                 self.authorization.append(pair[1])
-            elif kind == _API_KEY:
+            elif kind == API_KEY:
                 self.keys.append((name, pair[1]))
-            elif kind == _TRANSFER_ENCODING:
+            elif kind == TRANSFER_ENCODING:
                 self.codings.append(pair[1])
                 self.chunked = True
-            elif kind == _CONNECTION:
+            elif kind == CONNECTION:
                 self.options.append(pair[1])
-            elif kind == _REQUEST_ID:
+            elif kind == REQUEST_ID:
                 self.request_id = pair[1] if _valid_request_id(pair[1]) else None
-            elif kind == _EXPECT:
+            elif kind == EXPECT:
                 self.expect = pair[1]
-            elif kind == _TRACEPARENT:
+            elif kind == TRACEPARENT:
                 self.trace = pair[1] if _valid_traceparent(pair[1]) else b""
                 if name not in strip:
                     forwarded.append(pair)
-            elif kind == _ORIGIN:
+            elif kind == ORIGIN:
                 self.origin = pair[1]
                 if name not in strip:
                     forwarded.append(pair)
-            elif kind == _SUBPROTOCOLS:
+            elif kind == SUBPROTOCOLS:
                 offer = self._without_key(pair[1])
                 if offer and name not in strip:
                     forwarded.append((pair[0], offer))
-            elif kind == _OWNER:
+            elif kind == OWNER:
                 self.owner = pair[1]
-            elif kind == _BATCH:
+            elif kind == BATCH:
                 self.batch = pair[1]
-            elif kind == _CONTENT_ENCODING:
+            elif kind == CONTENT_ENCODING:
                 if pair[1].lower() not in (b"", b"identity"):
                     self.content_coding += b", " * bool(self.content_coding) + pair[1]
                 if name not in strip:
                     forwarded.append(pair)
-            elif kind >= _SESSION:
+            elif kind >= SESSION:
                 if pair[1] and not 0 < session_kind <= kind:
                     self.session, session_kind = pair[1], kind
                 if name not in strip:
                     forwarded.append(pair)
-            elif kind == _REPLICA:
+            elif kind == REPLICA:
                 self.replica = pair[1]
         self.forwarded = forwarded
 
@@ -288,18 +244,18 @@ class RequestFields:
         only ones of their kind. Where `client` is set a list of proxies said so. To be called after `write_once`.
         """
         names = [name.lower() for name, _ in raw_headers]
-        kinds = [self._by_name.get(name, _PLAIN) for name in names]
+        kinds = [self._by_name.get(name, PLAIN) for name in names]
         self._kinds = kinds
-        one_session = sum(kind >= _SESSION for kind in kinds) == 1
+        one_session = sum(kind >= SESSION for kind in kinds) == 1
         places = {id(pair): at for at, pair in enumerate(self.forwarded)}
         self._places = [places.get(id(pair), -1) for pair in raw_headers]
         self._base = self.content_length or 0, self.trace, self.request_id, self.session
         proxied = b"x-forwarded-for" if self.client else b""
         return [
             pair[0]
-            if (kind == _PLAIN and name != proxied)
-            or (kind in (_CONTENT_LENGTH, _TRACEPARENT, _REQUEST_ID) and names.count(name) == 1)
-            or (kind >= _SESSION and one_session)
+            if (kind == PLAIN and name != proxied)
+            or (kind in (CONTENT_LENGTH, TRACEPARENT, REQUEST_ID) and names.count(name) == 1)
+            or (kind >= SESSION and one_session)
             else b""
             for kind, name, pair in zip(kinds, names, raw_headers, strict=True)
         ]
@@ -313,16 +269,16 @@ class RequestFields:
         self.content_length, self.trace, self.request_id, self.session = self._base
         for at, value in changed:
             kind, to = self._kinds[at], self._places[at]
-            if kind == _CONTENT_LENGTH:
+            if kind == CONTENT_LENGTH:
                 if not _plain_length(value):
                     return False
                 self.content_length = int(value)
                 continue
-            if kind == _TRACEPARENT:
+            if kind == TRACEPARENT:
                 self.trace = value if _valid_traceparent(value) else b""
-            elif kind == _REQUEST_ID:
+            elif kind == REQUEST_ID:
                 self.request_id = value if _valid_request_id(value) else None
-            elif kind >= _SESSION:
+            elif kind >= SESSION:
                 self.session = value
             if to >= 0:
                 lines[to] = lines[to][: lines[to].index(b":")] + b": %b\r\n" % value

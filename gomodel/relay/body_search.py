@@ -10,7 +10,8 @@ from typing import TypeVar
 from ..downstream.body import RequestBody
 from ..downstream.request import Request
 from ..errors import UnsupportedCoding
-from ..selector.form import MultipartScan, boundary
+from ..selector.form import MultipartScan
+from ..selector.form_headers import boundary
 from ..selector.json_body import OneModel
 from ..selector.json_search import JsonSearch
 from ..selector.previous_response import PreviousResponse

@@ -10,10 +10,10 @@ inside a piece: 256 KiB of empty parts keep it for 30 ms.
 """
 
 import re
-from collections.abc import Iterator
 from enum import Enum
 
 from ..errors import InvalidBody, ModelRequired
+from .form_headers import is_field
 from .selector import VALUE_LIMIT_BYTES, Selector
 from .turns import STEPS
 
@@ -21,23 +21,8 @@ from .turns import STEPS
 HEADERS_LIMIT_BYTES = 8 * 1024
 # vLLM's form parser takes a thousand fields and a thousand files at the most.
 PARTS_LIMIT = 2000
-# Three are defined, and each costs a step or so.
-_PARAMETERS_LIMIT = 100
 # So many bytes of headers may cost as much as a step.
 _HEADER_BYTES_PER_STEP = 64
-_CONTENT_TYPE_LIMIT_BYTES = 1024
-
-_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
-# vLLM decodes names and values by it (RFC 7578 5.1.2).
-_CHARSETS = frozenset({"utf-8", "us-ascii"})
-# Up to the next semicolon outside quotes. A quote behind a backslash is none, even where the backslash is escaped.
-_PARAMETER = re.compile(
-    r""";((?:[^;"\\]++|\\"?+|"(?:[^"\\]++|\\"?+|)*+(?:"|\Z)|)*+)""",  # the empty alternatives: see json_object
-)
-_FOLD = re.compile(rb"\r\n[ \t]++")
-_DISPOSITION = re.compile(
-    rb"(?:\A|\r\n)[ \t]*+content-disposition[ \t]*+:([^\r]*+(?:\r(?!\n)[^\r]*+|)*+)", re.IGNORECASE
-)
 
 # What follows the boundary in a delimiter line, and what may still become that. RFC 2046 sets no limit to the padding,
 # which nobody sends; a line with more of it, or with anything else, is content.
@@ -52,24 +37,6 @@ class _Within(Enum):
     HEADERS = 2
     VALUE = 3
     EPILOGUE = 4
-
-
-def boundary(content_type: str | bytes) -> bytes:
-    """The boundary parameter of a Content-Type, quoted or not; 1 to 70 characters (RFC 2046 section 5.1.1).
-
-    Raises InvalidBody when it is missing, given twice or not of the characters allowed, when the field is longer than a
-    boundary can make it, and for a charset that might spell `model` in other bytes. Leaves the media type alone.
-    """
-    text = content_type.decode("latin-1") if isinstance(content_type, bytes) else content_type
-    if len(text) > _CONTENT_TYPE_LIMIT_BYTES:
-        raise InvalidBody(f"The Content-Type of a multipart body is longer than {_CONTENT_TYPE_LIMIT_BYTES} bytes.")
-    parameters = list(_parameters(text))
-    given = [value for name, value in parameters if name == "boundary"]
-    if len(given) != 1 or not _BOUNDARY.fullmatch(found := _unquoted(given[0])) or (found == given[0] and " " in found):
-        raise InvalidBody("A multipart body needs one valid boundary parameter in its Content-Type.")
-    if any(name == "charset" and _unquoted(value).lower() not in _CHARSETS for name, value in parameters):
-        raise InvalidBody("A multipart body must be UTF-8: its Content-Type names another charset.")
-    return found.encode()
 
 
 class MultipartScan:
@@ -94,7 +61,7 @@ class MultipartScan:
     )
 
     def __init__(self, boundary: bytes, *, whole: bool = False) -> None:
-        """`boundary` as the function of that name returns it; `whole`: the form is read to its end."""
+        """`boundary` as `form_headers.boundary` returns it; `whole`: the form is read to its end."""
         self._whole = whole
         self._delimiter = b"\r\n--" + boundary
         self._window = bytearray(b"\r\n")  # the line break that a delimiter at the very start of the body lacks
@@ -221,10 +188,10 @@ class MultipartScan:
         self._parts += 1
         if self._parts > PARTS_LIMIT and self._found is None:
             raise InvalidBody(f"The form has more than {PARTS_LIMIT} parts before its field `model`.")
-        is_field = _is_field(bytes(self._window[begin:end]))
-        if is_field and self._found is not None:
+        named = is_field(bytes(self._window[begin:end]))
+        if named and self._found is not None:
             raise InvalidBody("The form has a second field `model`: servers disagree on which one counts.")
-        self._within = _Within.VALUE if is_field else _Within.CONTENT
+        self._within = _Within.VALUE if named else _Within.CONTENT
         # A delimiter begins with a line break of its own: for vLLM the one that ends the headers is none of it.
         self._at = self._search = end + 4
         return True
@@ -251,35 +218,3 @@ class MultipartScan:
         self._base += count
         self._search -= count
         self._at = 0
-
-
-def _is_field(headers: bytes) -> bool:
-    """Whether a part's headers name the field `model`. One with a file name is a file. The last header counts.
-
-    Raises InvalidBody for one with more parameters than are looked at.
-    """
-    dispositions = _DISPOSITION.findall(_FOLD.sub(b" ", headers))
-    if not dispositions:
-        return False
-    parameters = dict(_parameters(dispositions[-1].decode("latin-1")))
-    return _unquoted(parameters.get("name", "")) == "model" and "filename" not in parameters
-
-
-def _parameters(field: str) -> Iterator[tuple[str, str]]:
-    """The parameters of a header field value and their values as they stand, as python-multipart divides them.
-
-    One without a value is named as it stands, another in lower case. Raises InvalidBody for too many.
-    """
-    found = _PARAMETER.findall(f";{field}")
-    if len(found) > _PARAMETERS_LIMIT:
-        raise InvalidBody(f"A header of the form has more than {_PARAMETERS_LIMIT} parameters.")
-    for parameter in found[1:]:
-        name, equals, value = parameter.partition("=")
-        yield (name.strip(" \t").lower(), value.strip(" \t")) if equals else (name.strip(" \t"), "")
-
-
-def _unquoted(value: str) -> str:
-    """A parameter's value without its quotes and the backslashes before a backslash or a quote."""
-    if len(value) < 2 or not value.startswith('"') or not value.endswith('"'):
-        return value
-    return value[1:-1].replace("\\\\", "\\").replace('\\"', '"')

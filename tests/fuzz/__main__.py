@@ -19,7 +19,8 @@ with atheris.instrument_imports(include=["gomodel"]):
     from gomodel.http1.response_fields import ResponseFields
     from gomodel.routes.router import Router
     from gomodel.selector.conversation import ConversationScan
-    from gomodel.selector.form import MultipartScan, boundary
+    from gomodel.selector.form import MultipartScan
+    from gomodel.selector.form_headers import boundary
     from gomodel.selector.json_body import JsonScan, usual
     from gomodel.selector.previous_response import PreviousResponse
     from gomodel.selector.realtime_event import SessionUpdate

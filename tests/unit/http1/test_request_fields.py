@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gomodel.errors import BadRequest
+from gomodel.http1.field_kinds import SESSION_NAMES, kinds_of_fields
 from gomodel.http1.head import request_head
 from gomodel.http1.hop_by_hop import connection_options
-from gomodel.http1.request_fields import SESSION_NAMES, RequestFields, kinds_of_fields
+from gomodel.http1.request_fields import RequestFields
 from gomodel.http1.response_fields import ResponseFields
 
 NO_STRIP: frozenset[bytes] = frozenset()

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gomodel.errors import GatewayError, InvalidBody, ModelRequired
-from gomodel.selector.form import HEADERS_LIMIT_BYTES, PARTS_LIMIT, MultipartScan, boundary
+from gomodel.selector.form import HEADERS_LIMIT_BYTES, PARTS_LIMIT, MultipartScan
+from gomodel.selector.form_headers import boundary
 from gomodel.selector.selector import VALUE_LIMIT_BYTES, Selector
 
 modest = settings(derandomize=True, deadline=None, database=None, max_examples=400)
