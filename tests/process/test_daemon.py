@@ -358,7 +358,7 @@ async def test_https_is_served_and_sighup_reads_a_renewed_certificate(
     await process.says(f"Listening on https://127.0.0.1:{port}")
     before = await shown(port)
     assert await shown(port) == before
-    (tmp_path / "tls.key").write_text("broken")
+    (tmp_path / "tls.key").write_text("broken\n")
     process.signal(signal.SIGHUP)
     await process.says("one of the files holds no valid PEM")
     assert await shown(port) == before
