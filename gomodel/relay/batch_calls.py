@@ -30,13 +30,21 @@ _PATIENCE = Retry(max_retries=20, initial_backoff_s=0.1, max_backoff_s=0.3, back
 _ALWAYS = BreakerConfig(failure_threshold=1 << 62, success_threshold=1, timeout_s=1.0)
 
 
+class _Batcher(Replica):
+    """Where calls go; no instance whose health is of interest: who keeps it knows why it is away, and says so."""
+
+    def failed(self, code: str, *, probe: bool = False) -> None:
+        """Nothing comes of it: it starts, or another one does."""
+
+
 class BatchCalls:
     """Handles what is below /v1/files and /v1/batches."""
 
     def __init__(self, config: Config, providers: Providers, telemetry: Telemetry) -> None:
         server = Server("http://batches", private_sockets.path(private_sockets.API))
         instance = InstanceConfig(_NAME, (server,), None, ())
-        self._batcher = Replica(instance, server, replace(config, breaker=_ALWAYS), providers.network, telemetry.gaps)
+        self._batcher = _Batcher(instance, server, replace(config, breaker=_ALWAYS), providers.network, telemetry.gaps)
+        self._batcher.health.settled = True  # its answers say nothing new either
         self._forwarder = Forwarder(providers, telemetry, _PATIENCE, lambda _: None)
         self._limit_bytes = config.batches.file_limit_bytes + _FORM_BYTES
 

@@ -40,16 +40,18 @@ def answered(outgoing: Outgoing, relay: Relay) -> None:
         replica.demotion.failed(now)
         return
     admission.succeeded(now)
-    outgoing.request.record.usage = relay.usage()
+    request = outgoing.request
+    if request.route.spends and request.method == "POST":
+        request.record.usage = relay.usage()
     if status >= 500 or status in _REFUSED:
         # Not on a route that may not exist.
-        if _says_of_it(outgoing, replica) and outgoing.request.route.kind is not Kind.UNKNOWN:
+        if _says_of_it(outgoing, replica) and request.route.kind is not Kind.UNKNOWN:
             replica.demotion.failed(now)
     elif status < _CLIENT_ERROR and replica.demotion.until:
         replica.demotion.over()
     health = replica.health
     if not health.settled:
-        if health.key_refused and outgoing.request.route.below_base and status != _FORBIDDEN:
+        if health.key_refused and request.route.below_base and status != _FORBIDDEN:
             health.accept_key()
         if status < _CLIENT_ERROR:  # a server whose engine is dead goes on to refuse
             health.ok(relay.failures)

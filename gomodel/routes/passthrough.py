@@ -7,7 +7,15 @@ set.
 from typing import NamedTuple
 
 from .targets import decoded_segments
-from .vllm_routes import ADMIN_ROUTES, API_PREFIXES, BASE_FAMILIES, INFERENCE_FAMILIES, ROOT_FAMILIES
+from .vllm_routes import (
+    ADMIN_ROUTES,
+    API_PREFIXES,
+    BASE_FAMILIES,
+    INFERENCE_FAMILIES,
+    RESPONSE_OPERATIONS,
+    ROOT_FAMILIES,
+    STORED_FAMILIES,
+)
 
 # What Allow says; whatever else HTTP has passes as well, but for TRACE and CONNECT.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -20,6 +28,7 @@ class Placement(NamedTuple):
     path: str
     aliased: bool  # a leading `v1/` stood before a family that is known without it
     replayable: bool
+    spends: bool  # see Route
 
 
 def place(rest: str) -> Placement:
@@ -28,12 +37,13 @@ def place(rest: str) -> Placement:
     Families are compared byte for byte: `v1%2Fchat` is none. Whatever is no family goes to the root as it stands.
     """
     short = rest.removeprefix("v1/")
-    family = short.partition("/")[0]
+    family, _, operation = short.partition("/")
     below_base = family in BASE_FAMILIES
     known = below_base or family in ROOT_FAMILIES
     path = "/" + (short if known else rest)
     replayable = family in INFERENCE_FAMILIES and not administers(path)
-    return Placement(below_base, path, known and short != rest, replayable)
+    stored = family in STORED_FAMILIES or (family == "responses" and operation and operation not in RESPONSE_OPERATIONS)
+    return Placement(below_base, path, known and short != rest, replayable, not stored)
 
 
 def administers(path: str) -> bool:

@@ -50,5 +50,7 @@ class Route:
     open: bool = False  # served without a key
     polled: bool = False  # asked for again and again by monitors and by the status page
     metered: bool = False  # an answer takes tokens, and most kinds of them say how many
+    # A `usage` in the answer to a POST is of that request's own work; that of what is kept counted when it was done.
+    spends: bool = False
     replayable: bool = False  # may go out again when a reused connection dies before any response byte
     refusal: Callable[[], GatewayError] | None = None  # to be raised once the caller has shown the key

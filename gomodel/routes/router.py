@@ -191,6 +191,7 @@ class Router:
             own_root=f"{self._base}/p/{provider}",
             provider=provider,
             replayable=placement.replayable,
+            spends=placement.spends,
             refusal=refusal,
         )
 
@@ -239,6 +240,7 @@ def _inference(local: str, query: str, anthropic: bool) -> Route | None:
         tail=(local.removeprefix("/v1") if below_base else local) + query,
         anthropic=anthropic,
         metered=known and local not in UNMETERED,
+        spends=True,
         replayable=True,
     )
 

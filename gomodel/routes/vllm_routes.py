@@ -87,6 +87,9 @@ BASE_FAMILIES = _ADAPTER_FAMILIES | {
     "responses",
 }
 
+# First segments below which all answers show what is kept, and do no work.
+STORED_FAMILIES = frozenset({"batches", "files"})
+
 # First segments that vLLM has only at the root: a `v1/` in front of them is a client's base URL speaking, and is cut.
 ROOT_FAMILIES = frozenset(
     {"classify", "detokenize", "health", "load", "metrics", "ping", "pooling", "tokenize", "tokenizer_info", "version"}

@@ -52,6 +52,9 @@ async def test_a_batch_runs_and_its_bytes_are_nobodys(
         assert (response.status, int(response.headers["Content-Length"]) > 1000) == (200, True)
     async with session.put(content) as response:
         assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
+    used = (await caller.json("GET", "/../admin/usage?by=instance"))["data"]
+    assert [(each["instance"], each["requests"], each["prompt_tokens"]) for each in used] == [("vllm", 20, 40)]
+    assert "Instance batches" not in process.text
     assert f"Files and batches: in {tmp_path}/data, SQLite" in process.text
     assert f'"batch": "{batch["id"]}"' in process.text
     assert await process.stop() == 0

@@ -134,6 +134,33 @@ async def test_what_is_known_of_other_answers(gateway, upstream, connect, target
     assert taken(handle) == ({} if expected is None else {("vllm", "other", ""): expected})
 
 
+@pytest.mark.parametrize("prefix", ["", "/p/vllm"])
+async def test_a_stored_response_counts_when_it_is_made_and_never_again(at_once, gateway, upstream, connect, prefix):
+    handle = await gateway(vllm=upstream)
+    client = await connect(handle)
+    used = {"input_tokens": 12, "output_tokens": 7, "input_tokens_details": {"cached_tokens": 8}}
+    upstream.repeat(json_response({"id": "resp_1", "object": "response", "status": "completed", "usage": used}))
+    assert (await ask(client, post(f"{prefix}/v1/responses"))).status == 200
+    stored = f"{prefix}/v1/responses/resp_1"
+    for again in (request("GET", stored), request("GET", stored), request("POST", f"{stored}/cancel", body=b"")):
+        assert (await ask(client, again)).json()["usage"] == used
+    await counted(handle, 4)
+    assert list(taken(handle).values()) == [TOOK]
+
+
+async def test_a_response_made_in_the_background_is_unknown(gateway, upstream, connect):
+    handle = await gateway(vllm=upstream)
+    client = await connect(handle)
+    upstream.on_request(json_response({"id": "resp_1", "object": "response", "status": "queued", "usage": None}))
+    made = json.dumps({"model": "vllm/m", "background": True}).encode()
+    assert (await ask(client, request("POST", "/v1/responses", JSON, made))).status == 200
+    done = {"id": "resp_1", "object": "response", "status": "completed", "usage": USAGE}
+    upstream.repeat(json_response(done))
+    assert (await ask(client, request("GET", "/v1/responses/resp_1"))).json() == done
+    await counted(handle, 2)
+    assert taken(handle) == {("vllm", "other", ""): UNKNOWN}
+
+
 @pytest.mark.parametrize("way", ["passed through", "chosen by a model"])
 async def test_passthrough_counts_what_is_said_and_nothing_that_is_not(gateway, upstream, connect, way):
     handle = await gateway(vllm=upstream)

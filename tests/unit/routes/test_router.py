@@ -280,6 +280,31 @@ def test_what_takes_tokens_is_metered(target: str, metered: bool) -> None:
     assert served(target).metered is metered
 
 
+@pytest.mark.parametrize(
+    ("target", "spends"),
+    [
+        ("/v1/chat/completions", True),
+        ("/v1/responses", True),
+        ("/v1/responses/compact", True),
+        ("/v1/new", True),
+        ("/p/vllm/v1/chat/completions", True),
+        ("/p/vllm/responses", True),
+        ("/p/vllm/v1/responses/compact", True),
+        ("/p/vllm/generate", True),
+        ("/v1/responses/resp_1", False),
+        ("/v1/responses/resp_1/cancel", False),
+        ("/p/vllm/v1/responses/resp_1/cancel", False),
+        ("/p/vllm/batches", False),
+        ("/p/vllm/v1/batches/batch_1/cancel", False),
+        ("/p/vllm/v1/files", False),
+        ("/v1/models", False),
+        ("/health", False),
+    ],
+)
+def test_the_usage_of_what_is_kept_is_no_requests_own(target: str, spends: bool) -> None:
+    assert served(target).spends is spends
+
+
 def test_passthrough_is_replayable_where_it_is_inference() -> None:
     assert served("/p/vllm/v1/chat/completions").replayable
     assert not served("/p/vllm/v1/files").replayable
