@@ -90,7 +90,7 @@ class Forwarder:
             begun, outgoing.begun = outgoing.begun, None
             try:
                 if self._queueing is not None and begun is None:
-                    await self._queueing.enter(outgoing)
+                    await self._queueing.enter(outgoing, failed)
                 replica, admission = choice.admitted() if begun is None else (begun.replica, begun.admission)
             except (Overloaded, RateLimited):
                 if last is None:

@@ -6,7 +6,7 @@ where nothing has a limit.
 """
 
 import asyncio
-from collections import deque
+from collections.abc import Collection
 from time import monotonic
 
 from ..access.fair_queue import Refused, Replicas
@@ -18,10 +18,7 @@ from ..telemetry.counters import Telemetry
 from ..telemetry.record import Phase
 from ..upstream.replica import Replica
 from .outgoing import Outgoing
-
-# Of the last ones that had their turn; how fast the line moves is seen from them.
-_SEEN = 32
-_LONGEST_S = 600.0
+from .pace import Pace
 
 
 class Queueing:
@@ -32,8 +29,7 @@ class Queueing:
         self._slots = slots
         self._telemetry = telemetry
         self._limit_s = limit_s
-        self._turns: deque[float] = deque(maxlen=_SEEN)  # when the last ones had theirs
-        self._waiting = 0
+        self._pace = Pace()
 
     def at_once(self, outgoing: Outgoing) -> bool:
         """Whether it may be sent now to the first of its candidates: it has a slot there, or needs none."""
@@ -48,10 +44,11 @@ class Queueing:
         _prefer(outgoing, place)
         return True
 
-    async def enter(self, outgoing: Outgoing) -> None:
+    async def enter(self, outgoing: Outgoing, failed: Collection[Replica] = ()) -> None:
         """Return once it may be sent to the first of its candidates that can be reached, for which it has a slot then.
 
-        Raises Overloaded or RateLimited for one that gets none.
+        One that it `failed` to connect to has its turn again only where no other is left (contract 7.6). Raises
+        Overloaded or RateLimited for a request that gets no slot.
         """
         record = outgoing.request.record
         while True:
@@ -62,7 +59,7 @@ class Queueing:
                     return
                 place.leave()
                 record.place = None
-            wanted = _wanted(outgoing)
+            wanted = _wanted(outgoing, failed)
             if wanted is None:
                 return
             key, replicas, weight, most = wanted
@@ -79,7 +76,7 @@ class Queueing:
         began = monotonic()
         record.instance = outgoing.choice.candidates[0].name
         record.enter(Phase.QUEUE, began, None)
-        self._waiting += 1
+        self._pace.comes(began)
         outcome = "left"
         try:
             async with asyncio.timeout(self._limit_s):
@@ -94,10 +91,9 @@ class Queueing:
             ) from None
         finally:
             now = monotonic()
-            self._waiting -= 1
+            self._pace.goes(now, served=outcome == "served")
             record.queued_s += now - began
             if outcome == "served":
-                self._turns.append(now)
                 self._telemetry.queue_waits[record.instance].observe(now - began)
             if outcome != "refused":
                 self._count(outgoing, outcome)
@@ -115,14 +111,11 @@ class Queueing:
         self._telemetry.queue_ends[outgoing.choice.candidates[0].name, outcome] += 1
 
     def _expected_s(self) -> float:
-        """How long those that wait here will take to have their turn, by how fast the last ones had theirs."""
-        turns = self._turns
-        if len(turns) < 2:
-            return min(self._limit_s, _LONGEST_S)
-        return min((monotonic() - turns[0]) / (len(turns) - 1) * (self._waiting + 1), _LONGEST_S)
+        """How long those that wait here will take to have their turn, by the pace of the last turns."""
+        return self._pace.expected_s(monotonic(), self._limit_s)
 
 
-def _wanted(outgoing: Outgoing) -> tuple[str, Replicas, float, int | None] | None:
+def _wanted(outgoing: Outgoing, failed: Collection[Replica] = ()) -> tuple[str, Replicas, float, int | None] | None:
     """Key, replicas that can be reached and their limits, weight and limit of the key; None for what needs no slot."""
     request = outgoing.request
     caller, candidates = request.caller, outgoing.choice.candidates
@@ -135,7 +128,10 @@ def _wanted(outgoing: Outgoing) -> tuple[str, Replicas, float, int | None] | Non
     if not _works(request.route, request.method):
         return None
     now = monotonic()
-    replicas = tuple((each.key, each.config.max_in_flight) for each in candidates if _open(each, outgoing, now))
+    reached = [each for each in candidates if _open(each, outgoing, now)]
+    # The one that failed has its slots free just because nothing can be sent to it.
+    offered = [each for each in reached if each not in failed] if failed else reached
+    replicas = tuple((each.key, each.config.max_in_flight) for each in offered or reached)
     return (key, replicas, weight, most) if replicas else None
 
 

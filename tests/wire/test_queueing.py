@@ -30,6 +30,8 @@ pytestmark = pytest.mark.transports("tcp", "tls", "unix")
 
 PATIENT = {**KEPT, "HTTP_RESPONSE_HEADER_TIMEOUT": "60s", "HTTP_STREAM_IDLE_TIMEOUT": "60s"}
 ONE = {**PATIENT, "VLLM_MAX_IN_FLIGHT": "1"}
+# Several instances that list the same model, without asking them.
+LISTED = {"CONFIGURED_PROVIDER_MODELS_MODE": "allowlist", "VLLM_MODELS": "m", "VLLM_B_MODELS": "m"}
 WAYS = ["fin", "reset", "half_close"]
 BUSY = json_response({"error": {"message": "The engine is currently busy. Please try again later.", "code": 503}}, 503)
 
@@ -256,6 +258,51 @@ async def test_who_may_go_to_several_takes_the_one_with_room_and_waits_for_any(
     for client in clients:
         await client.read_rest()
     await counted(handle, 4)
+    assert nothing_held(handle)
+
+
+@pytest.mark.transports("tcp", "unix")
+@pytest.mark.usefixtures("first_of_equals")
+async def test_what_one_server_did_not_take_waits_for_the_other_beside_the_free_slot_of_the_dead_one(
+    at_once, gateway, make_upstream, connect
+):
+    dead, alive = await make_upstream(), await make_upstream()
+    dead.stop_listening()
+    settings = {**ONE, **LISTED, "VLLM_B_MAX_IN_FLIGHT": "1", "RETRY_MAX_RETRIES": "2"}
+    handle = await gateway(settings, vllm=dead, vllm_b=alive)
+    end = asyncio.Event()
+    alive.on_request(SSE_HEAD + chunked(b"data: 1\n\n"), WaitFor(end), LAST_CHUNK)
+    first = await connect(handle)
+    await first.send(post(model="vllm-b/m"))
+    await first.read_head()
+    others = []
+    for number in (1, 2, 3):
+        others.append(await waiting(handle, connect, post(model="m"), number))
+    assert handle.gateway.telemetry.connects["vllm", "connection_refused"] == 3
+    alive.repeat(OK)
+    end.set()
+    for each in others:
+        answer = await each.read_response()
+        assert (answer.status, answer.get("X-GoModel-Provider")) == (200, "vllm-b")
+    await first.read_rest()
+    await counted(handle, 4)
+    assert nothing_held(handle)
+
+
+@pytest.mark.transports("tcp")
+@pytest.mark.usefixtures("first_of_equals")
+async def test_a_server_that_did_not_take_it_is_asked_again_where_no_other_is_left(
+    at_once, gateway, make_upstream, connect
+):
+    upstreams = [await make_upstream(), await make_upstream()]
+    for each in upstreams:
+        each.stop_listening()
+    settings = {**ONE, **LISTED, "VLLM_B_MAX_IN_FLIGHT": "1", "RETRY_MAX_RETRIES": "2"}
+    handle = await gateway(settings, vllm=upstreams[0], vllm_b=upstreams[1])
+    own_error(await ask(await connect(handle), post(model="m")), 502, "connection_refused")
+    connects = handle.gateway.telemetry.connects
+    assert [connects[name, "connection_refused"] for name in ("vllm", "vllm-b")] == [2, 1]
+    await counted(handle, 1)
     assert nothing_held(handle)
 
 
