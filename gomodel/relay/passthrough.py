@@ -26,7 +26,7 @@ class Passthrough:
     def __init__(
         self, providers: Providers, forwarder: Forwarder, types: Collection[str], *, keyed: bool = False
     ) -> None:
-        """`types`: the kinds of servers that may be reached so; `keyed`: whoever comes here has the master key."""
+        """`types`: the kinds of servers that may be reached so; `keyed`: nobody comes here without a key."""
         self._providers = providers
         self._forwarder = forwarder
         self._types = types
@@ -42,8 +42,9 @@ class Passthrough:
             names = ", ".join(self._providers.instances)
             raise NotFound(f"No instance is named {provider!r}; there are: {names}.")
         wanted = request.fields.replica
-        if wanted and request.record.caller is not None:
-            raise NotAllowed("X-GoModel-Replica is for the master key.")
+        caller = request.caller
+        if wanted and caller is not None and not caller.entry.admin:
+            raise NotAllowed("X-GoModel-Replica is for the master key, and for keys with admin = true.")
         replicas = ordered(instance.replicas) if not wanted else [self._replica(instance, wanted.decode("latin-1"))]
         choice = Choice(replicas, "", bound=True, instance=instance)
         # What is at the root is about the server, such as waking it up; below the base are requests for its engine.

@@ -211,6 +211,20 @@ async def test_routes_that_administer_a_server_take_both_rights_even_where_they_
             assert (await ask(client, raw)).status == status
 
 
+async def test_a_replica_is_named_by_its_address_by_operators_alone(keyed, upstream, connect):
+    upstream.repeat(OK)
+    text = entry("alice", ALICE, passthrough=True) + entry("bob", BOB, passthrough=True, admin=True)
+    handle = await keyed(text, vllm=upstream)
+    client = await connect(handle)
+    named, unknown = handle.replica().address, "10.0.0.9:8000"
+    for key, status, missing in ((ALICE, 403, 403), (BOB, 200, 404), (MASTER, 200, 404)):
+        fields = [("Authorization", f"Bearer {key}")]
+        answer = await ask(client, request("GET", "/p/vllm/version", [*fields, ("X-GoModel-Replica", named)]))
+        assert answer.status == status
+        answer = await ask(client, request("GET", "/p/vllm/version", [*fields, ("X-GoModel-Replica", unknown)]))
+        assert (answer.status, named in answer.json()["error"]["message"]) == (missing, missing == 404)
+
+
 @pytest.mark.parametrize("target", ["/health", "/health/ready", "/"])
 async def test_what_is_open_stays_open(keyed, upstream, connect, target):
     client = await connect(await keyed(entry("alice", ALICE), vllm=upstream))
