@@ -137,6 +137,8 @@ class Probes:
     async def _look_for_sleep(self, replica: Replica) -> bool:
         """Bar one that is asleep; whether it says so at all, which a server that was down is asked again."""
         health = replica.health
+        if health.state is State.DOWN:
+            replica.bar(ASLEEP, False)  # what it fails with says more than how it was
         if health.state is not State.UP or self._sleepless.get(replica) == health.since:
             return False
         try:

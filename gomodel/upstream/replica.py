@@ -30,7 +30,7 @@ ASLEEP = "asleep"
 WEDGED = "wedged"
 _SAID = {
     OUT: ("is out of rotation and gets no requests", "is in rotation again"),
-    ASLEEP: ("is asleep and gets no requests until it wakes up", "is awake"),
+    ASLEEP: ("is asleep and gets no requests until it wakes up", "is asleep no longer"),
     WEDGED: ("answers nothing any more and gets no requests until it does", "answers again"),
 }
 

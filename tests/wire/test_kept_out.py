@@ -76,9 +76,19 @@ class TestAsleep:
         handle = await gateway(vllm=upstream, probes=True)
         await turned(lambda: handle.replica().barred)
         says(upstream, AWAKE)
-        await turned(lambda: said(handle, "is awake"))
+        await turned(lambda: said(handle, "is asleep no longer"))
         assert (await ask(await connect(handle), post())).status == 200
-        assert said(handle, "is awake") == ["Instance vllm is awake"]
+        assert said(handle, "is asleep no longer") == ["Instance vllm is asleep no longer"]
+
+    async def test_one_that_dies_asleep_is_down_to_its_callers(self, gateway, upstream, connect, often):
+        says(upstream, SLEEPING)
+        handle = await gateway(vllm=upstream, probes=True)
+        await turned(lambda: handle.replica().barred)
+        upstream.stop_listening()
+        await turned(lambda: not handle.replica().barred)
+        client = await connect(handle)
+        assert own_error(await ask(client, post()), 502, "connection_refused")
+        assert (await ask(client, READY)).json()["instances"]["vllm"]["state"] == "down"
 
     async def test_what_wakes_it_up_reaches_it(self, gateway, upstream, connect, often):
         says(upstream, SLEEPING)
