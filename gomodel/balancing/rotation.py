@@ -22,6 +22,10 @@ class Rotation:
         out = self._out.get(instance)
         return out is not None and (ALL in out or address in out)
 
+    def names(self, instance: str, address: str) -> bool:
+        """Whether this address is out by itself, and not with all of the instance."""
+        return address in self._out.get(instance, ())
+
     def put(self, instance: str, out: Iterable[str]) -> None:
         """These are out from now on, and no others of the instance."""
         self._out[instance] = frozenset(out)

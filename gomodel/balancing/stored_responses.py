@@ -7,7 +7,7 @@ made (contract section 5). Decides that place. Memory is bounded; ids are never 
 import asyncio
 from collections import OrderedDict
 
-from ..errors import Overloaded
+from ..errors import ConnectError, Overloaded
 from ..upstream.own_requests import FAILURES, ask
 from ..upstream.replica import Replica
 from .instances import Providers
@@ -37,15 +37,20 @@ class StoredResponses:
     async def home(self, response_id: str) -> Replica | None:
         """The replica that holds the response; None when every one says that it does not.
 
-        Raises Overloaded when a replica that might hold it could not be asked.
+        Raises Overloaded when a replica that might hold it could not be asked, and ConnectError when there is none,
+        after the moment that a request waits for the first address of a name.
         """
+        instances = self._providers.instances.values()
         replicas = self._providers.replicas
-        if len(replicas) == 1:
+        if not replicas:
+            await self._first_replicas()
+            replicas = self._providers.replicas
+        silent = {f"'{each.name}'" for each in instances if not each.replicas}
+        if len(replicas) == 1 and not silent:
             return replicas[0]
         known = self._homes.get(response_id)
         if known in replicas:
             return known
-        silent: set[str] = set()
         questions = [asyncio.create_task(_holds(replica, response_id)) for replica in replicas]
         try:
             for question in asyncio.as_completed(questions):
@@ -66,6 +71,20 @@ class StoredResponses:
                 retry_after_s=5,
             )
         return None
+
+    async def _first_replicas(self) -> None:
+        """Wait for a replica of any instance. Raises ConnectError when none comes."""
+        instances = self._providers.instances.values()
+        coming = [asyncio.create_task(each.first_replica()) for each in instances]
+        try:
+            await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in coming:
+                each.cancel()
+            await asyncio.wait(coming)
+        if not self._providers.replicas:
+            names = ", ".join(f"'{each.name}'" for each in instances)
+            raise ConnectError(f"The host name of instance {names} could not be resolved.", code="dns_error")
 
 
 async def _holds(replica: Replica, response_id: str) -> tuple[Replica, bool | None]:

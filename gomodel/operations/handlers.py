@@ -150,12 +150,12 @@ class Operations:
         if instance is None:
             raise NotFound(f"No instance is named {name!r}; there are: {', '.join(self._providers.instances)}.")
         known = [each.address for each in instance.replicas]
-        if address is not None and address not in known:
-            raise NotFound(f"Instance '{name}' has no replica {address!r}; there are: {', '.join(known)}.")
-        if request.route.template.endswith("/drain"):
-            out = rotation.shared.drained(name, address)
-        else:
-            out = rotation.shared.resumed(name, address, known)
+        drains = request.route.template.endswith("/drain")
+        # One that left may be out all the same, and would be when it comes back.
+        if address is not None and address not in known and (drains or not rotation.shared.names(name, address)):
+            there_are = f"there are: {', '.join(known)}." if known else "it has none at the moment."
+            raise NotFound(f"Instance '{name}' has no replica {address!r}; {there_are}")
+        out = rotation.shared.drained(name, address) if drains else rotation.shared.resumed(name, address, known)
         change = [name, sorted(out)]
         self._keep_out(change)
         await ask_siblings(ROTATION, change)

@@ -14,7 +14,7 @@ from ..balancing.model_lists import ModelLists
 from ..balancing.stored_responses import StoredResponses
 from ..downstream.body import RequestBody
 from ..downstream.request import Arrived, Request
-from ..errors import GatewayError, ModelRequired, NotFound, Overloaded
+from ..errors import ConnectError, GatewayError, ModelRequired, NotFound, Overloaded
 from ..routes.route import Kind, Route
 from ..selector.conversation import LIMIT_BYTES
 from ..selector.json_body import usual
@@ -161,11 +161,18 @@ class Inference:
         return outgoing
 
     async def stored_response(self, request: Request) -> None:
-        """GET, POST or DELETE below /v1/responses/{id}: to the instance that made the response."""
-        replica: Replica | None = await self._stored.home(request.route.id)
+        """GET, POST or DELETE below /v1/responses/{id}: to the replica that made the response.
+
+        None of them makes work for an engine, so what keeps new work from a replica does not keep these.
+        """
+        try:
+            replica: Replica | None = await self._stored.home(request.route.id)
+        except ConnectError as exc:
+            request.record.blame("upstream", exc.code)
+            raise
         if replica is None:
             raise NotFound(f"No instance holds the response {request.route.id!r}.", code="response_not_found")
-        await self._forward(request, [replica], replayable=True)
+        await self._forward(request, [replica], replayable=True, forced=True)
 
     async def unknown(self, request: Request) -> None:
         """A route that vLLM may have or not, which is its to say: a POST by its selector, else to the only instance.
@@ -189,11 +196,18 @@ class Inference:
         await self._forward(request, ordered(only.replicas), replayable=True, instance=only)
 
     async def _forward(
-        self, request: Request, replicas: list[Replica], *, replayable: bool, instance: Instance | None = None
+        self,
+        request: Request,
+        replicas: list[Replica],
+        *,
+        replayable: bool,
+        instance: Instance | None = None,
+        forced: bool = False,
     ) -> None:
         body = RequestBody(request, self._limit)
         body.hold_arrived()
         choice = Choice(replicas, "", bound=True, instance=instance)
+        choice.forced = forced
         await self._forwarder.forward(Outgoing(request, choice, body, replayable=replayable))
 
     def _of_several(self, route: Route) -> GatewayError:
@@ -231,7 +245,7 @@ class Inference:
             return
         try:
             owner = await self._stored.home(response_id)
-        except Overloaded:
+        except (Overloaded, ConnectError):
             return
         if owner in choice.candidates:
             choice.candidates = [owner]

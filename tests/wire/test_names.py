@@ -15,7 +15,7 @@ from gomodel.process.check import print_table
 from gomodel.upstream import name_sets
 
 from ..harness.gateway import DEFAULTS
-from ..harness.scripted import LAST_CHUNK, SSE_HEAD, ReadHead, WaitFor, chunked, request
+from ..harness.scripted import LAST_CHUNK, SSE_HEAD, ReadHead, WaitFor, chunked, json_response, request
 from ..harness.tls import PEM
 from ..harness.verdicts import OK, ask, own_error, post, turned
 
@@ -142,6 +142,37 @@ async def test_one_that_comes_back_while_something_runs_there_is_the_same(gatewa
     assert first.in_flight == 0
 
 
+async def test_one_that_was_drained_and_left_can_be_resumed(gateway, everywhere, connect, names, often):
+    names.answer(HOST, "127.0.0.1", "127.0.0.2")
+    handle = await gateway(vllm=url(everywhere), GOMODEL_MASTER_KEY="k")
+    client = await connect(handle)
+
+    async def rotate(verb, address):
+        target = f"/admin/instances/vllm/{verb}?replica={address}:{everywhere.port}"
+        return await ask(client, request("POST", target, [("Authorization", "Bearer k")], b""), "POST")
+
+    assert (await rotate("drain", "127.0.0.2")).status == 200
+    names.answer(HOST, "127.0.0.1")
+    await turned(lambda: replicas(handle) == ["127.0.0.1"])
+    assert (await rotate("drain", "127.0.0.2")).status == 404
+    assert (await rotate("resume", "127.0.0.2")).status == 200
+    assert (await rotate("resume", "127.0.0.2")).status == 404
+    names.answer(HOST, "127.0.0.1", "127.0.0.2")
+    await turned(lambda: replicas(handle) == ["127.0.0.1", "127.0.0.2"])
+    assert not any(each.barred for each in handle.gateway.providers.replicas)
+
+
+async def test_a_replica_of_an_instance_without_any_is_a_404_that_says_so(
+    gateway, everywhere, connect, names, monkeypatch
+):
+    monkeypatch.setattr(discovery, "FIRST_ANSWER_S", 0.01)
+    names.fail(HOST, socket.EAI_AGAIN)
+    client = await connect(await gateway(vllm=url(everywhere)))
+    answer = await ask(client, request("POST", "/admin/instances/vllm/resume?replica=10.0.0.1:80", body=b""))
+    message = own_error(answer, 404, "not_found", "invalid_request_error")
+    assert message == "Instance 'vllm' has no replica '10.0.0.1:80'; it has none at the moment."
+
+
 async def test_all_addresses_may_change_at_once(gateway, everywhere, connect, names, often):
     names.answer(HOST, "127.0.0.1", "127.0.0.2")
     handle = await gateway(vllm=url(everywhere))
@@ -196,9 +227,24 @@ async def test_a_name_without_an_address_yet_is_a_502_until_it_has_one(
     assert (ready.status, entry["state"], entry["replicas"]) == (503, "no_replica", 0)
     assert (await ask(client, request("GET", "/metrics"))).status == 200
     assert (await ask(client, request("GET", "/p/vllm/version"))).status == 502
+    for stored in (request("GET", "/v1/responses/resp_1"), request("POST", "/v1/responses/resp_1/cancel", body=b"")):
+        answer = await ask(client, stored)
+        assert own_error(answer, 502, "dns_error") == "The host name of instance 'vllm' could not be resolved."
     names.answer(HOST, "127.0.0.1")
     await turned(lambda: replicas(handle) == ["127.0.0.1"])
     assert (await ask(client, post())).status == 200
+
+
+async def test_a_stored_response_may_be_where_no_address_is_known_yet(
+    gateway, everywhere, make_upstream, connect, names, monkeypatch
+):
+    monkeypatch.setattr(discovery, "FIRST_ANSWER_S", 0.01)
+    names.fail(HOST, socket.EAI_AGAIN)
+    other = await make_upstream()
+    other.on_request(json_response({"error": {}}, 404), path="/v1/responses/resp_1")
+    client = await connect(await gateway(vllm=url(everywhere), vllm_b=other))
+    answer = await ask(client, request("GET", "/v1/responses/resp_1"))
+    assert "'vllm' could not be asked" in own_error(answer, 503, "response_owner_unknown", "overloaded_error")
 
 
 async def test_a_failed_connect_asks_again_at_once(gateway, everywhere, make_upstream, connect, names, monkeypatch):

@@ -8,6 +8,7 @@ from aiohttp import ClientTimeout
 from gomodel.balancing import stored_responses as module
 from gomodel.balancing.stored_responses import StoredResponses
 from gomodel.upstream import own_requests
+from gomodel.upstream.replica import ASLEEP, OUT, WEDGED
 
 from ..harness.scripted import (
     SAFETY_S,
@@ -230,6 +231,20 @@ async def test_an_id_that_could_lead_elsewhere_is_no_id(pair, connect, response_
     answer = await ask(await connect(handle), get(response_id=response_id))
     assert answer.status in (400, 404)
     assert one.connections + other.connections == []
+
+
+@pytest.mark.parametrize("reason", [OUT, ASLEEP, WEDGED])
+@pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("POST", "/cancel"), ("DELETE", "")])
+async def test_what_makes_no_work_reaches_an_owner_that_is_kept_out(pair, connect, reason, method, suffix):
+    handle, _, other = pair
+    other.on_request(MADE)
+    other.on_request(OK)
+    client = await connect(handle)
+    assert (await ask(client, create())).status == 200
+    handle.gateway.providers.instances["vllm-b"].replicas[0].bar(reason, True)
+    assert (await ask(client, create())).status == 503
+    assert (await ask(client, get(suffix, method))).status == 200
+    assert asked(other) == [("POST", "/v1/responses"), (method, f"/v1/responses/{ID}{suffix}")]
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "HEAD"])
