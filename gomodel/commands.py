@@ -136,7 +136,10 @@ def _batch(options: "Namespace | None") -> int:
         scheme = "http" if config.certificate is None else "https"
         url = url or f"{scheme}://localhost:{config.port}{config.base_path}/v1"
         key = key or (config.master_keys[0].reveal() if config.master_keys else "")
-    return batch(Asked(Path(options.file), Path(options.out), url.rstrip("/"), key, options.window))
+    url = url.rstrip("/")
+    if not url.endswith("/v1"):
+        url += "/v1"
+    return batch(Asked(Path(options.file), Path(options.out), url, key, options.window))
 
 
 def _batch_options(parser: "ArgumentParser") -> None:
@@ -192,7 +195,12 @@ def _usage(options: "Namespace | None") -> int:
     assert options is not None
     asked = {"by": options.by, "from": options.since, "to": options.until}
     try:
-        return OK if report(load(os.environ), options.url, asked, as_csv=options.csv) else FAILED
+        done = report(load(os.environ), options.url, asked, as_csv=options.csv)
+        sys.stdout.flush()
+        return OK if done else FAILED
+    except BrokenPipeError:  # as of `| head`, which has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return OK
     except KeyboardInterrupt:
         return INTERRUPTED
 

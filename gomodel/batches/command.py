@@ -9,18 +9,20 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, FormData
 
+from .note import BadNote, Note
 from .progress_bar import progress_bar
+from .result_file import LINE_BYTES, ForeignFile, read_results, result_line
 from .validation import read_lines
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 _ENDS = frozenset({"completed", "failed", "expired", "cancelled"})
 _POLL_S = 1.0
-_LINE_BYTES = 1 << 30
 # For a gateway that restarts.
 _AGAIN_S = 2.0
 _TRIES = 30
@@ -40,11 +42,20 @@ class Refused(Exception):
     """The gateway does not do it; the message is for whoever typed the command."""
 
 
+class _Gone(Refused):
+    """The gateway has no such batch."""
+
+
 def batch(asked: Asked) -> int:
     """Do it; the exit status: 0 when each line has been answered with success."""
     try:
-        return asyncio.run(_Batch(asked).run())
-    except Refused as refused:
+        path = asked.out.with_name(asked.out.name + ".batch")
+        if any(other.exists() and asked.file.samefile(other) for other in (asked.out, path)):
+            raise Refused(f"{asked.file} would be written over; name another file with --out")
+        read_results(asked.out)
+        with Note(path) as note:
+            return asyncio.run(_Batch(asked, note).run())
+    except (Refused, BadNote, ForeignFile) as refused:
         print(f"gomodel batch: {refused}", file=sys.stderr)
         return FAILED
     except OSError as error:
@@ -53,9 +64,9 @@ def batch(asked: Asked) -> int:
 
 
 class _Batch:
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, note: Note) -> None:
         self._asked = asked
-        self._note = asked.out.with_name(asked.out.name + ".batch")
+        self._note = note
         self._session: ClientSession
         self._stop = asyncio.Event()
 
@@ -64,9 +75,8 @@ class _Batch:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         async with ClientSession(headers=headers, timeout=ClientTimeout(total=None, sock_connect=10)) as self._session:
-            batch_id = self._noted()
-            if batch_id is not None:
-                await self._see_through(batch_id)
+            if self._note.batch is not None:
+                await self._go_on(self._note.batch)
             if not self._stop.is_set() and (left := self._left()):
                 await self._see_through(await self._begin(left))
         return self._summary()
@@ -77,47 +87,40 @@ class _Batch:
             os._exit(INTERRUPTED)
         self._stop.set()
 
-    def _noted(self) -> str | None:
+    async def _go_on(self, batch_id: str) -> None:
+        """See the batch through that an earlier command has begun."""
+        if self._note.gateway != self._asked.url:
+            raise Refused(
+                f"batch {batch_id} of an earlier command runs at {self._note.gateway}, not at {self._asked.url}: "
+                f"give --url {self._note.gateway}, or remove {self._note.path} to leave it"
+            )
         try:
-            return str(json.loads(self._note.read_bytes())["batch"])
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError):
-            raise Refused(f"{self._note} is not what this command has written; remove it") from None
+            await self._see_through(batch_id)
+        except _Gone:
+            self._note.forget()
+            print(f"The gateway has no batch {batch_id} any more: what is left is run anew.", file=sys.stderr)
 
-    def _done(self) -> dict[str, int]:
-        """The status of each line that the result has; half a line at its end is cut off."""
-        try:
-            file = open(self._asked.out, "r+b")  # noqa: SIM115
-        except FileNotFoundError:
-            return {}
-        found = {}
-        with file:
-            at = 0
-            for line in read_lines(file, _LINE_BYTES):
-                if not line.endswith(b"\n"):
-                    file.truncate(at)
-                    break
-                at += len(line)
-                said = json.loads(line)
-                found[said["custom_id"]] = said["response"]["status_code"]
-        return found
-
-    def _left(self) -> list[bytes]:
-        """The lines that are still to be run."""
-        done = self._done()
+    def _left(self) -> dict[int, bytes]:
+        """The lines that are still to be run, by their numbers in the file."""
+        done = read_results(self._asked.out)
         with open(self._asked.file, "rb") as file:
-            return [line for line in read_lines(file, _LINE_BYTES) if line.strip() and _custom_id(line) not in done]
+            lines = enumerate(read_lines(file, LINE_BYTES), 1)
+            return {number: line for number, line in lines if line.strip() and _custom_id(line) not in done}
 
-    async def _begin(self, lines: list[bytes]) -> str:
+    async def _begin(self, lines: dict[int, bytes]) -> str:
+        endpoint = _endpoint(*next(iter(lines.items())))
         form = FormData()
         form.add_field("purpose", "batch")
-        content = b"".join(line if line.endswith(b"\n") else line + b"\n" for line in lines)
+        content = b"".join(line if line.endswith(b"\n") else line + b"\n" for line in lines.values())
         form.add_field("file", content, filename=self._asked.file.name, content_type="application/jsonl")
         file = await self._call("POST", "/files", data=form)
-        body = {"input_file_id": file["id"], "endpoint": _endpoint(lines[0]), "completion_window": self._asked.window}
-        made = await self._call("POST", "/batches", json=body)
-        _write(self._note, json.dumps({"batch": made["id"], "gateway": self._asked.url}).encode())
+        body = {"input_file_id": file["id"], "endpoint": endpoint, "completion_window": self._asked.window}
+        try:
+            made = await self._call("POST", "/batches", json=body)
+        except Refused:
+            await self._remove(file["id"])
+            raise
+        self._note.keep(str(made["id"]), self._asked.url)
         return str(made["id"])
 
     async def _see_through(self, batch_id: str) -> None:
@@ -135,51 +138,64 @@ class _Batch:
                     await self._call("POST", f"/batches/{batch_id}/cancel", patient=True, accept=(400,))
                 await self._rest(cancelled)
         if found["status"] == "failed":
-            self._note.unlink(missing_ok=True)
-            problems = [
-                (f"line {each['line']}: " if each["line"] else "") + each["message"] for each in found["errors"]["data"]
-            ]
-            raise Refused("the file cannot be run:\n  " + "\n  ".join(problems))
+            self._note.forget()
+            await self._remove(found["input_file_id"])
+            raise Refused("the file cannot be run:\n  " + "\n  ".join(self._problems(found["errors"]["data"])))
         await self._take(found)
-        self._note.unlink(missing_ok=True)
-        for name in ("output_file_id", "error_file_id", "input_file_id"):
-            if found[name] is not None:
-                await self._call("DELETE", f"/files/{found[name]}", accept=(404,))
+        self._note.forget()
+        await self._remove(*(found[name] for name in ("output_file_id", "error_file_id", "input_file_id")))
+
+    def _problems(self, errors: list[dict[str, Any]]) -> list[str]:
+        """What is wrong with the file, by its own lines: blank ones and those that are done were not sent."""
+        numbers = dict(enumerate(self._left(), 1))
+        return [
+            (f"line {numbers[at]}: " if (at := each["line"]) in numbers else "") + each["message"] for each in errors
+        ]
+
+    async def _remove(self, *file_ids: str | None) -> None:
+        """Remove files from the gateway; those that cannot be removed go with its FILE_TTL."""
+        for file_id in filter(None, file_ids):
+            with suppress(Refused):
+                await self._call("DELETE", f"/files/{file_id}")
 
     async def _rest(self, cancelled: bool) -> None:
         if cancelled:
             await asyncio.sleep(_POLL_S)
             return
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(_POLL_S):
                 await self._stop.wait()
-        except TimeoutError:
-            pass
 
     async def _take(self, found: dict[str, Any]) -> None:
         """Append the lines that have answers to the result, each once."""
-        done = self._done()
+        done = read_results(self._asked.out)
         with open(self._asked.out, "ab") as out:  # noqa: ASYNC230 - a command waits for nothing else
             for name in ("output_file_id", "error_file_id"):
                 if found[name] is None:
                     continue
-                async with self._session.get(f"{self._asked.url}/files/{found[name]}/content") as response:
-                    if response.status != 200:
-                        raise Refused(f"the results cannot be read: status {response.status}")
-                    rest = b""
-                    async for piece in response.content.iter_any():
-                        *lines, rest = (rest + piece).split(b"\n")
-                        for line in lines:
-                            said = json.loads(line)
-                            if said["response"] is not None and said["custom_id"] not in done:
-                                out.write(line + b"\n")
+                try:
+                    await self._append(found[name], done, out)
+                except (TimeoutError, ClientError, ValueError) as error:
+                    raise Refused(f"the answers cannot be read: {type(error).__name__}; try again") from None
             out.flush()
             os.fsync(out.fileno())
 
+    async def _append(self, file_id: str, done: dict[str, int], out: BinaryIO) -> None:
+        async with self._session.get(f"{self._asked.url}/files/{file_id}/content") as response:
+            if response.status != 200:
+                raise Refused(f"the answers cannot be read: {_message(response.status, await response.read())}")
+            rest = b""
+            async for piece in response.content.iter_any():
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    name, status = result_line(line)
+                    if status is not None and name not in done:
+                        out.write(line + b"\n")
+
     def _summary(self) -> int:
-        done = self._done()
+        done = read_results(self._asked.out)
         with open(self._asked.file, "rb") as file:
-            total = sum(1 for line in read_lines(file, _LINE_BYTES) if line.strip())
+            total = sum(1 for line in read_lines(file, LINE_BYTES) if line.strip())
         failed = sum(not 200 <= status < 300 for status in done.values())
         print(f"{self._asked.out}: {len(done)} of {total} lines, {failed} of them without success", file=sys.stderr)
         if self._stop.is_set():
@@ -199,11 +215,15 @@ class _Batch:
                     body = await response.read()
                     if response.status == 200 or response.status in accept:
                         return json.loads(body)
+                    if response.status == 404 and _message(404, body).startswith("No such Batch object"):
+                        raise _Gone(_message(404, body))
                     if response.status < 500 or not tries:
                         raise Refused(_message(response.status, body))
             except (TimeoutError, ClientError) as error:
                 if not tries:
                     raise Refused(f"{self._asked.url} cannot be reached: {type(error).__name__}") from None
+            except ValueError:
+                raise Refused(f"{self._asked.url} does not answer as gomodel does; is --url right?") from None
             await asyncio.sleep(_AGAIN_S)
 
 
@@ -216,20 +236,14 @@ def _message(status: int, body: bytes) -> str:
 
 def _custom_id(line: bytes) -> Any:
     try:
-        return json.loads(line)["custom_id"]
+        name = json.loads(line)["custom_id"]
+        return name if type(name) is str else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None  # the gateway says what is wrong with it
 
 
-def _endpoint(line: bytes) -> Any:
+def _endpoint(number: int, line: bytes) -> Any:
     try:
         return json.loads(line)["url"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise Refused("the first line is no request of a batch: it needs custom_id, method, url and body") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        raise Refused(f"line {number} is no request of a batch: it needs custom_id, method, url and body") from None

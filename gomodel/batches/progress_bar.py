@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+# What did not run counts as failed then: how much is done would be a lie.
+_CUT_SHORT = frozenset({"cancelling", "cancelled", "expired"})
 Show = Callable[[str, dict[str, int]], Any]
 
 
@@ -20,7 +22,7 @@ def progress_bar(name: str) -> Iterator[Show]:
     def say(status: str, counts: dict[str, int]) -> None:
         nonlocal said
         done, total = counts["completed"] + counts["failed"], counts["total"]
-        line = f"{name}: {status}" + (f", {done * 10 // total * 10}%" if total else "")
+        line = f"{name}: {status}" + (f", {done * 10 // total * 10}%" if total and status not in _CUT_SHORT else "")
         if line != said:
             said = line
             print(line, file=sys.stderr, flush=True)
@@ -44,8 +46,9 @@ def _bar(name: str) -> Iterator[Show]:
         task = progress.add_task(name, total=None, status="")
 
         def show(status: str, counts: dict[str, int]) -> None:
-            done, total = counts["completed"] + counts["failed"], counts["total"] or None
-            failed = f", {counts['failed']} failed" if counts["failed"] else ""
+            cut = status in _CUT_SHORT
+            done, total = counts["completed"] + (0 if cut else counts["failed"]), counts["total"] or None
+            failed = f", {counts['failed']} failed" if counts["failed"] and not cut else ""
             progress.update(task, completed=done, total=total, status=status + failed)
 
         yield show

@@ -102,6 +102,7 @@ async def test_ctrl_c_keeps_what_was_done_and_the_same_again_goes_on(typed: Type
     process.signal(signal.SIGINT)
     assert await process.ended() == 130
     assert "The same command again goes on." in process.text
+    assert "in.jsonl: cancelled\n" in process.text
     assert sorted(typed.answers()) == ["0", "1", "2"]
     go_on.set()
     process = await typed()
@@ -144,14 +145,18 @@ async def test_answers_without_success_are_written_and_said(typed: Typed, vllm: 
     assert typed.answers()["0"]["status_code"] == 400
 
 
+DONE = b'{"custom_id":"0","response":{"status_code":200,"body":{}}}\n'
 BAD = [
-    (line(1) + b"{\n", "line 2: This line is not parseable as valid JSON."),
-    (b"{}\n", "the first line is no request of a batch"),
+    (b"\n\n" + line(0) + line(1) + b"\n{\n", "line 6: This line is not parseable as valid JSON."),
+    (b"{}\n", "line 1 is no request of a batch"),
     (line(1).replace(CHAT.encode(), b"/v1/images"), "'endpoint' must be one of"),
 ]
 
 
-async def test_a_file_that_cannot_be_run_is_said_why(typed: Typed) -> None:
+async def test_a_file_that_cannot_be_run_is_said_why_by_its_own_lines_and_does_not_stay(
+    typed: Typed, session: ClientSession
+) -> None:
+    typed.out.write_bytes(DONE)
     for content, said in BAD:
         typed.file.write_bytes(content)
         process = await typed()
@@ -159,6 +164,88 @@ async def test_a_file_that_cannot_be_run_is_said_why(typed: Typed) -> None:
         assert said in process.text
         assert not typed.note.exists()
         assert "Traceback" not in process.text
+    async with session.get(f"{typed._url}/files") as response:
+        assert (await response.json())["data"] == []
+
+
+async def test_a_file_that_holds_something_else_is_not_touched(run: Run, tmp_path: Path) -> None:
+    typed = Typed(run, tmp_path, "http://127.0.0.1:1/v1")
+    typed.file.write_bytes(line(1))
+    typed.out.write_bytes(b"notes\nof mine")
+    process = await typed()
+    assert (await process.ended(), "is no file of answers: its line 1" in process.text) == (1, True)
+    assert typed.out.read_bytes() == b"notes\nof mine"
+    typed.out.unlink()
+    for same in (typed.out, typed.note):
+        same.hardlink_to(typed.file)
+        process = await typed()
+        assert (await process.ended(), "would be written over" in process.text) == (1, True)
+        assert typed.file.read_bytes() == line(1)
+        same.unlink()
+
+
+async def test_a_batch_that_the_gateway_has_lost_is_run_anew_and_one_elsewhere_is_left_alone(
+    typed: Typed, vllm: Vllm
+) -> None:
+    typed.file.write_bytes(line(0) + line(1))
+    lost = {"batch": "batch_" + "0" * 32, "gateway": "http://elsewhere/v1", "pid": 1}
+    typed.note.write_text(json.dumps(lost))
+    process = await typed()
+    assert (await process.ended(), "runs at http://elsewhere/v1, not at" in process.text) == (1, True)
+    assert typed.note.exists()
+    typed.note.write_text(json.dumps({**lost, "gateway": typed._url}))
+    process = await typed("--url", typed._url.removesuffix("/v1"))
+    assert await process.ended() == 0, process.text
+    assert "is run anew" in process.text
+    assert (sorted(typed.answers()), typed.note.exists()) == (["0", "1"], False)
+
+
+async def test_the_same_command_twice_at_once_says_who_is_at_it(typed: Typed, vllm: Vllm) -> None:
+    go_on, begun = asyncio.Event(), asyncio.Event()
+
+    async def answer(body: bytes) -> web.Response:
+        begun.set()
+        await go_on.wait()
+        return web.json_response({"echo": json.loads(body)["n"]})
+
+    vllm.answer = answer
+    typed.file.write_bytes(line(0))
+    first = await typed()
+    await begun.wait()
+    second = await typed()
+    assert (await second.ended(), f"process {first.pid}" in second.text) == (1, True)
+    go_on.set()
+    assert await first.ended() == 0, first.text
+    assert list(typed.answers()) == ["0"]
+
+
+async def test_answers_that_cannot_be_read_are_said_and_the_batch_is_kept(run: Run, tmp_path: Path) -> None:
+    async def batch(request: web.Request) -> web.Response:
+        counts = {"total": 1, "completed": 1, "failed": 0}
+        return web.json_response({"status": "completed", "request_counts": counts, "output_file_id": "f"})
+
+    async def content(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "100"})
+        await response.prepare(request)
+        await response.write(DONE[:20])
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    app = web.Application()
+    app.add_routes([web.get("/v1/batches/b", batch), web.get("/v1/files/f/content", content)])
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    typed = Typed(run, tmp_path, url)
+    typed.file.write_bytes(line(0))
+    typed.note.write_text(json.dumps({"batch": "b", "gateway": url}))
+    process = await typed()
+    assert (await process.ended(), "the answers cannot be read: ClientPayloadError" in process.text) == (1, True)
+    assert ("Traceback" in process.text, typed.note.exists(), typed.out.read_bytes()) == (False, True, b"")
+    await runner.cleanup()
 
 
 async def test_a_file_that_is_not_there_and_a_gateway_that_is_not_there_are_said(run: Run, tmp_path: Path) -> None:

@@ -64,6 +64,14 @@ async def test_what_a_worker_counted_outlives_it(run: Run, upstream: ScriptedUps
     assert await process.stop() == 0
 
 
+async def test_a_reader_that_has_seen_enough_is_no_failure(run: Run, upstream: ScriptedUpstream) -> None:
+    process = await run(env_for(vllm=upstream))
+    there = {**env_for(vllm=upstream), "PORT": str(await process.listening())}
+    head = await run(there, "usage", wrapper=("bash", "-c", 'set -o pipefail; "$@" | true', "bash"))
+    assert (await head.ended(), head.text) == (0, "")
+    assert await process.stop() == 0
+
+
 @pytest.mark.parametrize("arguments", [["--by", "user"], ["--by", "key,user"]])
 async def test_what_is_not_understood_is_said(run: Run, upstream: ScriptedUpstream, arguments: list[str]) -> None:
     process = await run(env_for(vllm=upstream))
