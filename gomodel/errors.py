@@ -162,6 +162,18 @@ class NoSuchObject(NotFound):
     param = "id"
 
 
+class RangeNotSatisfiable(ClientError):
+    """A file has none of the bytes that a Range asks for (RFC 9110 15.5.17)."""
+
+    status = 416
+    code = "range_not_satisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(
+            f"The file has {size} bytes, and none of this Range.", headers={"Content-Range": f"bytes */{size}"}
+        )
+
+
 class NoSpace(GatewayError):
     """The disk has no room for what was to be kept (RFC 4918 11.5)."""
 

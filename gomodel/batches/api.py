@@ -7,19 +7,31 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from time import time
 from typing import Any
 from urllib.parse import unquote
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 
 from ..config.settings import Batching
 from ..dialects import openai_body
-from ..errors import GatewayError, InternalError, InvalidBody, InvalidValue, NoSuchObject, NotFound, Overloaded
+from ..errors import (
+    GatewayError,
+    InternalError,
+    InvalidBody,
+    InvalidValue,
+    NoSuchObject,
+    NotFound,
+    Overloaded,
+    RangeNotSatisfiable,
+)
 from ..http1.private_fields import OWNER
 from ..telemetry.usage_table import HOUR_S, Asked, as_csv, as_json, summed
 from . import parameters
 from .batch_store import BatchStore
+from .byte_ranges import counts
 from .contents import Contents
 from .database import DatabaseAway
 from .file_store import FileStore
@@ -33,6 +45,8 @@ _logger = logging.getLogger("gomodel")
 _BODY_BYTES = 256 << 10
 # For a database to open that is about to.
 _OPENING_S = 3.0
+# Looked at before a Range (RFC 9110 13.2.2).
+_CONDITIONS = (hdrs.IF_MATCH, hdrs.IF_NONE_MATCH, hdrs.IF_MODIFIED_SINCE, hdrs.IF_UNMODIFIED_SINCE, hdrs.IF_RANGE)
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -130,7 +144,7 @@ class Api:
         path = self._contents.path(record.id)
         if not await asyncio.to_thread(path.is_file):  # freed a moment ago
             raise _no_file(record.id)
-        return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
+        return _Content(path, ranged=_ranged(request, record.bytes))
 
     async def delete_file(self, request: web.Request) -> web.Response:
         """DELETE /v1/files/{id}. A batch that reads it goes on; for everybody else it is gone."""
@@ -194,6 +208,35 @@ class Api:
         if record is None:
             raise _no_file(file_id)
         return record
+
+
+class _Content(web.FileResponse):
+    """A file as it is, or the part of it that a Range asks for where that counts."""
+
+    def __init__(self, path: Path, *, ranged: bool) -> None:
+        super().__init__(path, headers={"Content-Type": "application/octet-stream"})
+        self._ranged = ranged
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Begin it."""
+        if hdrs.RANGE in request.headers and not self._ranged:
+            headers = request.headers.copy()
+            del headers[hdrs.RANGE]
+            request = request.clone(headers=headers)
+        return await super().prepare(request)
+
+
+def _ranged(request: web.Request, size: int) -> bool:
+    """Whether the Range of a request counts. Raises RangeNotSatisfiable; not where a condition has the first word."""
+    field = ", ".join(request.headers.getall(hdrs.RANGE, ()))
+    if request.method != "GET" or not field:
+        return False
+    try:
+        return counts(field, size)
+    except RangeNotSatisfiable:
+        if not any(each in request.headers for each in _CONDITIONS):
+            raise
+        return False
 
 
 def _owner(request: web.Request) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..config.values import duration_s
 from ..errors import InvalidBody, InvalidValue
-from .ids import FILE, is_id
+from .ids import BATCH, FILE, is_id
 
 # OpenAI's, and what vLLM serves besides.
 ENDPOINTS = (
@@ -88,12 +88,19 @@ def file_page(query: Mapping[str, str]) -> Page:
     if wanted is not None and wanted not in _PURPOSES:
         raise InvalidValue("purpose", f"'purpose' must be one of: {', '.join(_PURPOSES)}.")
     limit = _limit(query.get("limit"), _MOST_FILES, _MOST_FILES)
-    return Page(limit, query.get("after"), ascending=order == "asc", purpose=wanted)
+    return Page(limit, _after(query.get("after"), FILE), ascending=order == "asc", purpose=wanted)
 
 
 def batch_page(query: Mapping[str, str]) -> Page:
     """The query of GET /v1/batches."""
-    return Page(_limit(query.get("limit"), _BATCHES, _MOST_BATCHES), query.get("after"))
+    return Page(_limit(query.get("limit"), _BATCHES, _MOST_BATCHES), _after(query.get("after"), BATCH))
+
+
+def _after(text: str | None, prefix: str) -> str | None:
+    """Of something that may be gone by now: ids are in the order of their making, so its place in the list stays."""
+    if text is not None and not is_id(prefix, text):
+        raise InvalidValue("after", "'after' must be an id of this list, as 'last_id' of a page before has it.")
+    return text
 
 
 def _limit(text: str | None, default: int, most: int) -> int:

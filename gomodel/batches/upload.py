@@ -10,6 +10,7 @@ from time import time
 from typing import BinaryIO
 
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from ..errors import BodyTooLarge, InvalidBody, InvalidValue, NoSpace
 from . import parameters
@@ -80,7 +81,12 @@ class Upload:
                 if isinstance(part, MultipartReader):
                     raise InvalidBody("The form holds another form.")
                 await self._take(part, file_id)
-        except (ValueError, AssertionError, RuntimeError):  # what the reader raises for a form that it cannot read
+        except (
+            HttpProcessingError,
+            ValueError,
+            AssertionError,
+            RuntimeError,
+        ):  # what the reader raises for a form that it cannot read
             raise InvalidBody("The form cannot be read.") from None
 
     async def _take(self, part: BodyPartReader, file_id: str) -> None:

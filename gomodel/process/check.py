@@ -19,6 +19,7 @@ from ..host.tls import tls_context
 from ..upstream.model_list import ListError
 from ..upstream.other_scheme import BAD_REQUEST, SPEAKS_TLS, doubtful, speaks_other
 from ..upstream.replica import Replica
+from . import data_directory
 from .serving import run_loop
 
 _SHOWN_MODELS = 3
@@ -35,8 +36,13 @@ class _Finding(NamedTuple):
 
 
 def check(config: Config) -> bool:
-    """Print the warnings and a table of the instances; whether all are well. Raises ConfigError for a certificate."""
+    """Print the warnings and a table of the instances; whether all are well.
+
+    Raises ConfigError for a certificate or a data directory that cannot be used.
+    """
     tls_context(config)
+    if config.batches.data_dir is not None:
+        data_directory.examine(config.batches.data_dir)
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return bool(run_loop(print_table(config)))

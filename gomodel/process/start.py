@@ -12,9 +12,8 @@ import resource
 import signal
 from collections import deque
 from contextlib import AbstractAsyncContextManager
-from tempfile import TemporaryFile
 
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config
 from ..host import private_sockets
 from ..host.listeners import Listener, ListenError, adopt, bind
 from ..host.signals import Signals, StopSignals
@@ -22,7 +21,7 @@ from ..host.systemd import Notifier, inherited_sockets
 from ..host.tls import tls_context
 from ..telemetry.logs import configure_logging
 from ..upstream.root_certificates import provide
-from . import start_log
+from . import data_directory, start_log
 from .keys_watch import LOOK_S, KeysWatch
 from .reload import Load, Rereading
 from .serving import MARGIN_S, Serving, run_loop
@@ -59,19 +58,9 @@ def start(config: Config, load: Load, signals: Signals, company: Company = _NOBO
     tls_context(config)
     provide(config)  # before there are workers, who then share them
     if config.batches.data_dir is not None:
-        _prepare(config.batches.data_dir)
+        data_directory.prepare(config.batches.data_dir)
     with private_sockets.directory(wanted=config.batches.on):
         return _serve(config, load, signals, company, arrived)
-
-
-def _prepare(data_dir: str) -> None:
-    """Raises ConfigError for a directory in which nothing can be kept."""
-    try:
-        os.makedirs(data_dir, mode=0o700, exist_ok=True)
-        with TemporaryFile(dir=data_dir):
-            pass
-    except OSError as error:
-        raise ConfigError([f"GOMODEL_DATA_DIR: {data_dir!r} cannot be written to: {error.strerror}"]) from None
 
 
 def _serve(config: Config, load: Load, signals: Signals, company: Company, arrived: deque[int]) -> int:

@@ -256,11 +256,20 @@ async def test_without_a_directory_there_are_no_files_and_nothing_is_loaded(run:
     assert "greenlet" not in maps
 
 
-@pytest.mark.parametrize("place", ["/proc/nothing", "/dev/null/x"])
-async def test_a_directory_that_cannot_be_written_to_is_a_problem_of_the_configuration(run: Run, place: str) -> None:
-    process = await run({"GOMODEL_DATA_DIR": place})
+@pytest.mark.parametrize("arguments", [[], ["check"]])
+@pytest.mark.parametrize("place", ["/proc/nothing", "/dev/null/x", "/dev/null"])
+async def test_a_directory_that_cannot_be_written_to_is_a_problem_of_the_configuration(
+    run: Run, place: str, arguments: list[str]
+) -> None:
+    process = await run({"GOMODEL_DATA_DIR": place}, *arguments)
     assert await process.ended() == 64
     assert "GOMODEL_DATA_DIR" in process.text
+
+
+async def test_check_makes_no_directory(run: Run, vllm: Vllm, tmp_path: Path) -> None:
+    process = await run({"VLLM_BASE_URL": vllm.url, "GOMODEL_DATA_DIR": str(tmp_path / "a/b")}, "check")
+    assert await process.ended() == 0, process.text
+    assert not (tmp_path / "a").exists()
 
 
 KEYS = {"alice": "sk-alice-0123456789abcdef", "bob": "sk-bob-0123456789abcdef"}

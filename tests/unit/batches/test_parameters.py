@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gomodel.batches import parameters
-from gomodel.batches.ids import FILE
+from gomodel.batches.ids import BATCH, FILE
 from gomodel.errors import GatewayError, InvalidBody, InvalidValue
 
 GOOD: dict[str, Any] = {
@@ -124,6 +124,9 @@ def test_a_file_may_say_how_long_it_is_kept(anchor: Any, seconds: Any, found: in
         ({"limit": "10001"}, "limit"),
         ({"order": "up"}, "order"),
         ({"purpose": "vision"}, "purpose"),
+        ({"after": "nope"}, "after"),
+        ({"after": ""}, "after"),
+        ({"after": BATCH + "0" * 30}, "after"),
     ],
 )
 def test_a_list_is_asked_for_in_good_order(query: dict[str, str], param: str) -> None:
@@ -135,6 +138,7 @@ def test_a_list_is_asked_for_in_good_order(query: dict[str, str], param: str) ->
 def test_lists_have_openais_limits() -> None:
     assert parameters.file_page({}) == (10000, None, False, None)
     assert parameters.batch_page({}) == (20, None, False, None)
-    assert parameters.batch_page({"limit": "100", "after": "x"}) == (100, "x", False, None)
-    with pytest.raises(InvalidValue):
-        parameters.batch_page({"limit": "101"})
+    assert parameters.batch_page({"limit": "100", "after": BATCH + "0" * 30}) == (100, BATCH + "0" * 30, False, None)
+    for query in ({"limit": "101"}, {"after": "nope"}, {"after": FILE + "0" * 30}):
+        with pytest.raises(InvalidValue):
+            parameters.batch_page(query)
