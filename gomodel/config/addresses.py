@@ -118,6 +118,21 @@ def normal_authority(authority: str) -> str:
     return f"{host}:{int(port)}" if port else host
 
 
+def same_authority(authority: str) -> str:
+    """What all spellings of a normal authority have in common; anything else as it is.
+
+    They differ in the zeros of an IPv6 address (RFC 5952) and in the dot behind a name. What is connected to and sent
+    as `Host` stays as written: a name with that dot is looked up without search domains.
+    """
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        return authority
+    host, port = match["host"], match["port"]
+    if host.startswith("["):
+        host = ipaddress.IPv6Address(host[1:-1]).compressed
+    return f"{host.removesuffix('.')} {port}"
+
+
 def normal_path(path: str) -> str:
     """The path of a URL as it stands, without one trailing slash. Raises ValueError, never quoting it."""
     path = path.removesuffix("/")

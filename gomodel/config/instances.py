@@ -10,6 +10,7 @@ import ssl
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from .addresses import same_authority
 from .reader import Reader
 from .registry import OF_INSTANCES, VARIABLES
 from .settings import InstanceConfig, Server
@@ -146,8 +147,8 @@ def _place(server: Server) -> tuple[str, str]:
     """Address and path, which two names of one server have in common: localhost is 127.0.0.1."""
     url = urlsplit(server.base_url)
     if server.unix_socket is None and _loopback(url.hostname or "") == "":
-        return f"127.0.0.1:{url.port or _PORTS[url.scheme]}", url.path
-    return server.address, url.path
+        return same_authority(f"127.0.0.1:{url.port or _PORTS[url.scheme]}"), url.path
+    return same_authority(server.address), url.path
 
 
 def _loopback(host: str) -> str | None:

@@ -6,7 +6,7 @@ the sentence "<NAME>: ..."; URLs are never quoted in one, because they may hold 
 
 import re
 
-from .addresses import is_address, is_socket_path, normal_authority, normal_path
+from .addresses import is_address, is_socket_path, normal_authority, normal_path, same_authority
 from .settings import Server
 
 # So many a process can count the requests of (`upstream.host_counts`), and so many pools it can keep.
@@ -41,7 +41,7 @@ def servers(text: str) -> tuple[Server, ...]:
                 raise
             raise ValueError(f"entry {number} of the list {error}") from None
         for server in some:
-            same = entry_of.setdefault(server.address, number)
+            same = entry_of.setdefault(same_authority(server.address), number)
             if same != number:
                 raise ValueError(f"entries {same} and {number} of the list name the same server; leave one out")
         paths.setdefault(path, number)

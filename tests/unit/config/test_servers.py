@@ -286,6 +286,10 @@ LISTS_REFUSED = [
     ("http://a/v1,http://a:80/v1", "entries 1 and 2 of the list name the same server"),
     ("http://a:8000-8007/v1,http://a:8003/v1", "entries 1 and 2 of the list name the same server"),
     ("http+dns://a/v1,http://a/v1", "entries 1 and 2 of the list name the same server"),
+    ("http://[::1]:8000/v1,http://[0::1]:8000/v1", "entries 1 and 2 of the list name the same server"),
+    ("http://[::ffff:10.0.0.1]/v1,http://[::FFFF:a00:1]:80/v1", "entries 1 and 2 of the list name the same server"),
+    ("http://a.:80/v1,http://a/v1", "entries 1 and 2 of the list name the same server"),
+    ("http://a:1-3/v1,http://a.:2/v1", "entries 1 and 2 of the list name the same server"),
     ("unix:///a:/v1,unix:///a:/v1", "entries 1 and 2 of the list name the same server"),
     ("http://a/v1,http://b/v1,http://c", "entries 1 and 3 of the list have different paths"),
     ("http://a/v1,unix:///b.sock", "entries 1 and 2 of the list have different paths"),
@@ -351,4 +355,8 @@ def test_no_server_of_a_list_may_be_the_gateway_itself(text: str) -> None:
 
 def test_instances_that_share_servers_are_warned_of_once() -> None:
     config = from_environ({**OWN, "VLLM_BASE_URL": "http://a:1-9/v1", "VLLM_B_BASE_URL": "http://a:3-7/v1"})
+    assert config.warnings == ("VLLM_BASE_URL and VLLM_B_BASE_URL name the same server",)
+    config = from_environ(
+        {**OWN, "VLLM_BASE_URL": "http://[fd00::1]/v1", "VLLM_B_BASE_URL": "http://[fd00:0::1]:80/v1"}
+    )
     assert config.warnings == ("VLLM_BASE_URL and VLLM_B_BASE_URL name the same server",)
