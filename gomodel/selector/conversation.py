@@ -1,10 +1,10 @@
 """What names the conversation that a request goes on with, in its body: an id of the client's, or how it opens.
 
 Decides which members are such an id, and what of the first user message tells one conversation from another: its whole
-text, since templates share their beginnings, and no `cache_control`, which moves from message to message. Text is taken
-as it is written, escapes included, since one client writes it in one way. A body is read when it is here, to its end or
-to LIMIT_BYTES, so that what is found never depends on how it arrived. What is no JSON names nothing. Knows nothing of
-what a conversation is wanted for.
+text up to TEXT_BYTES, since templates share their beginnings, and no `cache_control`, which moves from message to
+message. Text is taken as it is written, escapes included, since one client writes it in one way. A body is read when it
+is here, to its end or to LIMIT_BYTES, so that what is found never depends on how it arrived. What is no JSON names
+nothing. Knows nothing of what a conversation is wanted for.
 """
 
 from collections.abc import Callable, Generator
@@ -18,6 +18,8 @@ from .usual_opening import ID_LIMIT_BYTES, Opening, cache_key
 
 # What is behind it names nothing: a body may have a hundred megabytes, and is held until this has been looked for.
 LIMIT_BYTES = 256 << 10
+# So much of a text counts: the rest of the limit is for what stands before it, which must not decide where it is cut.
+TEXT_BYTES = 192 << 10
 
 _CACHE_KEY, _SESSION, _METADATA = Member("prompt_cache_key"), Member("session_id"), Member("metadata")
 # Claude Code's `user_id` is the account and the session, in one word or as an object in a string.
@@ -69,6 +71,7 @@ class ConversationScan:
         return (self._crc, self._size) if self._size else None
 
     def _add(self, start: int, end: int) -> None:
+        end = min(end, start + TEXT_BYTES - self._size)
         self._crc = crc32(self._body[start:end], self._crc)
         self._size += end - start
         self._start = -1

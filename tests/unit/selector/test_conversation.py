@@ -1,13 +1,14 @@
 """What names a conversation: the client's id or the first user message, in every shape that clients write."""
 
 import json
+from collections.abc import Callable
 from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gomodel.selector.conversation import LIMIT_BYTES, ConversationScan
+from gomodel.selector.conversation import LIMIT_BYTES, TEXT_BYTES, ConversationScan
 from gomodel.selector.usual_opening import ID_LIMIT_BYTES, INPUT, MESSAGES, PROMPT, Opening
 
 modest = settings(derandomize=True, deadline=None, database=None, max_examples=300)
@@ -233,8 +234,30 @@ def test_what_stands_behind_the_limit_names_nothing() -> None:
     assert scanned(behind.encode()) == (None, OPENS)
     # What is before the limit is the same however much of the rest is here.
     found = {scanned((open_end + more).encode()) for more in ("", "x", "xyz" * 1000 + '"}]}')}
-    said = LIMIT_BYTES - open_end.index("x")
-    assert found == {(None, (crc32(b"x" * said), said))}
+    assert found == {(None, (crc32(b"x" * TEXT_BYTES), TEXT_BYTES))}
+
+
+SIZES = [TEXT_BYTES - 1, TEXT_BYTES, TEXT_BYTES + 1, LIMIT_BYTES - 200, LIMIT_BYTES, 2 * LIMIT_BYTES]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps,
+        lambda text: json.dumps([{"type": "text", "text": text}]),
+        lambda text: json.dumps([{"type": "text", "text": text[:1000]}, {"type": "text", "text": text[1000:]}]),
+    ],
+    ids=["text", "part", "parts"],
+)
+def test_what_stands_before_a_long_text_does_not_change_what_counts_of_it(
+    content: Callable[[str], str], size: int
+) -> None:
+    text = "".join(map(str, range(size // 4)))[:size]
+    message = f'{{"role":"user","content":{content(text)}}}'
+    counts = text.encode()[:TEXT_BYTES]
+    for before in ("", '"temperature":0.5,', LONG, f'"x":"{"y" * 60_000}",'):
+        assert scanned(chat(message, before=before).encode()) == (None, (crc32(counts), len(counts)))
 
 
 JSON = st.recursive(
