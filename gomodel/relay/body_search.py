@@ -12,7 +12,7 @@ from ..downstream.request import Request
 from ..errors import UnsupportedCoding
 from ..selector.form import MultipartScan
 from ..selector.form_headers import boundary
-from ..selector.json_body import OneModel
+from ..selector.json_body import JsonScan, OneModel, names_model
 from ..selector.json_search import JsonSearch
 from ..selector.previous_response import PreviousResponse
 from ..selector.selector import Selector
@@ -96,6 +96,11 @@ class BodySearch:
                 reading.finish()
                 return None
             await body.wait()
+
+    async def refuse_second(self, held: bytes, selector: Selector) -> None:
+        """Raises InvalidBody when all of a JSON body is held and names a second `model` behind its selector."""
+        if names_model(held[selector.end :]):
+            await self._feed(JsonScan(), held)
 
     async def read_whole(self, body: RequestBody) -> None:
         """Hold all of a JSON body, on disk once it is large. Raises InvalidBody unless it has one `model` alone."""

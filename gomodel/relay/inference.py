@@ -69,6 +69,8 @@ class Inference:
             request.record.model = choice.model
             if choice.placed:
                 await self.placement.order(request, choice, body, form=form)
+                if selector is not None and body.complete and not (form or unread):
+                    await self._search.refuse_second(body.beginning(LIMIT_BYTES), selector)
             if unread:
                 await self._search.read_whole(body)
             if choice.placed and request.route.template == _STORING and len(choice.candidates) > 1:

@@ -11,7 +11,7 @@ from gomodel.selector.conversation import LIMIT_BYTES
 from ..harness.forms import form
 from ..harness.forms import post as post_form
 from ..harness.scripted import ReadBody, ReadHead, Stall, json_response, request
-from ..harness.verdicts import CHAT, OK, access_lines, ask, turned
+from ..harness.verdicts import CHAT, OK, access_lines, ask, own_error, turned
 
 MODELS = request("GET", "/v1/models")
 BUSY_TEXT = "The engine is currently busy. Please try again later or on a different instance."
@@ -96,6 +96,23 @@ async def test_however_a_body_arrives_its_conversation_is_the_same(fleet, connec
         assert await server_of(other, request("POST", CHAT, [("Content-Type", "application/json")], pieces)) == home
         await other.send_pieces([raw[:begin], body[:7], body[7:-5], body[-5:]])
         assert (await other.read_response()).get("X-GoModel-Provider") == home
+
+
+async def test_however_a_body_arrives_a_second_model_in_what_is_held_is_a_400(fleet, connect):
+    handle, _, servers = fleet
+    begin, end = b'{"model":"m","messages":[{"role":"user","content":"hello"}]', b',"model":"n"}'
+    fields = [("Content-Type", "application/json")]
+    for pieces in ([begin + end], [begin, end], [begin[:7], begin[7:], end[:4], end[4:]]):
+        client = await connect(handle)
+        length = ("Content-Length", str(len(begin + end)))
+        await client.send_pieces([request("POST", CHAT, [*fields, length]), *pieces])
+        own_error(await client.read_response(), 400, "invalid_body", "invalid_request_error")
+        chunked = [b"%x\r\n%b\r\n" % (len(each), each) for each in pieces]
+        await client.send_pieces(
+            [request("POST", CHAT, [*fields, ("Transfer-Encoding", "chunked")]), *chunked, b"0\r\n\r\n"]
+        )
+        own_error(await client.read_response(), 400, "invalid_body", "invalid_request_error")
+    assert not any(each.target == CHAT for server in servers.values() for each in server.requests)
 
 
 async def test_models_have_homes_of_their_own(gateway, make_upstream, connect):
