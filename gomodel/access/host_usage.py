@@ -165,6 +165,15 @@ class Account:
         """One of this process's is over."""
         self._cells[self._at + _RUNNING] -= 1
 
+    def take_back(self, then: int, now: int) -> None:
+        """One that began at `then` does not count after all."""
+        cells, at = self._cells, self._at
+        if cells[at + _SECOND] != now:
+            self._advance(now)
+        if now - then < WINDOW_S:
+            cells[at + _REQUESTS] -= 1
+            cells[at + _REQUEST_RING + then % WINDOW_S] -= 1
+
     def spend(self, now: int, tokens: int) -> None:
         """So many tokens were spent."""
         cells, at = self._cells, self._at

@@ -40,7 +40,7 @@ class Limits:
     def __init__(self, entry: Key, account: Account, lease: Lease) -> None:
         """`lease`: what this host has of the limits where `leases` says that there are other gateways."""
         self._account = account
-        self._held: set[Record] = set()
+        self._held: dict[Record, int] = {}  # when each began
         self.name = entry.name
         self.lease = lease
         self.leases: Leases | None = None
@@ -93,7 +93,7 @@ class Limits:
         )
         if True not in exceeded:
             self._account.enter(now)
-            self._held.add(record)
+            self._held[record] = now
             return b"" if requests is None and tokens is None else self._fields(began + 1, spent)
         which = exceeded.index(True)
         lent = self.leases is not None and self.whole[which] != (in_flight, requests, tokens)[which]
@@ -140,10 +140,13 @@ class Limits:
         return record in self._held
 
     def leave(self, record: Record) -> None:
-        """A request is over; nothing for one that was not let in."""
-        if record in self._held:
-            self._held.remove(record)
-            self._account.leave()
+        """A request is over: of one that no instance was tried for nothing is counted; nothing if it was not let in."""
+        began = self._held.pop(record, None)
+        if began is None:
+            return
+        self._account.leave()
+        if not record.tried:
+            self._account.take_back(began, int(monotonic()))
 
     def spend(self, tokens: int) -> None:
         """An answer has said how many tokens it took."""

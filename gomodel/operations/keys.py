@@ -1,5 +1,7 @@
 """GET /admin/keys: who has asked since the gateway started, what runs and was used of it, and what limits there are.
 
+`requests` are those of the workers there are, so that it falls with one that dies; the metrics keep what it counted.
+
 Decides what operators see of a key: its name and what its entry says, never the key or its digest. Keys of the file
 that nobody has presented are counted, not listed: there may be thousands. Knows nothing of the other workers.
 """

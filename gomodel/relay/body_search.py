@@ -78,12 +78,11 @@ class BodySearch:
             raise UnsupportedCoding(fields.content_coding)
         if fields.form:
             scan = MultipartScan(boundary(fields.content_type), whole=whole)
-            while piece := await body.read_on(spill=True):
-                found = await self._feed(scan, piece)
-                if found is not None:
-                    return found
+            found: Selector | None = None
+            while (found is None or whole) and (piece := await body.read_on(spill=True)):
+                found = await self._feed(scan, piece) or found
             scan.finish()
-            return None
+            return found
         while True:
             selector = reading.look()
             while selector is None and reading.paused:

@@ -217,7 +217,7 @@ class Forwarder:
         relay.admission = admission
         relay.failures = replica.health.failures
         record = outgoing.request.record
-        record.instance, record.replica = replica.name, replica.shown_address
+        record.instance, record.replica, record.tried = replica.name, replica.shown_address, True
         replica.requests.enter()
         if replica.ranks is not None:
             choose_rank(outgoing, replica)

@@ -60,7 +60,7 @@ class Inference:
         form, restricted = request.fields.form, _restricted(request)
         try:
             selector = reading.selector or await self._search.find_selector(request, reading, whole=restricted)
-            unread = restricted and selector is not None and not (form or body.complete)
+            whole = restricted and selector is not None and not form
             if selector is None:
                 choice = self._without_selector(request.route)
             else:
@@ -69,9 +69,9 @@ class Inference:
             request.record.model = choice.model
             if choice.placed:
                 await self.placement.order(request, choice, body, form=form)
-                if selector is not None and body.complete and not (form or unread):
+                if selector is not None and body.complete and not (form or whole):
                     await self._search.refuse_second(body.beginning(LIMIT_BYTES), selector)
-            if unread:
+            if whole:
                 await self._search.read_whole(body)
             if choice.placed and request.route.template == _STORING and len(choice.candidates) > 1:
                 await self._prefer_owner(request, choice, body)
@@ -89,6 +89,8 @@ class Inference:
         """
         fields, payload = request.fields, request.payload
         if fields.content_coding or fields.form or (fields.expect and not payload.is_eof()):
+            return False
+        if fields.caller is not None and _restricted(request):  # its body is followed to the end, in turns
             return False
         if type(payload) is Arrived and (selector := usual(payload.data)) is not None:
             # Nearly every request: whole, and short or with its model first.
@@ -112,7 +114,7 @@ class Inference:
     def _go_on(self, request: Request, reading: JsonReading) -> bool:
         """Look at what has come of the body, and send the request where that is enough; whether it was sent."""
         selector = reading.look()
-        if selector is None or (_restricted(request) and not reading.body.complete):
+        if selector is None:
             return False
         choice = self._providers.resolve(selector.value)
         if choice is None:

@@ -100,7 +100,7 @@ class Relay(Exchange):
             record.first_byte = now
             self._first, self._last = data[:FIRST_BYTES], data[-_END_BYTES:]
         if writer is not None:
-            self._as_framed = isinstance(writer, Chunked) and bool(data) and fields.event_stream
+            self._as_framed = isinstance(writer, Chunked) and bool(data) and fields.event_stream and self._begun()
         if fields.event_stream:
             record.streamed = True
             self._event_stream = isinstance(writer, Chunked | UntilClose) and not fields.encoded
@@ -159,10 +159,11 @@ class Relay(Exchange):
                 gaps.sum += gap
             else:
                 record.first_byte = now
-                self._first = data[:FIRST_BYTES]
-                self._as_framed = record.streamed and isinstance(writer, Chunked)
             record.since = now
             record.bytes_out += len(data)
+            if not self._as_framed and len(self._first) < FIRST_BYTES:
+                self._first += data[: FIRST_BYTES - len(self._first)]
+                self._as_framed = record.streamed and isinstance(writer, Chunked) and self._begun()
             # What arrives byte by byte is remembered as well, and large pieces are not copied for it.
             last = self._end_of_frames() if self._frame else self._last
             if len(data) > _END_BYTES:
@@ -176,6 +177,16 @@ class Relay(Exchange):
             transport.write(written)
         if complete:
             self._end(None)
+
+    def _begun(self) -> bool:
+        """Whether the beginning of a stream is known as far as it says what the request took (Anthropic's first event).
+
+        Only until then the chunks are looked at one by one.
+        """
+        if not self._request.route.anthropic or len(self._first) >= FIRST_BYTES:
+            return True
+        at = self._first.find(b"message_start")
+        return at >= 0 and (self._first.find(b"\n\n", at) >= 0 or self._first.find(b"\r\n\r\n", at) >= 0)
 
     def _sent_last(self) -> bytes:
         """The last bytes of payload that went out, as many as show an event boundary."""

@@ -80,8 +80,12 @@ class MultipartScan:
 
         Raises InvalidBody for headers or a value over their limit, for too many parts, for a value that is not UTF-8
         and for a second field `model` in what has been fed by then; ModelRequired for an empty value. What follows
-        goes unread.
+        goes unread, but where the form is read to its end: bytes behind that are an InvalidBody as well.
         """
+        if self._whole and self._within is _Within.EPILOGUE:
+            self.paused = False
+            _refuse_behind(piece)
+            return None
         self._window += piece
         self._steps = STEPS
         self.paused = False
@@ -93,6 +97,8 @@ class MultipartScan:
         if self._whole and self._within is not _Within.EPILOGUE:
             found = None
         elif found is not None:
+            if self._whole:
+                _refuse_behind(self._window[self._at + 2 :])
             self._within = _Within.EPILOGUE
         if self._within is _Within.EPILOGUE:
             self._window.clear()
@@ -218,3 +224,9 @@ class MultipartScan:
         self._base += count
         self._search -= count
         self._at = 0
+
+
+def _refuse_behind(epilogue: bytes | bytearray) -> None:
+    """Raises InvalidBody for more than line breaks behind the closing delimiter: a server may read on there."""
+    if epilogue.strip(b"\r\n"):
+        raise InvalidBody("Something follows the end of the multipart body.")

@@ -83,6 +83,7 @@ class Record:
         "target",
         "task",
         "trace",
+        "tried",
         "usage",
     )
 
@@ -109,6 +110,7 @@ class Record:
         self.streamed = False  # the answer is a stream of events
         self.bytes_in = 0
         self.bytes_out = 0
+        self.tried = False  # an attempt was made at an instance
         self.retries = 0
         self.usage: Usage | None = None  # what the answer said it took
         self.place: Place | None = None  # in the line before the replicas, or in one of their slots

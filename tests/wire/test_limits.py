@@ -86,6 +86,31 @@ async def test_what_the_gateway_answers_itself_counts_for_nothing(keyed, upstrea
 
 
 @WAYS
+async def test_what_comes_to_no_attempt_is_given_back_to_the_minute(keyed, make_upstream, connect, late):
+    one, other = await make_upstream(models=("m",)), await make_upstream(models=("m",))
+    one.repeat(OK)
+    handle = await keyed(entry("alice", ALICE, requests_per_minute=2), vllm=one, vllm_b=other)
+    client = await connect(handle)
+    broken = request("POST", CHAT, [("Authorization", f"Bearer {ALICE}")], b'{"model":')
+    for _ in range(3):
+        assert (await ask(client, chat(ALICE, "unknown", late=late))).status == 404
+        assert (await ask(await connect(handle), broken)).status == 400
+    assert [(await ask(client, chat(ALICE, late=late))).status for _ in range(4)] == [200, 200, 429, 429]
+    assert (len(one.requests), len(other.requests)) == (2, 0)
+    assert running(handle) == {"alice": 0}
+
+
+@WAYS
+async def test_an_attempt_that_failed_counts(keyed, make_upstream, connect, late):
+    dead = await make_upstream()
+    dead.stop_listening()
+    text = entry("alice", ALICE, requests_per_minute=1)
+    handle = await keyed(text, vllm=dead, RETRY_MAX_RETRIES="0", CONFIGURED_PROVIDER_MODELS_MODE="allowlist")
+    client = await connect(handle)
+    assert [(await ask(client, chat(ALICE, late=late))).status for _ in range(2)] == [502, 429]
+
+
+@WAYS
 async def test_every_answer_says_what_is_left_as_openai_names_it(keyed, upstream, connect, late):
     own = [("X-RateLimit-Remaining-Requests", "77"), ("x-ratelimit-limit-tokens", "88"), ("x-rate", "1")]
     upstream.repeat(response(b"{}", 200, own))

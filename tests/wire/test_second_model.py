@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ..harness.forms import form, part, post
-from ..harness.scripted import json_response, request
+from ..harness.scripted import LAST_CHUNK, chunked, json_response, request
 from ..harness.verdicts import CHAT, OK, ask, own_error
 from .test_keys import ALICE, BOB, MASTER, entry
 
@@ -92,6 +92,49 @@ async def test_what_may_hide_a_second_model_is_a_400(restricted, upstream, conne
     answer = await send(await connect(restricted), ALICE, pieces, framing)
     own_error(answer, 400, "invalid_body", "invalid_request_error")
     assert upstream.requests == []
+
+
+IN_ONE_PIECE = {
+    "a second object": b'{"model":"vllm/m"} {"model":"vllm/secret"}',
+    "a second object at once behind": b'{"model":"vllm/m"}{"model":"vllm/secret"}',
+    "an object without a model before it": b'{} {"model":"vllm/m"}',
+    "a byte behind": b'{"model":"vllm/m"}x',
+    "no end": b'{"model":"vllm/m"',
+    "no end of a list": b'{"model":"vllm/m","x":[1',
+    "two commas": b'{"model":"vllm/m",,"x":1}',
+    "a long one with a second object": b'{"x":"' + b"a" * 20_000 + b'","model":"vllm/m"}{"model":"vllm/secret"}',
+    "a long one with a first object": b'{"x":"' + b"a" * 20_000 + b'"} {"model":"vllm/m"}',
+}
+
+
+@WAYS
+@pytest.mark.parametrize("body", IN_ONE_PIECE.values(), ids=IN_ONE_PIECE.keys())
+async def test_a_body_that_comes_in_one_piece_is_looked_at_to_its_end(restricted, upstream, connect, body, framing):
+    raw = chunked(body) + LAST_CHUNK if framing == "chunked" else body
+    size = ("Transfer-Encoding", "chunked") if framing == "chunked" else ("Content-Length", str(len(body)))
+    for _ in range(2):  # with a new head, and with one that is known
+        answer = await ask(
+            await connect(restricted), request("POST", CHAT, [("Authorization", f"Bearer {ALICE}"), size]) + raw
+        )
+        own_error(answer, 400, "invalid_body", "invalid_request_error")
+    assert upstream.requests == []
+
+
+@WAYS
+@pytest.mark.parametrize("padding", [0, PADDING])
+async def test_what_stands_behind_the_end_of_a_form_is_a_400(restricted, upstream, connect, padding, framing):
+    whole = form("vllm/m", "first", wav=b"a" * padding)
+    hidden = part("model", b"vllm/secret", "b0undary") + b"--b0undary--\r\n"
+    for pieces in ([whole + hidden], [whole, hidden], [whole[:-2], b"\r\n", b"\r\n", b"x"]):
+        content_type = "multipart/form-data; boundary=b0undary"
+        client = await connect(restricted)
+        answer = await send(client, ALICE, pieces, framing, "/v1/audio/transcriptions", content_type)
+        own_error(answer, 400, "invalid_body", "invalid_request_error")
+    assert upstream.requests == []
+    for pieces in ([whole], [whole[:-2]], [whole, b"\r\n"]):
+        answer = await send(await connect(restricted), ALICE, pieces, framing, "/v1/audio/transcriptions", content_type)
+        assert answer.status == 200
+        assert upstream.requests[-1].body == b"".join(pieces).replace(b"vllm/m", b"m")
 
 
 @WAYS

@@ -55,6 +55,9 @@ ANSWERS = {
     "a long document": response(LONG, 200, JSON),
     "a long document whose end comes late": SendPieces((response(LONG, 200, JSON)[:-70], LONG[-70:])),
     "a usage before long documents": response(RERANK, 200, JSON),
+    "a usage before long documents, cut": SendPieces(
+        (response(RERANK, 200, JSON)[:150], response(RERANK, 200, JSON)[150:])
+    ),
     "a stream, event by event": SendPieces((SSE_HEAD, *FRAMES, LAST_CHUNK)),
     "a stream whose last event comes with its end": SendPieces((SSE_HEAD, *FRAMES[:-1], FRAMES[-1] + LAST_CHUNK)),
     "a stream whose usage comes with its end": SendPieces((SSE_HEAD, *FRAMES[:-2], b"".join(FRAMES[-2:]) + LAST_CHUNK)),
@@ -102,6 +105,44 @@ async def test_an_answer_counts_however_it_arrives(at_once, gateway, make_upstre
     (spending,) = handle.gateway.telemetry.spending.values()
     assert spending.measured == 12
     assert spending.seconds > 0
+
+
+def named(name: str, **fields: Any) -> bytes:
+    return f"event: {name}\ndata: {json.dumps({'type': name, **fields})}\n\n".encode()
+
+
+MESSAGE = [
+    named("message_start", message={"id": "m", "content": [], "usage": {"input_tokens": 12, "output_tokens": 0}}),
+    *[named("content_block_delta", index=0, delta={"type": "text_delta", "text": "word"})] * 400,
+    named("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 7}),
+    named("message_stop"),
+]
+START, REST = MESSAGE[0], b"".join(map(chunked, MESSAGE[1:]))
+CUT = {
+    "event by event": [SSE_HEAD + chunked(START)],
+    "behind the head": [SSE_HEAD, chunked(START)],
+    "its name apart": [SSE_HEAD + chunked(START[:21]), chunked(START[21:])],
+    "its usage apart": [SSE_HEAD, chunked(START[:80]), chunked(START[80:])],
+    "its last byte apart": [SSE_HEAD, chunked(START[:-1]), chunked(START[-1:])],
+    "chunks of a byte": [SSE_HEAD, *map(chunked, pieces(START, 1))],
+    "behind a comment": [SSE_HEAD, chunked(b": ping\n\n"), chunked(START)],
+    "a chunk cut": [SSE_HEAD + chunked(START)[:30], chunked(START)[30:]],
+}
+
+
+@pytest.mark.transports("tcp", "tcp>tls")
+@pytest.mark.parametrize("prefix", ["", "/p/vllm"])
+@pytest.mark.parametrize("cut", CUT.values(), ids=CUT.keys())
+async def test_an_anthropic_stream_counts_however_its_first_event_is_cut(
+    at_once, gateway, make_upstream, connect, prefix, cut
+):
+    upstream = await make_upstream()
+    handle = await gateway(KEPT, vllm=upstream)
+    upstream.on_request(SendPieces((*cut, REST + LAST_CHUNK)))
+    answer = await ask(await connect(handle), post(f"{prefix}/v1/messages"))
+    assert answer.body.endswith(b"".join(MESSAGE))
+    await counted(handle, 1)
+    assert list(taken(handle).values()) == [(1, 0, 12, 0, 7)]
 
 
 @pytest.mark.parametrize(

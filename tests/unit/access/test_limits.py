@@ -37,8 +37,9 @@ def limits(usage: HostUsage | None = None, **fields: Any) -> Limits:
     return Limits(Key("alice", (), **fields), usage.account("alice"), usage.lease("alice"))
 
 
-def admitted(limits: Limits) -> Record:
+def admitted(limits: Limits, *, tried: bool = True) -> Record:
     entry = record()
+    entry.tried = tried
     assert limits.admit(entry) is not None
     return entry
 
@@ -218,3 +219,17 @@ def test_far_from_the_limit_no_lock_is_taken(clock: Clock, monkeypatch: pytest.M
     assert len(locks) == 2
     refusal(here)
     assert len(locks) == 2
+
+
+@pytest.mark.parametrize("later_s", [0, 1, 59, 60, 61, 600])
+def test_what_no_instance_was_tried_for_is_given_back_to_its_second(clock: Clock, later_s: int) -> None:
+    held = limits(requests_per_minute=3)
+    admitted(held)
+    untried = admitted(held, tried=False)
+    clock.now += later_s
+    admitted(held)
+    held.leave(untried)
+    held.leave(untried)
+    assert held.used()[1] == (2 if later_s < 60 else 1)
+    clock.now += 60
+    assert held.used()[1] == 0
