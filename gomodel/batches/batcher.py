@@ -8,7 +8,6 @@ import asyncio
 import logging
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
@@ -19,10 +18,9 @@ from .batch_store import BatchStore
 from .contents import Contents
 from .database import Database, DatabaseAway
 from .file_store import FileStore
-from .gate import Gate
+from .gates import Gates
 from .gateway_client import GatewayClient
 from .line import BEAT_S, Line
-from .politeness import Pace, Pressure
 from .results import LeaseLost
 from .run import Run
 from .sweeper import Sweeper
@@ -85,11 +83,10 @@ class Batcher:
         self._usage = UsageKeeper(usage)
         self.api = Api(batching, files, self._batches, contents, usage, self._changed, self._paused)
         self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
-        self._gates: dict[str, Gate] = {}
+        self._gates = Gates(batching.concurrency)
         self._looked = asyncio.Event()
         self._draining = False
         self._lock: int | None = None  # of the directory, where SQLite is in it
-        self._totals: dict[str, tuple[tuple[int, ...], float]] = {}  # by server: first bytes so far, and their sum
 
     async def run(self) -> None:
         """Serve until the gateway is gone."""
@@ -148,13 +145,14 @@ class Batcher:
                 case ("usage", run, rows):
                     self._usage.hear(run, rows)
                 case ("pressure", said):
-                    self._adapt(said)
+                    self._gates.adapt(said, asyncio.get_running_loop().time())
 
     def _reload(self, config: Config) -> None:
         self._config = config
         self._batching = self.api.config = config.batches
         self._sweeper.file_ttl_s = config.batches.file_ttl_s
         self._client.priority = config.batches.priority
+        self._gates.concurrency = config.batches.concurrency
 
     async def _beat(self) -> None:
         while True:
@@ -201,7 +199,7 @@ class Batcher:
                         self._batches,
                         self._contents,
                         self._client,
-                        self._gate,
+                        self._gates.of,
                         lambda state, count: self._line.send("lines", state, count),
                     )
                     self._runs[work.id] = run, asyncio.create_task(self._hold(run))
@@ -274,12 +272,6 @@ class Batcher:
                 pass
             await asyncio.sleep(_COUNT_S)
 
-    def _gate(self, model: str) -> Gate:
-        gate = self._gates.get(model)
-        if gate is None:
-            gate = self._gates[model] = Gate(Pace(self._batching.concurrency))
-        return gate
-
     async def _every_second(self) -> None:
         while True:
             await asyncio.sleep(1.0)
@@ -287,26 +279,3 @@ class Batcher:
                 self._line.send("pressure?")
             else:
                 self._gates.clear()
-
-    def _adapt(self, said: dict[str, Any]) -> None:
-        """A second has passed. `said` is by server: first bytes of others so far, their sum, who waits, replicas."""
-        now = asyncio.get_running_loop().time()
-        pressures: dict[str, Pressure] = {}
-        for server, (counts, sum_s, waiting, _) in said.items():
-            before, before_s = self._totals.get(server, (counts, sum_s))
-            # Less than before: a worker that had counted is gone.
-            new = tuple(max(0, now - then) for now, then in zip(counts, before, strict=True))
-            pressures[server] = Pressure(new, max(0.0, sum_s - before_s), waiting)
-            self._totals[server] = counts, sum_s
-        for gate in self._gates.values():
-            theirs = [pressures[server] for server in gate.servers if server in pressures]
-            replicas = sum(said[server][3] for server in gate.servers if server in said)
-            gate.pace.ceiling = self._batching.concurrency * max(1, replicas)
-            whole = Pressure(
-                tuple(map(sum, zip(*(each.counts for each in theirs), strict=True))),
-                sum(each.sum_s for each in theirs),
-                sum(each.waiting for each in theirs),
-            )
-            gate.pace.second(whole, now, used=gate.kept)
-            gate.kept = bool(gate.waiting)
-            gate.admit()
