@@ -238,14 +238,16 @@ async def test_answers_that_cannot_be_read_are_said_and_the_batch_is_kept(run: R
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    typed = Typed(run, tmp_path, url)
-    typed.file.write_bytes(line(0))
-    typed.note.write_text(json.dumps({"batch": "b", "gateway": url}))
-    process = await typed()
-    assert (await process.ended(), "the answers cannot be read: ClientPayloadError" in process.text) == (1, True)
-    assert ("Traceback" in process.text, typed.note.exists(), typed.out.read_bytes()) == (False, True, b"")
-    await runner.cleanup()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        typed = Typed(run, tmp_path, url)
+        typed.file.write_bytes(line(0))
+        typed.note.write_text(json.dumps({"batch": "b", "gateway": url}))
+        process = await typed()
+        assert (await process.ended(), "the answers cannot be read: ClientPayloadError" in process.text) == (1, True)
+        assert ("Traceback" in process.text, typed.note.exists(), typed.out.read_bytes()) == (False, True, b"")
+    finally:
+        await runner.cleanup()
 
 
 async def test_a_file_that_is_not_there_and_a_gateway_that_is_not_there_are_said(run: Run, tmp_path: Path) -> None:
