@@ -117,11 +117,18 @@ class Relay:
         await self._server.wait_closed()
 
 
+@pytest.fixture
+async def relay():
+    """Closed however the test ends: the event loop's own close would wait for a server that still listens."""
+    relay = Relay()
+    yield relay
+    await relay.close()
+
+
 async def test_a_gateway_that_is_reached_through_another_port_knows_its_own_probe(
-    gateway, upstream, connect, monkeypatch
+    gateway, upstream, connect, relay, monkeypatch
 ):
     monkeypatch.setattr("gomodel.upstream.probes.RETRY_S", 0.01)
-    relay = Relay()
     port = await relay.start()
     upstream.repeat(OK)
     handle = await gateway(vllm=f"http://127.0.0.1:{port}/v1", PORT=str(free_port()), probes=True)
@@ -144,7 +151,6 @@ async def test_a_gateway_that_is_reached_through_another_port_knows_its_own_prob
     await turned(lambda: instance.health.state.value == "up")
     assert (await ask(client)).status == 200
     await handle.gateway.close()
-    await relay.close()
 
 
 async def test_anybody_elses_health_probe_is_answered(gateway, upstream, connect):
