@@ -96,7 +96,12 @@ def _check(options: "Namespace | None") -> int:
         config = load(os.environ)
         from .process.check import check  # noqa: PLC0415
 
-        return OK if check(config) else FAILED
+        beside = ""
+        if config.batches.on:
+            from .batches.database_check import database_problem  # noqa: PLC0415 - who has none does not pay for it
+
+            beside = database_problem(config.batches)
+        return OK if check(config, beside) else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -38,6 +38,7 @@ class DatabaseAway(Exception):
         refuses = f"the database refuses, with its code {code}" if code else "the database does not answer"
         super().__init__("the disk of the database is full" if full else refuses)
         self.full = full
+        self.code = code
 
 
 class Database:

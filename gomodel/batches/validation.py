@@ -62,7 +62,11 @@ def validate(path: Path, endpoint: str, line_limit_bytes: int) -> Verdict:
                     models[line.model] = number
             except BadLine as bad:
                 errors.append(error(bad.code, bad.message, number, bad.param))
-                if len(errors) >= _MOST_ERRORS or bad.code in ("too_many_lines", "line_too_large"):
+                if bad.code in ("too_many_lines", "line_too_large"):
+                    break
+                if len(errors) > _MOST_ERRORS:
+                    said = f"More than {_MOST_ERRORS} lines are wrong; from this one on they are not listed."
+                    errors[-1] = error("too_many_errors", said, number)
                     break
     if not total:
         errors.append(error("empty_file", "The file has no lines.", None))

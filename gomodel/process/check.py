@@ -35,8 +35,10 @@ class _Finding(NamedTuple):
     hint: str = ""  # what is wrong and what to do, in a sentence
 
 
-def check(config: Config) -> bool:
+def check(config: Config, beside: str = "") -> bool:
     """Print the warnings and a table of the instances; whether all are well.
+
+    `beside`: what is wrong with anything else that is asked, in a sentence, "" where nothing is.
 
     Raises ConfigError for a certificate or a data directory that cannot be used.
     """
@@ -45,10 +47,10 @@ def check(config: Config) -> bool:
         data_directory.examine(config.batches.data_dir)
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    return bool(run_loop(print_table(config)))
+    return bool(run_loop(print_table(config, beside)))
 
 
-async def print_table(config: Config) -> int:
+async def print_table(config: Config, beside: str = "") -> int:
     """Ask every server, print what came of it; 1 when all are well, 0 otherwise."""
     providers = Providers(config)
     try:
@@ -70,8 +72,13 @@ async def print_table(config: Config) -> int:
         print("", *hints, sep="\n")
     ill = sum(not found.well for *_, found in findings)
     what = "servers" if any(each.several for each in config.instances) else "instances"
-    print(f"\n{ill} of {len(findings)} {what} cannot be used." if ill else "\nThe configuration can be used.")
-    return not ill
+    if beside:
+        print(f"\n{beside}")
+    if ill:
+        print(f"\n{ill} of {len(findings)} {what} cannot be used.")
+    elif not beside:
+        print("\nThe configuration can be used.")
+    return not (ill or beside)
 
 
 def _nameless(instance: Instance) -> tuple[InstanceConfig, str, str, _Finding]:

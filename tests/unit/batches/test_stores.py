@@ -12,9 +12,11 @@ import sqlalchemy as sa
 
 from gomodel.batches import batch_store
 from gomodel.batches.database import Database, DatabaseAway
+from gomodel.batches.database_check import database_problem
 from gomodel.batches.ids import BATCH, FILE, new_id
 from gomodel.batches.records import FileRecord, Progress, Work
 from gomodel.batches.schema import BATCHES, FILES, METADATA
+from gomodel.config.settings import Batching, Secret
 
 from ...harness.postgresql import PostgreSQL, postgresql
 from .conftest import Store
@@ -257,3 +259,15 @@ async def test_a_full_disk_of_sqlite_is_said(tmp_path: Path) -> None:
 
 def test_a_database_is_known_by_its_url(tmp_path: Path) -> None:
     assert not Database(None, tmp_path).shared
+
+
+def test_check_says_whether_the_server_has_the_database(server: PostgreSQL, tmp_path: Path) -> None:
+    url = server.database()
+    asked = [
+        Batching(str(tmp_path), Secret(each), 1, 1.0, 1, 1)
+        for each in (url, url + "x", url.replace("gomodel@", "nobody@"))
+    ]
+    good, missing, foreign = map(database_problem, asked)
+    assert good == ""
+    assert "createdb" in missing
+    assert "user and the password" in foreign

@@ -48,8 +48,11 @@ def test_two_spellings_of_one_id_are_one_id(tmp_path: Path) -> None:
     assert [each["code"] for each in looked_at(tmp_path, f"{line('a')}\n{other}").errors] == ["duplicate_custom_id"]
 
 
-def test_errors_end_where_nobody_reads_them_any_more(tmp_path: Path) -> None:
-    assert len(looked_at(tmp_path, "{\n" * 5000).errors) == 100
+def test_errors_end_where_nobody_reads_them_any_more_and_say_so(tmp_path: Path) -> None:
+    assert [each["code"] for each in looked_at(tmp_path, "{\n" * 100).errors] == ["invalid_json_line"] * 100
+    *listed, last = looked_at(tmp_path, "{\n" * 5000).errors
+    assert [each["line"] for each in listed] == list(range(1, 101))
+    assert (last["code"], last["line"]) == ("too_many_errors", 101)
 
 
 def test_a_line_over_the_limit_is_not_read_to_its_end(tmp_path: Path) -> None:
