@@ -3,10 +3,10 @@
 import os
 import signal
 
-from ..harness.processes import Process, Run
+from ..harness.processes import PATIENT, RUN, Process, Run
 from ..harness.scripted import ScriptedUpstream, request
 from ..harness.verdicts import OK
-from .test_workers import asked, number_of_children, started
+from .test_workers import asked, have_listened, number_of_children, started
 
 CHAT = request("POST", "/v1/chat/completions", [("Connection", "close")], b'{"model": "m"}')
 DRAIN, RESUME = (request("POST", f"/admin/instances/vllm/{what}", body=b"") for what in ("drain", "resume"))
@@ -21,7 +21,7 @@ async def test_an_order_to_one_worker_holds_in_all_and_in_one_that_takes_the_pla
     run: Run, upstream: ScriptedUpstream
 ) -> None:
     upstream.repeat(OK)
-    process = await started(run, 2, {"VLLM_BASE_URL": upstream.base_url})
+    process = await started(run, 2, {"VLLM_BASE_URL": upstream.base_url}, code=PATIENT + RUN)
     assert await statuses(process) == {200}
     assert (await asked(process, DRAIN)).status == 200
     assert await statuses(process) == {503}
@@ -29,6 +29,7 @@ async def test_an_order_to_one_worker_holds_in_all_and_in_one_that_takes_the_pla
         os.kill(pid, signal.SIGKILL)
         await process.says(f"-{pid} ended with SIGKILL")
     await process.says("Instance vllm is out of rotation", 4)
+    await have_listened(process, 4)
     assert await statuses(process) == {503}
     process.signal(signal.SIGHUP)
     await process.says("was read again")

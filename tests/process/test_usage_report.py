@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ..harness.processes import Run, children
+from ..harness.processes import PATIENT, RUN, Run, children
 from ..harness.scripted import ScriptedUpstream, env_for, json_response, request
 from ..harness.verdicts import post
-from .test_workers import asked, number_of_children, started
+from .test_workers import asked, have_listened, started
 
 USAGE = {"prompt_tokens": 1200, "total_tokens": 1207, "completion_tokens": 7, "prompt_tokens_details": None}
 ASK = request("GET", "/admin/usage?by=instance", [("Connection", "close")])
@@ -25,7 +25,7 @@ async def printed(run: Run, environ: dict[str, str], *arguments: str, status: in
 async def test_a_table_of_all_workers_is_printed(run: Run, upstream: ScriptedUpstream, tmp_path: Any) -> None:
     upstream.repeat(json_response({"usage": USAGE}))
     environ = {**env_for(vllm=upstream), "GOMODEL_MASTER_KEY": "k"}
-    process = await started(run, 2, environ)
+    process = await started(run, 2, environ, code=PATIENT + RUN)
     for _ in range(12):
         assert (await asked(process, post(headers=[("x-api-key", "k"), ("Connection", "close")]))).status == 200
     there = {**environ, "PORT": str(process.port)}
@@ -47,7 +47,7 @@ async def test_a_table_of_all_workers_is_printed(run: Run, upstream: ScriptedUps
 
 async def test_what_a_worker_counted_outlives_it(run: Run, upstream: ScriptedUpstream) -> None:
     upstream.repeat(json_response({"usage": USAGE}))
-    process = await started(run, 2, env_for(vllm=upstream))
+    process = await started(run, 2, env_for(vllm=upstream), code=PATIENT + RUN)
     for _ in range(12):
         await asked(process, post(headers=[("Connection", "close")]))
 
@@ -56,10 +56,10 @@ async def test_what_a_worker_counted_outlives_it(run: Run, upstream: ScriptedUps
         return int(row["requests"])
 
     assert await requests() == 12
-    for worker in children(process.pid):
+    for started_before, worker in enumerate(children(process.pid), 2):
         os.kill(worker, signal.SIGTERM)  # one after the other is replaced
         await process.says(f"-{worker} ended; another takes its place")
-        await number_of_children(process, 2)
+        await have_listened(process, started_before + 1)
     assert await requests() == 12
     assert await process.stop() == 0
 

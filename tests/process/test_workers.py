@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ..harness.processes import RUN, WITHOUT_UVLOOP, Process, Run, children
+from ..harness.processes import PATIENT, RUN, WITHOUT_UVLOOP, Process, Run, children
 from ..harness.scripted import (
     LAST_CHUNK,
     SAFETY_S,
@@ -31,7 +31,9 @@ from .test_daemon import Manager
 
 HEALTH = request("GET", "/health", [("Connection", "close")])
 METRICS = request("GET", "/metrics", [("Connection", "close")])
-# Workers that are started again soon, and taken for hung after half a second of silence.
+# Workers that are started again soon.
+SOON = "import gomodel.process.supervisor as s\ns.LIMITS = s.Limits(backoff_s=0.01)\n"
+# And taken for hung after half a second of silence.
 IMPATIENT = (
     "import gomodel.process.supervisor as s\ns.LIMITS = s.Limits(backoff_s=0.01, beat_s=0.05, silent_beats=10)\n"
 )
@@ -67,6 +69,12 @@ async def number_of_children(process: Process, number: int) -> list[int]:
         while len(found := children(process.pid)) != number:
             await let_peers_run()
     return found
+
+
+async def have_listened(process: Process, number: int) -> None:
+    """Waits until so many workers have taken connections, those that are gone included: from then on each asks its
+    instance, and says once that it is up. Before the one, connections to a port without others are refused."""
+    await process.says("Instance vllm is up", number)
 
 
 async def counted(process: Process) -> int:
@@ -157,8 +165,7 @@ async def test_the_lines_of_a_worker_name_it_also_after_a_reload(run: Run, upstr
 @pytest.mark.parametrize("what", ["s.serve", "w.fork"])
 async def test_workers_that_never_start_are_given_up_on(run: Run, tmp_path: Path, what: str) -> None:
     failing = (
-        f"{IMPATIENT}import gomodel.process.workers as w\n"
-        f"def fail(*_, **__): raise OSError(11, 'no luck')\n{what} = fail\n"
+        f"{SOON}import gomodel.process.workers as w\ndef fail(*_, **__): raise OSError(11, 'no luck')\n{what} = fail\n"
     )
     process = await run({"GOMODEL_WORKERS": "2", "TMPDIR": str(tmp_path)}, code=failing + RUN)
     assert await process.ended() == 1
@@ -168,7 +175,7 @@ async def test_workers_that_never_start_are_given_up_on(run: Run, tmp_path: Path
 
 
 async def test_workers_that_all_keep_dying_after_a_good_start_are_given_up_on(run: Run, tmp_path: Path) -> None:
-    process = await started(run, 2, {"TMPDIR": str(tmp_path)}, code=IMPATIENT + RUN)
+    process = await started(run, 2, {"TMPDIR": str(tmp_path)}, code=SOON + RUN)
     ended = asyncio.create_task(process.ended())
     while not ended.done():
         for pid in children(process.pid):
@@ -181,7 +188,7 @@ async def test_workers_that_all_keep_dying_after_a_good_start_are_given_up_on(ru
 
 
 async def test_a_worker_that_keeps_dying_does_not_end_those_that_serve(run: Run, upstream: ScriptedUpstream) -> None:
-    process = await started(run, 2, env_for(vllm=upstream), code=IMPATIENT + RUN)
+    process = await started(run, 2, env_for(vllm=upstream), code=SOON + RUN)
     dying, survivor = children(process.pid)
     for _ in range(7):
         os.kill(dying, signal.SIGKILL)
@@ -297,7 +304,7 @@ async def test_sighup_reaches_every_worker_and_those_started_later(
 
 
 async def test_one_scrape_counts_the_requests_of_all_workers(run: Run, upstream: ScriptedUpstream) -> None:
-    process = await started(run, 3, env_for(vllm=upstream))
+    process = await started(run, 3, env_for(vllm=upstream), code=PATIENT + RUN)
     for _ in range(30):
         await asked(process)
     assert {await counted(process) for _ in range(5)} == {30}
@@ -309,7 +316,7 @@ async def test_one_scrape_counts_the_requests_of_all_workers(run: Run, upstream:
 async def test_no_counter_falls_when_one_worker_after_the_other_is_replaced(
     run: Run, upstream: ScriptedUpstream, number: int, workers: int
 ) -> None:
-    process = await started(run, workers, env_for(vllm=upstream), code=IMPATIENT + RUN)
+    process = await started(run, workers, env_for(vllm=upstream), code=SOON + PATIENT + RUN)
     for _ in range(20):
         await asked(process)
     if number == signal.SIGKILL:  # it has no last words; what was shown once stays
@@ -317,7 +324,7 @@ async def test_no_counter_falls_when_one_worker_after_the_other_is_replaced(
     for times, pid in enumerate(children(process.pid), 1):
         os.kill(pid, number)
         await process.says(f"-{pid} ended")
-        await process.says("Instance vllm is up", workers + times)
+        await have_listened(process, workers + times)
         assert await counted(process) == 20
     assert await process.stop() == 0
 
@@ -404,7 +411,7 @@ async def test_clients_that_came_while_the_workers_stood_still_are_served_at_sig
 
 
 async def test_a_temporary_directory_that_is_none_is_not_missed(run: Run, upstream: ScriptedUpstream) -> None:
-    process = await started(run, 2, {**env_for(vllm=upstream), "TMPDIR": "/nowhere/" + "x" * 131})
+    process = await started(run, 2, {**env_for(vllm=upstream), "TMPDIR": "/nowhere/" + "x" * 131}, code=PATIENT + RUN)
     for _ in range(10):
         await asked(process)
     assert await counted(process) == 10
@@ -430,7 +437,7 @@ s.Supervisor._on_message = late
 async def test_a_request_is_found_and_aborted_through_any_worker(
     run: Run, connect: Any, upstream: ScriptedUpstream
 ) -> None:
-    process = await started(run, 2, env_for(vllm=upstream))
+    process = await started(run, 2, env_for(vllm=upstream), code=PATIENT + RUN)
     clients = {f"id-{number}": await streaming(connect, process, upstream, f"id-{number}") for number in range(6)}
     listed = (await asked(process, request("GET", "/admin/requests", [("Connection", "close")]))).json()
     assert {each["id"] for each in listed["requests"]} == set(clients)
