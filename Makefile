@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := gomodel tests bench
 
 .PHONY: help demo run test test-unit check static format docs-config build bench bench-vllm test-vllm test-clients test-batches \
-	test-browser coverage mutants fuzz lint-deploy soak chaos clean
+	test-browser docs-pictures coverage mutants fuzz lint-deploy soak chaos clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,7 +52,7 @@ format: $(VENV)/.installed  ## mend what ruff can mend
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-docs-config: $(VENV)/.runs  ## write .env.example, docs/configuration.md and README's table of gomodel/config/registry.py
+docs-config: $(VENV)/.runs  ## write .env.example, docs/configuration.md and the quick start's table of gomodel/config/registry.py
 	$(BIN)/python -m gomodel.config.reference
 
 build: $(VENV)/.runs  ## ./bin/gomodel
@@ -80,6 +80,12 @@ test-batches: $(VENV)/.installed  ## kills, full disks, several gateways on one 
 test-browser: $(VENV)/.installed  ## the status page and pages of other origins in headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/pip install --quiet --disable-pip-version-check playwright
 	$(BIN)/python -m pytest tests/browser
+
+docs-pictures: $(VENV)/.installed  ## take docs/images/page.png and draw the plots anew (Debian: apt-get install chromium)
+	$(BIN)/pip install --quiet --disable-pip-version-check playwright pillow
+	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser/test_pictures.py
+	$(BIN)/python -c 'from PIL import Image; p = "docs/images/page.png"; Image.open(p).convert("RGB").quantize(64, dither=0).save(p, optimize=True)'
+	$(BIN)/python -m bench.published
 
 fuzz: $(VENV)/.installed  ## atheris on each parser, SECONDS each (default 60)
 	$(BIN)/pip install --quiet --disable-pip-version-check atheris

@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 # What a client or an instance that leaves looks like while nobody reads from it is Linux' alone (`kernel`); elsewhere
 # slots on GPUs would be kept for clients that are gone.
-_NOT_LINUX = "gomodel runs on Linux; this is {}. Elsewhere use its container image: see docker/ and README.md."
+_NOT_LINUX = "gomodel runs on Linux; this is {}. Elsewhere use its container image: see docs/deploy.md."
 _SERVE = """\
 The configuration is read from the environment, over a file .env in the working directory. Most used:
 {variables}

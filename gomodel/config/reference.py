@@ -1,4 +1,4 @@
-"""What is written about the variables (`registry`): the example .env file, docs/configuration.md, README's table, help.
+"""What is written about the variables (`registry`): .env.example, docs/configuration.md, the quick start's table, help.
 
 `python -m gomodel.config.reference`, or `make docs-config`, writes the files anew in the working directory. Decides how
 a variable is shown, and says what holds for all of them: how values are spelled and where they come from.
@@ -33,7 +33,7 @@ _DOTENV = (
     "environment, then from the lines above. SIGHUP reads the file again, once it is whole; when it has vanished, "
     "looks cut short or has lost the master key or the last base URL, the old configuration stays."
 )
-_README_TABLE = re.compile(r"(?<=\n)\| variable \| default \| meaning \|\n(?:\|.*\n)+")
+_FIRST_TABLE = re.compile(r"(?<=\n)\| variable \| default \| meaning \|\n(?:\|.*\n)+")
 
 
 def example_env() -> str:
@@ -127,10 +127,10 @@ def _table(variables: Iterable[Variable], names: Callable[[Variable], Iterable[s
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def with_table(readme: str) -> str:
-    """The text of README.md with its table of the variables that are needed first as it is to be."""
+def with_table(quick_start: str) -> str:
+    """The text of docs/quickstart.md with its table of the variables that are needed first as it is to be."""
     table = "\n".join(_table(_first(), _first_names)) + "\n"
-    return _README_TABLE.sub(lambda _: table, readme, count=1)
+    return _FIRST_TABLE.sub(lambda _: table, quick_start, count=1)
 
 
 def _first() -> list[Variable]:
@@ -153,8 +153,8 @@ def main() -> None:
     """Write what is in the repository anew."""
     Path(".env.example").write_text(example_env(), encoding="utf-8")
     Path("docs", "configuration.md").write_text(page(), encoding="utf-8")
-    readme = Path("README.md")
-    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    quick_start = Path("docs", "quickstart.md")
+    quick_start.write_text(with_table(quick_start.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

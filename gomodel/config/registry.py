@@ -1,7 +1,7 @@
 """Every variable that gomodel reads, said once: name, parser, default and meaning, section by section.
 
-`.env.example`, docs/configuration.md, README's table and `--help` are made of it (`make docs-config`). Decides nothing
-about how several variables fit together (`load`) or how an instance is put together (`instances`).
+`.env.example`, docs/configuration.md, the quick start's table and `--help` are made of it (`make docs-config`). Decides
+nothing about how several variables fit together (`load`) or how an instance is put together (`instances`).
 """
 
 from ..routes.route import Kind

@@ -152,7 +152,7 @@ def test_no_line_of_the_example_or_of_the_help_is_wider_than_a_screen() -> None:
 def test_the_files_of_the_repository_are_written_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()
-    shutil.copy(ROOT / "README.md", tmp_path)
+    shutil.copy(ROOT / "docs" / "quickstart.md", tmp_path / "docs")
     reference.main()
-    for name in (".env.example", "docs/configuration.md", "README.md"):
+    for name in (".env.example", "docs/configuration.md", "docs/quickstart.md"):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text()
