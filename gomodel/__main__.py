@@ -9,23 +9,21 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from .commands import COMMANDS, CONFIG_ERROR, OK, Command
+from .commands import COMMANDS, CONFIG_ERROR, FAILED, OK, WRONG_USE, Command
 from .version import VERSION
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from argparse import ArgumentParser, Namespace
 
     from .config.settings import ConfigError
 
 _STDOUT, _STDERR = 1, 2
 _DESCRIPTION = "A streaming gateway in front of vLLM. Without a command it serves."
-_EPILOG = """\
-gomodel COMMAND --help says more; that of serve has the variables, the signals
-and what each exit status means.
-"""
+_EPILOG = "gomodel COMMAND --help says more; that of serve has signals and exit statuses."
 # What 0.1 had as flags.
 _FLAGS = ("check", "demo")
 _OF_DEMO = ("--rate", "--port")
+SHELLS = ("bash", "zsh", "tcsh")
 
 
 def main() -> NoReturn:
@@ -63,6 +61,8 @@ def command(arguments: list[str]) -> int:
 
             print(example_env(), end="")
             return OK
+        if options.completion:
+            return _complete(options.completion)
         chosen = options.command
     try:
         return chosen.run(options)
@@ -84,12 +84,35 @@ def _refuse(error: "ConfigError") -> int:
     return CONFIG_ERROR
 
 
+def _complete(shell: str) -> int:
+    """Print the completion script of a shell."""
+    try:
+        import shtab  # noqa: PLC0415 - an extra, and of use once
+    except ImportError:
+        print("gomodel: --completion needs shtab; pip install 'gomodel[completion]' brings it", file=sys.stderr)
+        return FAILED
+    print(shtab.complete(command_line(), shell))
+    return OK
+
+
 def _parse(arguments: list[str]) -> "Namespace":
     """What `arguments` ask for; `command` is a Command."""
+    parser = command_line()
+    arguments = _named(arguments)
+    if arguments[0] != "demo" and any(each.partition("=")[0] in _OF_DEMO for each in arguments):
+        parser.error("--rate and --port go with demo; the port to serve on is set with PORT")
+    return parser.parse_args(arguments)
+
+
+def command_line() -> "ArgumentParser":
+    """What reads the command line, with every subcommand."""
     from argparse import ArgumentParser, RawDescriptionHelpFormatter  # noqa: PLC0415
 
     class Parser(ArgumentParser):
         of: Command | None = None
+
+        def error(self, message: str) -> NoReturn:
+            self.exit(WRONG_USE, f"{self.prog}: {message}\nFor what it takes: {self.prog} --help\n")
 
         def format_help(self) -> str:
             if self.of is not None and self.of.epilog is not None:
@@ -97,21 +120,27 @@ def _parse(arguments: list[str]) -> "Namespace":
             return super().format_help()
 
     look = RawDescriptionHelpFormatter
-    parser = Parser(prog="gomodel", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=look)
+    parser = Parser(
+        prog="gomodel",
+        usage="gomodel [OPTION] [COMMAND ...]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=look,
+    )
     parser.set_defaults(command=COMMANDS[0])
-    named = parser.add_subparsers(title="commands", metavar="COMMAND")
+    named = parser.add_subparsers(title="commands", metavar="COMMAND", prog="gomodel")
     for each in COMMANDS:
         summary = f"{each.summary[0].upper()}{each.summary[1:]}."
         own = named.add_parser(each.name, help=each.summary, description=summary, formatter_class=look)
         own.of = each
         each.arguments(own)
         own.set_defaults(command=each)
-    parser.add_argument("--example-env", action="store_true", help="print a .env file with every variable, and exit")
+    parser.add_argument("--example-env", action="store_true", help="print a .env file with every variable")
+    parser.add_argument(
+        "--completion", choices=SHELLS, metavar="SHELL", help=f"print what completes this in {', '.join(SHELLS)}"
+    )
     parser.add_argument("--version", action="version", version=f"gomodel {VERSION}")
-    arguments = _named(arguments)
-    if arguments[0] != "demo" and any(each.partition("=")[0] in _OF_DEMO for each in arguments):
-        parser.error("--rate and --port go with demo; the port to serve on is set with PORT")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def _named(arguments: list[str]) -> list[str]:

@@ -24,27 +24,22 @@ INTERRUPTED = 130
 # What a client or an instance that leaves looks like while nobody reads from it is Linux' alone (`kernel`); elsewhere
 # slots on GPUs would be kept for clients that are gone.
 _NOT_LINUX = "gomodel runs on Linux; this is {}. Elsewhere use its container image: see docs/deploy.md."
+# How each shell completes the name of a file, for --completion.
+_A_FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 _SERVE = """\
-The configuration is read from the environment, over a file .env in the working directory. Most used:
+variables most used, over a file .env (gomodel --example-env explains them all):
 {variables}
-VLLM_<NAME>_BASE_URL, VLLM_<NAME>_API_KEY and so on describe further instances, vllm-<name>. A key can stand in a file
-that <its variable>_FILE names. gomodel --example-env prints all variables with their meaning and default.
 
 signals:
-  SIGTERM, SIGINT, SIGQUIT, SIGPWR
-                            let running requests end, then exit; a second one aborts them
-  SIGHUP                    read the configuration again, without dropping a connection; one that is bad, or that
-                            lost the master key or the whole .env, is logged and the old one stays
-  SIGUSR1                   log how busy the gateway is
-  SIGTSTP (Ctrl-Z)          stop until SIGCONT, as any program
-All others but those of a fault (SIGSEGV, SIGABRT ...) are ignored; SIGUSR2, too, with a line in the log.
+  SIGTERM, SIGINT  let running requests end, then exit; a second one aborts them
+  SIGHUP           read the configuration again; no connection is dropped
+  SIGUSR1          log how busy the gateway is
 
 exit status:
-  0    ended after a drain, or the check found every instance well
-  1    cannot listen, a worker cannot start or all keep dying, or the check found an instance that does not answer
-  2    wrong use of the command line
-  64   the configuration has problems; all of them are listed and nothing was bound
-  128+n  signal n came a second time and aborted running requests (130: SIGINT, 143: SIGTERM)
+  0      ended after a drain
+  1      cannot listen, or no worker stays up
+  2, 64  wrong use of the command line; problems of the configuration, listed
+  128+n  a second signal n aborted running requests (130 SIGINT, 143 SIGTERM)
 """
 
 
@@ -66,9 +61,9 @@ class Command(NamedTuple):
 
 
 def _variables() -> str:
-    from .config.reference import help_text  # noqa: PLC0415
+    from .config.reference import first_names  # noqa: PLC0415
 
-    return _SERVE.format(variables=help_text())
+    return _SERVE.format(variables=first_names())
 
 
 def serve(options: "Namespace | None" = None) -> int:
@@ -148,12 +143,13 @@ def _batch(options: "Namespace | None") -> int:
 
 
 def _batch_options(parser: "ArgumentParser") -> None:
-    parser.add_argument(
+    file = parser.add_argument(
         "file", metavar="FILE", help="requests as JSON lines, as OpenAI's batches or vllm run-batch have them"
     )
-    parser.add_argument(
+    out = parser.add_argument(
         "--out", metavar="RESULT", required=True, help="file for the answers; lines that it has are not run"
     )
+    file.complete = out.complete = _A_FILE  # type: ignore[attr-defined]
     parser.add_argument(
         "--url", metavar="URL", help="base URL of the gateway (default: OPENAI_BASE_URL, or the gateway on this host)"
     )
@@ -162,10 +158,12 @@ def _batch_options(parser: "ArgumentParser") -> None:
 
 def _batch_epilog() -> str:
     return """\
-The gateway needs GOMODEL_DATA_DIR. The key is that of OPENAI_API_KEY, or the gateway's own on this host. Ctrl-C keeps
-what is done, a second one leaves the batch to the gateway; the same command again goes on.
+The gateway needs GOMODEL_DATA_DIR. The key is that of OPENAI_API_KEY, or the
+gateway's own on this host. Ctrl-C keeps what is done, a
+second one leaves the batch to the gateway; the same command again goes on.
 
-exit status: 0 when each line was answered with success, 1 otherwise, 130 after Ctrl-C
+exit status: 0 when each line was answered with success, 1 otherwise,
+130 after Ctrl-C
 """
 
 
@@ -226,7 +224,7 @@ def _new_key(options: "Namespace | None") -> int:
     try:
         new_key(checked_name(options.name))
     except ValueError as error:
-        print(f"gomodel new-key: {options.name!r}: {error}", file=sys.stderr)
+        print(f"gomodel new-key: {options.name!r} cannot be a key's name: {error}", file=sys.stderr)
         return WRONG_USE
     return OK
 
@@ -239,7 +237,7 @@ def _new_key_options(parser: "ArgumentParser") -> None:
 COMMANDS = (
     Command("serve", "serve what the environment describes (default)", serve, epilog=_variables),
     Command("check", "check the configuration, ask every instance once, and exit", _check),
-    Command("demo", "serve in front of a simulated vLLM: no GPU, no model, no key", _demo, _demo_options),
+    Command("demo", "serve in front of a simulated vLLM: no GPU, no key", _demo, _demo_options),
     Command("usage", "print who used how many tokens", _usage, _usage_options),
     Command("new-key", "print a new key once, and its entry for the keys file", _new_key, _new_key_options),
     Command(

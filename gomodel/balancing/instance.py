@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from ..config.settings import Config, InstanceConfig, Server
 from ..telemetry.counters import ChunkGaps
+from ..telemetry.logs import count
 from ..upstream.name_sets import NameSet
 from ..upstream.network import Network
 from ..upstream.replica import OUT, Replica
@@ -66,7 +67,7 @@ class Instance:
             self._came.set_result(None)
             self._came = None
         changes = [*(f"+{address}" for address in came), *(f"-{address}" for address in left)]
-        _logger.info("Instance %s has %d replicas now: %s", self.name, len(self.replicas), " ".join(changes))
+        _logger.info("Instance %s has %s now: %s", self.name, count(len(self.replicas), "replica"), " ".join(changes))
         return True
 
     def _adopt(self) -> None:

@@ -137,16 +137,10 @@ def _first() -> list[Variable]:
     return [each for each in VARIABLES.values() if each.first]
 
 
-def help_text() -> str:
-    """A paragraph of `--help` for each variable that is needed first: what it means in a sentence, and its default."""
-    return "\n".join(line for each in _first() for line in _help(each))
-
-
-def _help(variable: Variable) -> list[str]:
-    sentence = re.split(r"(?<=\.) ", variable.meaning, maxsplit=1)[0].removesuffix(".")
-    default = variable.documented_default
-    text = sentence if default == "none" else f"{sentence} (default {default})"
-    return _wrapped(text.replace("`", ""), f"  {variable.name:<24}", " " * 26)
+def first_names() -> str:
+    """The names of the variables that are needed first, for `gomodel serve --help`: lines of 80 characters at most."""
+    names = " ".join(each.name for each in _first())
+    return "\n".join(textwrap.wrap(names, 80, initial_indent="  ", subsequent_indent="  "))
 
 
 def main() -> None:

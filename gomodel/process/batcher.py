@@ -117,7 +117,7 @@ class Batcher:
                 async with asyncio.timeout(_SILENCE_S):
                     message = await line.receive()
             except TimeoutError:
-                _logger.error("The process for batches has been silent for %gs and is killed", _SILENCE_S)
+                _logger.error("The process for batches has been silent for %g s and is killed", _SILENCE_S)
                 return
             if message is None:
                 return

@@ -15,7 +15,9 @@ from ..balancing.instances import Providers
 from ..balancing.model_entries import fetch_list
 from ..config.settings import Config, InstanceConfig, variable_of
 from ..errors import GatewayError, UntrustedCertificate
+from ..host.terminal import coloured, shows_colours
 from ..host.tls import tls_context
+from ..telemetry.logs import count
 from ..upstream.model_list import ListError
 from ..upstream.other_scheme import BAD_REQUEST, SPEAKS_TLS, doubtful, speaks_other
 from ..upstream.replica import Replica
@@ -26,6 +28,9 @@ _SHOWN_MODELS = 3
 _NAMES_LIMIT_S = 5.0
 _BAD_REQUEST, _UNAUTHORIZED = 400, 401
 _HEADINGS = ("INSTANCE", "URL", "KEY", "STATE", "MODELS")
+_STATE = _HEADINGS.index("STATE")
+# Whoever waits at a terminal for longer is told for what.
+_PATIENCE_S = 1.0
 
 
 class _Finding(NamedTuple):
@@ -56,7 +61,7 @@ async def print_table(config: Config, beside: str = "") -> int:
     try:
         await providers.discovery.first_answers(_NAMES_LIMIT_S)
         replicas = providers.replicas
-        asked = zip(replicas, await asyncio.gather(*(_ask(replica) for replica in replicas)), strict=True)
+        asked = zip(replicas, await _ask_all(replicas), strict=True)
         findings = [(each.config, each.title, str(each.server), found) for each, found in asked]
         findings += [_nameless(instance) for instance in providers.instances.values() if not instance.replicas]
     finally:
@@ -65,8 +70,12 @@ async def print_table(config: Config, beside: str = "") -> int:
     for instance, _, where, found in findings:
         rows.append((instance.name, where, "no" if instance.api_key is None else "yes", found.state, found.models))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    moods = [None, *("good" if found.well else "bad" for *_, found in findings)]
+    for row, mood in zip(rows, moods if shows_colours(sys.stdout) else [None] * len(rows), strict=True):
+        cells = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        if mood is not None:
+            cells[_STATE] = coloured(cells[_STATE], mood)
+        print("  ".join(cells).rstrip())
     hints = [f"{title}: {found.hint}" for _, title, _, found in findings if found.hint]
     if hints:
         print("", *hints, sep="\n")
@@ -77,7 +86,7 @@ async def print_table(config: Config, beside: str = "") -> int:
     if ill:
         print(f"\n{ill} of {len(findings)} {what} cannot be used.")
     elif not beside:
-        print("\nThe configuration can be used.")
+        print("\nConfiguration OK.")
     return not (ill or beside)
 
 
@@ -86,6 +95,19 @@ def _nameless(instance: Instance) -> tuple[InstanceConfig, str, str, _Finding]:
     config, url = instance.config, variable_of(instance.name, "BASE_URL")
     hint = f"No address of its name could be found. Is the host in {url} right, and can this machine look it up?"
     return config, config.name, ", ".join(map(str, config.servers)), _Finding(False, "dns error", "-", hint)
+
+
+async def _ask_all(replicas: list[Replica]) -> list[_Finding]:
+    """What came of each; a terminal is told how many are still waited for."""
+    tasks = [asyncio.ensure_future(_ask(replica)) for replica in replicas]
+    waiting: set[asyncio.Future[_Finding]] = set(tasks)
+    told = sys.stderr is not None and sys.stderr.isatty()
+    while waiting:
+        _, waiting = await asyncio.wait(waiting, timeout=_PATIENCE_S if told else None)
+        if told:
+            left = f"Waiting for {count(len(waiting), 'server')} of {len(tasks)} ..." if waiting else ""
+            print(f"\r\x1b[K{left}", end="", file=sys.stderr, flush=True)
+    return [task.result() for task in tasks]
 
 
 async def _ask(replica: Replica) -> _Finding:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ..config.files import Files
 from ..config.keys_file import KEYS_FILE_BYTES, digests_of, parse
 from ..config.settings import ConfigError, Keys, Secret
+from ..telemetry.logs import count
 
 _logger = logging.getLogger("gomodel")
 
@@ -74,7 +75,7 @@ class KeysWatch:
         self._problems = ()
         if found == current:
             return News(None, broken=False) if before else None
-        _logger.info("The keys file was read again: %d entries", len(found.entries))
+        _logger.info("The keys file was read again: %s", count(len(found.entries), "key"))
         return News(found, broken=False)
 
     def _look(self, path: str, masters: frozenset[bytes]) -> None:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ..config.settings import Config
 from ..host.allocator import keep_freed
 from ..host.listeners import Listener
-from ..telemetry.logs import configure_logging
+from ..telemetry.logs import configure_logging, count
 from ..upstream.root_certificates import provide
 from .gateway import Gateway
-from .start_log import count
 
 if TYPE_CHECKING:
     from .batching import Batching
@@ -118,7 +117,7 @@ class Serving:
             are, them = ("is", "it") if running == 1 else ("are", "them")
             # Whoever waits for it at a terminal wants to know why, also where only warnings are logged.
             _logger.warning(
-                "Draining: %s %s running and may take %gs; a second signal (Ctrl-C) ends %s now",
+                "Draining: %s %s running and may take %g s; a second signal (Ctrl-C) ends %s now",
                 *(count(running, "request"), are, limit_s, them),
             )
         else:

@@ -13,6 +13,7 @@ from aiohttp import http_parser
 
 from ..config.settings import Config
 from ..host.listeners import Listener
+from ..telemetry.logs import count
 from ..version import VERSION
 
 _logger = logging.getLogger("gomodel")
@@ -48,7 +49,8 @@ def settings(config: Config) -> None:
         _logger.info("Instance %s: %s, key: %s", each.name, where, "no" if each.api_key is None else "yes")
     if config.keys is not None:
         master = "no" if not config.master_keys else "yes"
-        _logger.info("Keys: %s of %s, master key: %s", len(config.keys.entries), ascii(config.keys.path), master)
+        held = count(len(config.keys.entries), "key")
+        _logger.info("Keys file %s: %s, master key: %s", ascii(config.keys.path), held, master)
     if config.batches.on:
         database = "SQLite" if config.batches.database_url is None else "PostgreSQL"
         _logger.info("Files and batches: in %s, %s", config.batches.data_dir, database)
@@ -70,11 +72,6 @@ def settings(config: Config) -> None:
 def no_hand_over() -> None:
     """Say that SIGUSR2, which servers of other makes take for it, brings no new release."""
     _logger.warning("SIGUSR2 changes nothing: a new release cannot take over while this one serves; restart instead")
-
-
-def count(number: int, what: str) -> str:
-    """`number` of `what`, which takes an s when they are several."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:

@@ -24,7 +24,7 @@ from ..config.settings import Config
 from ..host.listeners import Listener
 from ..host.signals import Signals, StopSignals
 from ..host.systemd import Notifier
-from ..telemetry.logs import configure_logging, name_worker
+from ..telemetry.logs import configure_logging, count, name_worker
 from ..upstream import host_counts
 from . import start_log
 from .ending import Ending
@@ -109,7 +109,7 @@ class Supervisor:
                 self._start(place)
         for place in self._restarts.hung(now):
             hanging = [each for each in self._workers.running if each.place is place]
-            self._workers.kill(hanging, f"has been silent for over {LIMITS.beat_s * LIMITS.silent_beats:g}s")
+            self._workers.kill(hanging, f"has been silent for over {LIMITS.beat_s * LIMITS.silent_beats:g} s")
         self._switchboard.expire(now)
         if self._ending.kills(now):
             self._workers.kill(self._workers.running, "does not end")
@@ -151,7 +151,7 @@ class Supervisor:
         elif not self._stops.counts(number):
             _logger.debug("%s, delivered twice", name)
         elif not self._ending.begun:
-            _logger.info("%s: ending, %d workers", name, len(self._restarts.places))
+            _logger.info("%s: ending, %s", name, count(len(self._restarts.places), "worker"))
             self._end("drain", self._config.drain_s + MARGIN_S)
         else:
             _logger.warning("%s, a second signal: ending now", name)
@@ -289,7 +289,7 @@ class Supervisor:
             _logger.error("Worker %d does not %s; giving up", place.index, "stay up" if self._restarts.up else "start")
             self._end("abort", ABORT_S, failed=True)
         else:
-            _logger.info("Worker %d starts again in %gs", place.index, delay_s)
+            _logger.info("Worker %d starts again in %g s", place.index, delay_s)
 
     def _hang_up(self, worker: Worker) -> None:
         worker.place.ready = False

@@ -14,6 +14,8 @@ import sys
 from collections import deque
 from time import gmtime, strftime
 
+from ..host.terminal import coloured, shows_colours
+
 # Escapes all that is not ASCII: control characters of any age, direction marks, lone surrogates out of JSON escapes.
 _encode = json.JSONEncoder(check_circular=False).encode
 _PLAIN = re.compile(r"[\w.:/@+*{}\[\]-]+")
@@ -35,6 +37,11 @@ def name_worker(name: str) -> None:
     _worker = name
 
 
+def count(number: int, what: str) -> str:
+    """`number` of `what`, which takes an s when they are several."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line, for machines."""
 
@@ -50,6 +57,8 @@ class JsonFormatter(logging.Formatter):
         return f'{{"time": "{_time(record.created)}", "level": "{level}", "logger": "{source}", {rest}'
 
 
+_MOODS = {logging.DEBUG: "dim", logging.WARNING: "doubtful", logging.ERROR: "bad", logging.CRITICAL: "bad"}
+
 # What event loops say of a peer that is gone and was written to nevertheless: nothing that anybody could mend.
 _LOST = "socket.send() raised exception."
 
@@ -63,10 +72,17 @@ def _of_lost_connections(record: logging.LogRecord) -> bool:
 
 
 class TextFormatter(logging.Formatter):
-    """One readable line, for people; only a traceback takes more."""
+    """One readable line, for people; only a traceback takes more. `colours`: for a terminal that shows them."""
+
+    def __init__(self, *, colours: bool = False) -> None:
+        super().__init__()
+        self._moods = _MOODS if colours else {}
 
     def format(self, record: logging.LogRecord) -> str:
-        parts = [_time(record.created), f"{record.levelname:<7}"]
+        level = f"{record.levelname:<7}"
+        if mood := self._moods.get(record.levelno):
+            level = coloured(level, mood)
+        parts = [_time(record.created), level]
         if record.msg:
             message = record.getMessage()
             # Messages are ours, their arguments may not be.
@@ -193,7 +209,7 @@ def configure_logging(level: str, form: str) -> None:
     except (AttributeError, OSError, ValueError):
         handler = logging.StreamHandler()  # standard error is no descriptor, as inside another program
     text = form == "text" or (form == "auto" and sys.stderr is not None and sys.stderr.isatty())
-    handler.setFormatter(TextFormatter() if text else JsonFormatter())
+    handler.setFormatter(TextFormatter(colours=shows_colours(sys.stderr)) if text else JsonFormatter())
     loops = logging.getLogger("asyncio")  # uvloop's too; it would write to standard error by itself, and wait there
     if _of_lost_connections not in loops.filters:
         loops.addFilter(_of_lost_connections)

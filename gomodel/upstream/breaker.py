@@ -149,7 +149,8 @@ class Breaker:
         self.opened_at = now
         self._doubtful = self._vouched
         self._wait(now, cause)
-        _logger.warning("The circuit breaker of instance %s opened: %s", self.title, cause)
+        timeout_s = self._config.timeout_s
+        _logger.warning("Instance %s: circuit open, next try in %g s: %s", self.title, timeout_s, cause)
 
     def _failed_trial(self, now: float, cause: str) -> None:
         if self.closed:
@@ -182,4 +183,4 @@ class Breaker:
         # A probe's word lasts until the first request that refutes it.
         self._failures = self._config.failure_threshold - 1 if vouched else 0
         seconds = now - self.opened_at
-        _logger.info("The circuit breaker of instance %s closed after %.1f s", self.title, seconds)
+        _logger.info("Instance %s: circuit closed after %.1f s", self.title, seconds)

@@ -23,7 +23,7 @@ async def test_the_first_signal_says_what_a_second_one_does(
     process = await run({**env_for(vllm=upstream), "GOMODEL_WORKERS": workers})
     client = await streaming(connect, process, upstream)
     process.signal(signal.SIGINT)
-    said = await process.says("Draining: 1 request is running and may take 600s; a second signal (Ctrl-C) ends it now")
+    said = await process.says("Draining: 1 request is running and may take 600 s; a second signal (Ctrl-C) ends it now")
     assert '"level": "warning"' in said  # or nobody would know, with LOG_LEVEL=warn, what is waited for
     upstream.release()
     assert (await client.read_rest()).complete

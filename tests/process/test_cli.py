@@ -1,9 +1,11 @@
 """What `python -m gomodel` says and how it exits, when it is not asked to serve."""
 
 import asyncio
+import io
 import re
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -40,15 +42,21 @@ def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_the_help_fits_a_screen_and_has_every_command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", [None, *(each.name for each in COMMANDS)])
+def test_help_fits_a_screen(
+    name: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    lines = help_of(capsys).splitlines()
+    lines = help_of(capsys, *([name] if name else [])).splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
+
+
+def test_the_help_has_every_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = " ".join(help_of(capsys).split())
     for each in COMMANDS:
-        assert any(line.split() == [each.name, *each.summary.split()] for line in lines)
+        assert f" {each.name} {each.summary} " in text
 
 
 @pytest.mark.parametrize("name", [each.name for each in COMMANDS])
@@ -59,17 +67,50 @@ def test_every_command_says_what_it_does(name: str, capsys: pytest.CaptureFixtur
     assert summary[1:] in " ".join(text.split())
 
 
-def test_the_help_of_serve_names_only_variables_that_exist_and_every_exit_status(
+def test_the_help_of_serve_names_the_variables_that_are_needed_first_and_every_exit_status(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     text = help_of(capsys, "serve")
-    named = set(re.findall(r"\b(?:[A-Z]+_[A-Z_]*|HOST|PORT)\b", text)) - {"_BASE_URL", "_API_KEY"}
-    assert named <= {*VARIABLES, "VLLM_", "_FILE"}
-    for each in VARIABLES.values():
-        assert (f"\n  {each.name} " in text) is each.first
-    assert "default 8080)" in text
-    for status in ("0  ", "1  ", "2  ", "64 ", "128+n"):
+    variables = text.partition("variables most used")[2].partition("\n\n")[0].split("\n", 1)[1].split()
+    assert variables == [each.name for each in VARIABLES.values() if each.first]
+    for status in ("0  ", "1  ", "2, 64 ", "128+n"):
         assert f"\n  {status}" in text
+
+
+@pytest.mark.parametrize("shell", cli.SHELLS)
+def test_a_shell_completes_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.command(["--completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(each.name in script for each in COMMANDS)
+    assert "window" in script
+
+
+def test_bash_completes_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.command(["--completion", "bash"])
+    script = capsys.readouterr().out
+    asked = f"{script}\nCOMP_WORDS=(gomodel ne)\nCOMP_CWORD=1\n_shtab_gomodel\necho ${{COMPREPLY[@]}}\n"
+    said = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["new-key"]
+
+
+def test_completion_without_its_package_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert cli.command(["--completion", "bash"]) == 1
+    assert "pip install 'gomodel[completion]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["srve"], ["batch"], ["batch", "x.jsonl"], ["demo", "--rate", "-1"], ["serve", "--port", "1"]]
+)
+def test_wrong_use_says_what_to_do_in_two_lines(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.command(arguments)
+    assert ended.value.code == commands.WRONG_USE
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("gomodel")
+    assert re.fullmatch(r"For what it takes: gomodel( \w+)? --help", second)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +241,51 @@ async def test_check_prints_a_table_and_is_status_0_when_every_instance_is_well(
     assert head.split() == ["INSTANCE", "URL", "KEY", "STATE", "MODELS"]
     assert re.fullmatch(rf"vllm +{re.escape(one.base_url)} +yes +ok, \d+ ms +4: a, b, c, \.\.\.", first)
     assert re.fullmatch(rf"vllm-test +{re.escape(other.base_url)} +no +ok, \d+ ms +0:", second)
-    assert verdict == "The configuration can be used."
+    assert verdict == "Configuration OK."
     assert [("authorization: bearer secret-4711" in each.raw.decode().lower()) for each in one.probes] == [True]
     assert "secret" not in process.text + process.output
+
+
+async def test_check_says_at_a_terminal_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gomodel.process import check
+
+    told = asyncio.Event()
+
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            if "Waiting for 1 server of 2 ..." in text:
+                told.set()
+            return super().write(text)
+
+    async def ask(replica: Any) -> Any:
+        if replica == "slow":
+            async with asyncio.timeout(SAFETY_S):
+                await told.wait()
+        return replica
+
+    monkeypatch.setattr(check, "_ask", ask)
+    monkeypatch.setattr(check, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(sys, "stderr", screen := Screen())
+    replicas: Any = ["slow", "quick"]
+    assert await check._ask_all(replicas) == replicas
+    assert screen.getvalue().endswith("\r\x1b[K")  # and nothing is left of it
+
+
+async def test_check_colours_what_is_well_and_what_is_not_at_a_terminal(
+    make_upstream: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gomodel.process import check
+
+    monkeypatch.setattr(check, "shows_colours", lambda stream: True)
+    well, dead = await make_upstream(), await make_upstream()
+    dead.stop_listening()
+    _, output = await checked(from_environ(env_for(vllm=well, vllm_dead=dead)), capsys)
+    assert re.search(r"\x1b\[32mok, \d+ ms *\x1b\[0m", output)
+    assert re.search(r"\x1b\[31mconnection refused *\x1b\[0m", output)
+    assert output.count("\x1b") == 4
 
 
 def test_a_new_key_is_shown_once_and_its_entry_can_go_to_the_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,7 +125,7 @@ async def test_a_worker_that_dies_is_replaced_while_the_others_serve(run: Run, u
     killed, survivor = children(process.pid)
     os.kill(killed, signal.SIGKILL)
     await process.says(f"Worker 1-{killed} ended with SIGKILL")
-    await process.says("Worker 1 starts again in 0.1s")
+    await process.says("Worker 1 starts again in 0.1 s")
     assert (await asked(process)).status == 200
     fresh = await number_of_children(process, 2)
     assert survivor in fresh
@@ -344,7 +344,7 @@ async def test_a_worker_that_hangs_is_noticed_killed_and_replaced_and_its_counte
     client = await connect(path=path)
     await client.send(METRICS)
     assert re.search(rb'route="/health"[^}]*\} 20\.0\n', (await client.read_response()).body)
-    await process.says(f"Worker 1-{stopped} has been silent for over 0.5s and is killed")
+    await process.says(f"Worker 1-{stopped} has been silent for over 0.5 s and is killed")
     await process.says(f"Worker 1-{stopped} ended with SIGKILL")
     await process.says("Instance vllm is up", 3)
     assert stopped not in await number_of_children(process, 2)
@@ -375,7 +375,7 @@ async def test_the_watchdog_is_not_fed_while_a_worker_hangs(
     stopped, _ = children(process.pid)
     os.kill(stopped, signal.SIGSTOP)
     before = len(manager.notices)
-    await process.says(f"Worker 1-{stopped} has been silent for over 0.8s and is killed")
+    await process.says(f"Worker 1-{stopped} has been silent for over 0.8 s and is killed")
     assert len(manager.notices) - before < 45
     await process.says("Worker 1 starts again")
     known = len(manager.notices)

@@ -75,6 +75,22 @@ def test_a_record_with_nothing_in_it_is_still_json():
     assert json.loads(JsonFormatter().format(record()))["message"] == ""
 
 
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        (logging.DEBUG, "\x1b[2mDEBUG  \x1b[0m up"),
+        (logging.INFO, "INFO    up"),
+        (logging.WARNING, "\x1b[33mWARNING\x1b[0m up"),
+        (logging.ERROR, "\x1b[31mERROR  \x1b[0m up"),
+    ],
+)
+def test_the_level_has_a_colour_on_a_terminal_that_shows_them(level, shown):
+    made = record("up")
+    made.levelno, made.levelname = level, logging.getLevelName(level)
+    assert TextFormatter(colours=True).format(made).endswith(f"Z {shown}")
+    assert "\x1b" not in TextFormatter().format(made)
+
+
 def test_fields_without_a_value_are_left_out_of_the_text():
     assert TextFormatter().format(record(model="", first_byte_ms=None, bytes_in=0)).endswith("INFO    bytes_in=0")
 

@@ -163,7 +163,7 @@ def test_a_trial_that_fails_when_another_closed_it_is_one_more_failure(overtaken
     end(slow, "failure", 22.0)
     assert not it.closed
     assert it.retry_after_s(22.0) == pytest.approx(10.0)
-    assert caplog.messages[-1].endswith("opened: connection_refused")
+    assert caplog.messages[-1].endswith("next try in 10 s: connection_refused")
 
 
 @pytest.mark.parametrize("times", [1, 2])  # with its head, and when all of it was there
@@ -286,8 +286,8 @@ def test_opening_and_closing_are_each_logged_once(caplog):
         end(it.admit(now), "failure", now)
     end(it.admit(130.0), "success", 132.5)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("WARNING", "The circuit breaker of instance vllm-test opened: connection_refused"),
-        ("INFO", "The circuit breaker of instance vllm-test closed after 32.5 s"),
+        ("WARNING", "Instance vllm-test: circuit open, next try in 10 s: connection_refused"),
+        ("INFO", "Instance vllm-test: circuit closed after 32.5 s"),
     ]
 
 
