@@ -53,6 +53,7 @@ _OPERATORS = frozenset(
     {
         *(Kind.HEALTH, Kind.READY, Kind.METRICS, Kind.STATUS_PAGE),
         *(Kind.ADMIN_REQUESTS, Kind.ADMIN_INSTANCES, Kind.ADMIN_USAGE, Kind.ADMIN_KEYS),
+        *(Kind.ADMIN_HISTORY, Kind.ADMIN_FAILURES, Kind.ADMIN_CONFIGURATION),
     }
 )
 
@@ -110,6 +111,7 @@ class App:
             self.callers,
             addresses=not (config.metrics_public and config.needs_key),
             batches=config.batches.on,
+            said=config.said,
         )
         router = Router(
             base_path=config.base_path or "/",

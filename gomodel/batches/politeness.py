@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections import deque
 from typing import NamedTuple
 
-from ..telemetry.counters import SECONDS
+from ..telemetry.histogram import SECONDS
 
 # Lines may halve what runs once in this time: many of them are told busy at once.
 _HALVE_S = 1.0

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import dotenv_file
 from .files import Files
+from .in_force import in_force
 from .instances import Listener, instances
 from .keys_file import KEYS_FILE_BYTES, digests_of, parse
 from .reader import Reader
@@ -107,7 +108,8 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
     warn_of_unknown_names(reader, ours)
     if reader.problems:
         raise ConfigError(reader.problems, reader.warnings[others:])
-    return replace(config, warnings=tuple(reader.warnings), files=files.seen, ended=reader.ended)
+    said = in_force(environ)
+    return replace(config, warnings=tuple(reader.warnings), files=files.seen, ended=reader.ended, said=said)
 
 
 def _keys(reader: Reader, master_keys: Iterable[Secret]) -> Keys | None:

@@ -197,7 +197,7 @@ class Config:
     `files`: what was read for it, and what it was like (`files.Files.seen`). `dotenv`: some of it was told by a .env
     file; `dotenv_ended`: whose last line has its line end; `ended`: the same of the files that variables name.
     `former`: names of instances whose servers are not served any more since a reload of this gateway. `watch_s`: how
-    often `files` are looked at; None: never.
+    often `files` are looked at; None: never. `said`: all of it for operators to read, without secrets (`in_force`).
     """
 
     instances: tuple[InstanceConfig, ...]
@@ -245,6 +245,7 @@ class Config:
     dotenv_ended: bool = field(default=True, compare=False)
     ended: Mapping[str, bool] = field(default_factory=dict, compare=False)
     former: frozenset[str] = field(default=frozenset(), compare=False)
+    said: tuple[tuple[str, str, str, bool], ...] = field(default=(), compare=False)
 
     @property
     def servers(self) -> int:

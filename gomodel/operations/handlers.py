@@ -6,7 +6,7 @@ Decides whom to ask: this process alone about readiness, all workers about the r
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic, time
 from typing import Any
 
@@ -18,11 +18,14 @@ from ..balancing.model_lists import ModelLists
 from ..downstream.request import Handler, Reply, Request
 from ..errors import ClientError, NotFound
 from ..routes.route import Kind
+from ..telemetry import failures
 from ..telemetry.counters import Telemetry
+from ..telemetry.history import charts
 from ..telemetry.record import Record
 from ..telemetry.usage_table import Asked, as_csv, as_json, summed
 from ..upstream.probes import Probes
 from . import instances, keys
+from .history import Sampling, Window, said
 from .metrics import expose, snapshot
 from .pressure import PRESSURE, pressure
 from .readiness import report
@@ -45,8 +48,9 @@ class Operations:
         *,
         addresses: bool = True,
         batches: bool = False,
+        said: Iterable[tuple[str, str, str, bool]] = (),
     ) -> None:
-        """`addresses`: the metrics may name each replica by its address."""
+        """`addresses`: the metrics may name each replica by its address. `said`: as `Config.said`."""
         self._slots = slots
         self.kept_usage: Handler | None = None  # answers for a time, where usage is kept
         self._telemetry = telemetry
@@ -56,6 +60,8 @@ class Operations:
         self._callers = callers
         self._addresses = addresses
         self._batches = batches
+        self._said = said
+        self._sampling = Sampling(telemetry, providers)
         self._probes = Probes(providers.replicas, on_alive=models.keep_fresh)
         self.handlers: dict[Kind, Handler] = {
             Kind.READY: self.ready,
@@ -64,6 +70,9 @@ class Operations:
             Kind.ADMIN_USAGE: self.usage,
             Kind.ADMIN_INSTANCES: self.instances,
             Kind.ADMIN_KEYS: self.keys,
+            Kind.ADMIN_HISTORY: self.history,
+            Kind.ADMIN_FAILURES: self.failures,
+            Kind.ADMIN_CONFIGURATION: self.configuration,
         }
 
     def start(self) -> None:
@@ -75,6 +84,9 @@ class Operations:
         register("keys", lambda _: keys.counted(self._callers))
         register("abort", lambda request_id: self._abort(request_id, None))
         register(ROTATION, self._keep_out)
+        register("history", lambda asked: self._telemetry.history.read(*asked))
+        register("failures", lambda _: failures.last())
+        self._sampling.start()
         self._probes.start()
 
     def follow(self) -> None:
@@ -82,11 +94,13 @@ class Operations:
         self._probes.follow(self._providers.replicas)
 
     def stop(self) -> None:
-        """Probe no more: another app does."""
+        """Probe and look no more: another app does."""
+        self._sampling.stop()
         self._probes.stop()
 
     async def close(self) -> None:
         """Stop, and return when nothing is left of it."""
+        self._sampling.stop()
         await self._probes.close()
 
     async def ready(self, request: Request) -> Reply:
@@ -111,7 +125,7 @@ class Operations:
             order = self._slots.order()
             if any(entry["place"] for each in lists for entry in each):
                 order += await ask_siblings(PLACES)
-            return Reply(200, json.dumps({"requests": merged(lists, order)}).encode(), {"Cache-Control": "no-store"})
+            return _json({"requests": merged(lists, order)})
         count = self._abort(request_id, request.record) + sum(await ask_siblings("abort", request_id))
         if not count:
             raise NotFound("No request with this id is running; GET /admin/requests lists those that are.")
@@ -141,7 +155,7 @@ class Operations:
         if request.route.id is not None:
             await self._rotate(request)
         found = instances.listed(self._providers.instances.values(), asking=self._probes.asking)
-        return Reply(200, json.dumps({"instances": found}).encode(), {"Cache-Control": "no-store"})
+        return _json({"instances": found})
 
     async def _rotate(self, request: Request) -> None:
         """Take an instance, or the replica that the query names, out of rotation or back, here and in all workers."""
@@ -170,8 +184,24 @@ class Operations:
     async def keys(self, request: Request) -> Reply:
         """GET /admin/keys: who has asked, what they used, and their limits; contract section 9."""
         answers = [keys.counted(self._callers), *await ask_siblings("keys")]
-        body = json.dumps(keys.listed(self._callers, answers)).encode()
-        return Reply(200, body, {"Cache-Control": "no-store"})
+        return _json(keys.listed(self._callers, answers))
+
+    async def history(self, request: Request) -> Reply:
+        """GET /admin/history: the last hour in numbers, of all workers there are. Raises ClientError."""
+        window = Window(request.target.partition("?")[2], time())
+        found = [self._telemetry.history.read(*window.asked), *await ask_siblings("history", window.asked)]
+        series = await asyncio.to_thread(charts, found, window.steps, window.step_s)  # there may be hundreds
+        return _json(said(window, series))
+
+    async def failures(self, request: Request) -> Reply:
+        """GET /admin/failures: the last requests that failed, of all workers there are, the newest first."""
+        found = [*failures.last(), *(each for answer in await ask_siblings("failures") for each in answer)]
+        return _json({"failures": sorted(found, key=lambda each: -float(each["at"]))[: failures.KEPT]})
+
+    async def configuration(self, request: Request) -> Reply:
+        """GET /admin/configuration: every variable with its value in force, and no secret."""
+        names = ("section", "variable", "value", "set")
+        return _json({"configuration": [dict(zip(names, row, strict=True)) for row in self._said]})
 
     def counted(self) -> dict[str, Any]:
         """All numbers of this process."""
@@ -193,3 +223,7 @@ class Operations:
 
     def _abort(self, request_id: str, asked_by: Record | None) -> int:
         return abort(self._telemetry.running.records, request_id, asked_by)
+
+
+def _json(content: Any) -> Reply:
+    return Reply(200, json.dumps(content).encode(), {"Cache-Control": "no-store"})

@@ -17,7 +17,8 @@ from ..balancing.instance import Instance
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..host.process_metrics import process_metrics
-from ..telemetry.counters import SECONDS, Histogram, Telemetry
+from ..telemetry.counters import Telemetry
+from ..telemetry.histogram import SECONDS, Histogram
 from ..telemetry.record import PHASE_WORDS, Record
 from ..telemetry.spending import Spending
 from ..upstream.health import State

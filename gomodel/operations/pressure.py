@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..balancing.instances import Providers
-from ..telemetry.counters import SECONDS, Telemetry
+from ..telemetry.counters import Telemetry
+from ..telemetry.histogram import SECONDS
 from ..telemetry.record import Phase
 
 PRESSURE = "pressure"

@@ -16,7 +16,7 @@ from ..downstream.request import Request
 from ..errors import InternalError, OldHttp
 from ..http1.response_fields import ResponseFields
 from ..http1.writers import Chunked, UntilClose, Writer, WrongLength
-from ..telemetry.counters import SECONDS
+from ..telemetry.histogram import SECONDS
 from ..telemetry.record import Phase
 from ..telemetry.usage import FIRST_BYTES, Usage, usage_of
 from ..upstream.breaker import Admission

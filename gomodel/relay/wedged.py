@@ -18,7 +18,8 @@ from time import monotonic
 
 from ..balancing.instances import Providers
 from ..telemetry.bugs import reported
-from ..telemetry.counters import SECONDS, Histogram, Telemetry
+from ..telemetry.counters import Telemetry
+from ..telemetry.histogram import SECONDS, Histogram
 from ..telemetry.record import Phase
 from ..upstream.health import State
 from ..upstream.own_requests import FAILURES, ask

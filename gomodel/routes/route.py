@@ -26,6 +26,9 @@ class Kind(enum.Enum):
     ADMIN_USAGE = enum.auto()
     ADMIN_INSTANCES = enum.auto()
     ADMIN_KEYS = enum.auto()
+    ADMIN_HISTORY = enum.auto()
+    ADMIN_FAILURES = enum.auto()
+    ADMIN_CONFIGURATION = enum.auto()
     STATUS_PAGE = enum.auto()
     NOT_FOUND = enum.auto()
 

@@ -46,6 +46,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _ANTHROPIC = re.compile(r"(?:/v1/messages|/p/[^/]+/(?:v1/)?messages)(?:/|\Z)")
 
+_LISTS = {
+    "keys": Kind.ADMIN_KEYS,
+    "history": Kind.ADMIN_HISTORY,
+    "failures": Kind.ADMIN_FAILURES,
+    "configuration": Kind.ADMIN_CONFIGURATION,
+}
+
 _NO_PASSTHROUGH = partial(NotFound, "Passthrough routes are disabled (ENABLE_PASSTHROUGH_ROUTES).")
 _NO_V1_ALIAS = partial(
     NotFound, "The v1 alias of passthrough is disabled (ALLOW_PASSTHROUGH_V1_ALIAS); use /p/<instance>/... without v1/."
@@ -85,7 +92,10 @@ class Router:
             "/v1/models": Route(Kind.MODELS, "/v1/models", READ),
             "/admin/requests": Route(Kind.ADMIN_REQUESTS, "/admin/requests", frozenset({"GET"}), polled=True),
             "/admin/instances": Route(Kind.ADMIN_INSTANCES, "/admin/instances", frozenset({"GET"}), polled=True),
-            "/admin/keys": Route(Kind.ADMIN_KEYS, "/admin/keys", frozenset({"GET"}), polled=True),
+            **{
+                f"/admin/{name}": Route(kind, f"/admin/{name}", frozenset({"GET"}), polled=True)
+                for name, kind in _LISTS.items()
+            },
         }
         self._local["/admin/usage"] = Route(Kind.ADMIN_USAGE, "/admin/usage", READ)
         if metrics_path is not None:

@@ -8,6 +8,7 @@ import logging
 from time import monotonic, time
 
 from ..routes.targets import shown_path
+from . import failures
 from .record import PHASE_WORDS, Record
 
 access = logging.getLogger("gomodel.access")
@@ -63,6 +64,8 @@ def write(record: Record, seconds: float, *, polled: bool) -> None:
             if more is None:
                 return
             suppressed = more
+    if level >= logging.WARNING:
+        failures.note(fields(record, seconds))
     if access.isEnabledFor(level):
         # What Logger.info does besides, looking for its caller above all, costs as much as relaying a request.
         line = logging.LogRecord.__new__(logging.LogRecord)

@@ -10,56 +10,16 @@ from collections.abc import Iterator
 
 from ..config.settings import Config
 from . import access_line
+from .histogram import SECONDS, Histogram
+from .history import History
 from .record import Phase, Record
 from .running import Running
 from .spending import Spending, worked
-
-# One ladder for every duration, from one token at full speed to a long generation.
-SECONDS = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    120.0,
-    300.0,
-    600.0,
-)
 
 # Adapters come and go, so the model names of all lists ever seen are many; from here on a new one is "other".
 MAX_SERIES = 5000
 # Keys are as many as the keys file has, and a thousand of them may use a dozen adapters.
 MAX_SPENDERS = 20_000
-
-
-class Histogram:
-    """Counts per bucket of SECONDS, the last one for everything above, and the sum in seconds."""
-
-    __slots__ = ("counts", "sum")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(SECONDS) + 1)
-        self.sum = 0.0
-
-    def observe(self, value_s: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(SECONDS, value_s)] += 1
-        self.sum += value_s
-
-    def add(self, other: "Histogram") -> None:
-        """Count all that another one counted."""
-        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
-        self.sum += other.sum
 
 
 class ChunkGaps:
@@ -139,6 +99,7 @@ class Telemetry:
         self.latency: dict[tuple[str, str], Latency] = defaultdict(Latency)  # by instance, route
         self.traffic: dict[str, Traffic] = defaultdict(Traffic)
         self.gaps = ChunkGaps()
+        self.history = History()
         self.aborted: dict[tuple[str, Phase], int] = defaultdict(int)  # by who ended it
         self.connects: dict[tuple[str, str], int] = defaultdict(int)  # by instance, result
         self.retries: dict[str, int] = defaultdict(int)

@@ -8,7 +8,7 @@ import pytest
 
 from gomodel.relay import wedged
 from gomodel.relay.wedged import usual_s
-from gomodel.telemetry.counters import SECONDS, Histogram
+from gomodel.telemetry.histogram import SECONDS, Histogram
 from gomodel.upstream.health import State
 from gomodel.upstream.replica import WEDGED
 

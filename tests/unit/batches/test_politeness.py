@@ -3,7 +3,7 @@
 from bisect import bisect_left
 
 from gomodel.batches.politeness import Pace, Pressure
-from gomodel.telemetry.counters import SECONDS
+from gomodel.telemetry.histogram import SECONDS
 
 QUIET = Pressure()
 

@@ -116,7 +116,7 @@ def test_nothing_set_means_these_defaults(path: str, value: object) -> None:
 
 
 def test_every_field_has_a_default_vector() -> None:
-    vectors = {path for path, _ in DEFAULTS} | {"warnings"}
+    vectors = {path for path, _ in DEFAULTS} | {"warnings", "said"}
     nested = {"timeouts", "retry", "breaker", "batches"}
     config = from_environ({})
     fields = {field.name for field in dataclasses.fields(config)} - nested

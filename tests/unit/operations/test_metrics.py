@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gomodel.operations import handlers
 from gomodel.operations.families import FAMILIES
 from gomodel.operations.metrics import expose, lasting, snapshot
-from gomodel.telemetry.counters import SECONDS
+from gomodel.telemetry.histogram import SECONDS
 from gomodel.upstream.health import DRAINING
 from gomodel.version import VERSION
 

@@ -4,7 +4,8 @@ import pytest
 
 from gomodel.config.load import from_environ
 from gomodel.telemetry import counters as module
-from gomodel.telemetry.counters import SECONDS, Histogram, Telemetry
+from gomodel.telemetry.counters import Telemetry
+from gomodel.telemetry.histogram import SECONDS, Histogram
 from gomodel.telemetry.record import Phase
 from gomodel.telemetry.usage import Usage
 

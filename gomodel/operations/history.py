@@ -1,0 +1,127 @@
+"""GET /admin/history: the last hour in numbers, and the look at the counters every ten seconds that it takes.
+
+Decides when is looked, what is asked of all workers, and what a query means. What is kept is `telemetry.history`'s.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from time import time
+from typing import Any
+from urllib.parse import parse_qsl
+
+from ..balancing.instances import Providers
+from ..config.values import duration_s
+from ..errors import ClientError
+from ..telemetry.counters import Telemetry
+from ..telemetry.history import ALL, POINTS, SLOT_S, SLOTS, Counts, Name, Totals
+
+_WINDOW_S = SLOT_S * SLOTS
+
+
+class Sampling:
+    """`start`, then `stop`: looks at the counters every SLOT_S."""
+
+    def __init__(self, telemetry: Telemetry, providers: Providers) -> None:
+        self._telemetry = telemetry
+        self._providers = providers
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        loop = asyncio.get_running_loop()
+        self._handle = loop.call_later(SLOT_S - time() % SLOT_S, self._look)
+
+    def stop(self) -> None:
+        """End."""
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _look(self) -> None:
+        slot = round(time() / SLOT_S) - 1  # the one that is over
+        self._telemetry.history.note(slot, totals(self._telemetry), gauges(self._telemetry))
+        self.start()
+
+
+def totals(telemetry: Telemetry) -> Mapping[Name, Counts]:
+    """All that was counted since the start, by instance, model and key."""
+    sums = Totals()
+    for (instance, _, model, status), series in telemetry.requests.items():
+        if not instance and status < 400:  # health, metrics, this page
+            continue
+        names = [ALL]
+        if instance:
+            names.append(("instance", instance))
+        if model:
+            names.append(("model", f"{instance}/{model}"))
+        sums.add(names, "requests", series.count)
+        if status >= 500:
+            sums.add(names, "failed", series.count)
+        elif status >= 400 and status != 499:
+            sums.add(names, "refused", series.count)
+    for (instance, model, key), spent in telemetry.spending.items():
+        ours = [("key", key)] if key else []
+        sums.add(ours, "requests", spent.known + spent.unknown)
+        names = [ALL, ("instance", instance), ("model", f"{instance}/{model}"), *ours]
+        sums.add(names, "prompt_tokens", spent.prompt)
+        sums.add(names, "cached_tokens", spent.cached)
+        sums.add(names, "completion_tokens", spent.completion)
+    for (instance, _), latency in telemetry.latency.items():
+        if instance:
+            names = [ALL, ("instance", instance)]
+            sums.buckets(names, "stream_first_byte", latency.first_byte_streamed.counts)
+            sums.buckets(names, "answer_first_byte", latency.first_byte.counts)
+    for instance, gaps in telemetry.gaps.totals():
+        names = [ALL, ("instance", instance)]
+        sums.add(names, "events", sum(gaps.counts))
+        sums.buckets(names, "gap", gaps.counts)
+    words = {"client": "client_left", "upstream": "upstream_broke", "gomodel": "gateway_ended"}
+    for (who, _), count in telemetry.aborted.items():
+        sums.add([ALL], words[who], count)
+    return sums.rows
+
+
+def gauges(telemetry: Telemetry) -> Mapping[Name, Counts]:
+    """What runs and what waits now, by instance and key."""
+    sums = Totals()
+    for record in telemetry.running.records:
+        if record.instance:
+            what = "waiting" if record.place is not None and record.place.waiting else "running"
+            names = [ALL, ("instance", record.instance)]
+            if record.caller is not None:
+                names.append(("key", record.caller.name))
+            sums.add(names, what, 1)
+    return sums.rows
+
+
+class Window:
+    """What a query asks for: `seconds` up to now in `steps` steps of `step_s`, from slot `first` on."""
+
+    def __init__(self, query: str, now: float) -> None:
+        """`query` may have `window`, a duration of 10s to 1h. Raises ClientError for what is not understood."""
+        given = dict(parse_qsl(query, keep_blank_values=True))
+        try:
+            seconds = duration_s(given.pop("window", "1h"))
+        except ValueError:
+            seconds = 0.0
+        if given or not SLOT_S <= seconds <= _WINDOW_S:
+            why = "/admin/history takes window=10s to window=1h, and nothing else."
+            raise ClientError(why, code="invalid_parameter")
+        slots = int(seconds // SLOT_S)
+        self.step = -(-slots // POINTS)
+        self.step_s = self.step * SLOT_S
+        self.steps = -(-slots // self.step)
+        self.seconds = self.steps * self.step_s
+        last = int(now // SLOT_S) - 1
+        self.until = (last + 1) * SLOT_S
+        self.first = last + 1 - self.steps * self.step
+
+    @property
+    def asked(self) -> tuple[int, int]:
+        """What another worker has to know."""
+        return self.first, self.step
+
+
+def said(window: Window, series: list[dict[str, Any]]) -> dict[str, Any]:
+    """The answer; JSON-serialisable."""
+    when = {"until": window.until, "step_s": window.step_s, "steps": window.steps}
+    return {"object": "history", **when, "series": series}

@@ -1,0 +1,74 @@
+"""The page's sources on the wire: the last hour, the last failures, the configuration in force."""
+
+import pytest
+
+from gomodel.operations import handlers, history
+from gomodel.telemetry import failures
+
+from ..harness.scripted import Close, response
+from ..harness.verdicts import OK, ask
+from .test_keys import ALICE, MASTER, chat, entry, get, keyed
+
+__all__ = ["keyed"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_failed():
+    failures._last.clear()
+
+
+async def test_the_last_hour_is_told_in_steps(gateway, upstream, connect):
+    client = await connect(await gateway(vllm=upstream, GOMODEL_MASTER_KEY=MASTER))
+    answer = await ask(client, get(MASTER, "/admin/history?window=15m"))
+    assert (answer.status, answer.get("Cache-Control")) == (200, "no-store")
+    report = answer.json()
+    assert (report["step_s"], report["steps"], report["series"]) == (20, 45, [])
+    refused = await ask(client, get(MASTER, "/admin/history?window=1d"))
+    assert (refused.status, refused.json()["error"]["code"]) == (400, "invalid_parameter")
+
+
+async def test_what_was_counted_is_there_when_its_slot_is_over(gateway, upstream, connect, monkeypatch):
+    for module in (history, handlers):
+        monkeypatch.setattr(module, "time", lambda: 1_000_000.0)
+    upstream.repeat(OK)
+    handle = await gateway(vllm=upstream, GOMODEL_MASTER_KEY=MASTER)
+    client = await connect(handle)
+    for _ in range(3):
+        assert (await ask(client, chat(MASTER))).status == 200
+    handle.gateway.app._operations._sampling._look()
+    series = (await ask(client, get(MASTER, "/admin/history"))).json()["series"]
+    counted = {(each["by"], each["name"]): each for each in series}
+    assert list(counted) == [("all", ""), ("instance", "vllm"), ("model", "vllm/other")]
+    for each in counted.values():
+        assert each["window"]["requests"] == 3
+        assert each["points"]["requests"] == [*[0] * 59, 3]
+
+
+async def test_the_last_failures_are_listed_newest_first_without_a_clients_words(gateway, upstream, connect):
+    upstream.on_request(response(b"{}", status=500))
+    upstream.on_request(Close())
+    upstream.repeat(OK)
+    client = await connect(await gateway(vllm=upstream, GOMODEL_MASTER_KEY=MASTER, RETRY_MAX_RETRIES="0"))
+    assert [(await ask(client, chat(MASTER))).status for _ in range(3)] == [500, 502, 200]
+    found = (await ask(client, get(MASTER, "/admin/failures"))).json()["failures"]
+    assert [(each["status"], each["instance"]) for each in found] == [(502, "vllm"), (500, "vllm")]
+    assert found[0]["at"] >= found[1]["at"]
+    assert found[0]["request_id"] != found[1]["request_id"]
+
+
+async def test_the_configuration_is_shown_without_its_secrets(keyed, upstream, connect):
+    handle = await keyed(
+        entry("alice", ALICE), vllm=upstream, VLLM_API_KEY="sk-of-the-instance", VLLM_HEADERS="X-A: sk-b"
+    )
+    answer = await ask(await connect(handle), get(MASTER, "/admin/configuration"))
+    rows = {each["variable"]: each for each in answer.json()["configuration"]}
+    assert rows["VLLM_API_KEY"]["value"] == "(set)"
+    assert rows["VLLM_BASE_URL"]["value"] == upstream.base_url
+    assert rows["BODY_SIZE_LIMIT"] == {
+        "section": "Access",
+        "variable": "BODY_SIZE_LIMIT",
+        "value": "100M",
+        "set": False,
+    }
+    for secret in (ALICE, MASTER, "sk-of-the-instance", "sk-b"):
+        assert secret.encode() not in answer.body
