@@ -233,11 +233,66 @@ def _new_key_options(parser: "ArgumentParser") -> None:
     parser.add_argument("name", metavar="NAME", help="who gets it, as logs and metrics will say")
 
 
+def _doctor(options: "Namespace | None") -> int:
+    from pathlib import Path  # noqa: PLC0415
+
+    from .config.load import load  # noqa: PLC0415
+    from .doctor.command import Asked, Refused, WrongUse, doctor  # noqa: PLC0415
+    from .doctor.examination import Effort  # noqa: PLC0415
+
+    assert options is not None
+    effort = Effort(idle_s=options.idle, large_bytes=int(options.large * (1 << 20)))
+    key_file = Path(options.key_file) if options.key_file else None
+    asked = Asked(
+        options.through or (), options.instance, options.model, key_file, options.insecure, options.json, effort
+    )
+    try:
+        return OK if doctor(load(os.environ), asked) else FAILED
+    except Refused as refused:
+        print(f"gomodel doctor: {refused}", file=sys.stderr)
+        return WRONG_USE if isinstance(refused, WrongUse) else FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _doctor_options(parser: "ArgumentParser") -> None:
+    add = parser.add_argument
+    add(
+        "--through",
+        metavar="URL",
+        action="append",
+        help="a gateway; again for each one before it (default: this host's)",
+    )
+    add("--instance", metavar="NAME", help="examine this instance alone")
+    add("--model", metavar="NAME", help="what the gateway calls its model (default: by its list)")
+    add("--key-file", metavar="FILE", help="the gateway's key (default: the master key's)")
+    add("--insecure", action="store_true", help="take any certificate of the gateway")
+    add(
+        "--idle",
+        type=_number(float, 86400),
+        default=0,
+        metavar="SECONDS",
+        help="also ask for an answer that takes this",
+    )
+    add("--large", type=_number(float, 1024), default=8, metavar="MIB", help="size of the large body (default 8)")
+    add("--json", action="store_true", help="print JSON")
+
+
+def _doctor_epilog() -> str:
+    return """\
+Asks each instance the same directly and through the gateway, and says what
+differs, where, and what to change. Its report holds no key.
+
+exit status: 0 when nothing is broken, 1 otherwise, 2 for wrong use
+"""
+
+
 # The first is meant where none is named.
 COMMANDS = (
     Command("serve", "serve what the environment describes (default)", serve, epilog=_variables),
     Command("check", "check the configuration, ask every instance once, and exit", _check),
     Command("demo", "serve in front of a simulated vLLM: no GPU, no key", _demo, _demo_options),
+    Command("doctor", "find what a gateway, or a proxy before it, breaks", _doctor, _doctor_options, _doctor_epilog),
     Command("usage", "print who used how many tokens", _usage, _usage_options),
     Command("new-key", "print a new key once, and its entry for the keys file", _new_key, _new_key_options),
     Command(

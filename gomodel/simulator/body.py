@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from .engine import ENGINE
-from .errors import Unparsable, ValidationFailed
+from .errors import Unparsable, ValidationFailed, problem
 from .wire import fault_of
 
 _FIELDS: dict[tuple[type, ...], str] = {
@@ -65,13 +65,14 @@ def _checked(value: Any, where: str, required: tuple[str, ...]) -> Body:
     if not isinstance(value, dict):
         raise ValidationFailed(where, "dict_type", "Input should be a valid dictionary")
     body = Body(value)
-    for name in required:
-        if body[name] is None:
-            raise ValidationFailed(f"{where}.{name}", "missing", "Field required")
+    missing = [name for name in required if body[name] is None]
+    problems = [problem(f"{where}.{name}", "missing", "Field required", value) for name in missing]
     for name, given in body.items():
         types = _TYPES.get(name)
         # type() rather than isinstance(): a bool is an int to Python.
         if types is not None and given is not None and type(given) not in types:
             kind = _WORDS[types[0]]
-            raise ValidationFailed(f"{where}.{name}", f"{kind}_type", f"Input should be a valid {kind}")
+            problems.append(problem(f"{where}.{name}", f"{kind}_type", f"Input should be a valid {kind}", given))
+    if problems:
+        raise ValidationFailed.of(problems)
     return body

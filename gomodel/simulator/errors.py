@@ -1,6 +1,7 @@
 """The error bodies of vLLM's Python front end, each in the shape that a gateway has to pass on."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,12 +32,31 @@ class ApiError(Exception):
         return {"type": "error", "error": {"type": kind, "message": self.message}}
 
 
+Problem = dict[str, str | None]
+_LISTED = 10
+
+
+def problem(where: str | None, kind: str, message: str, value: object) -> Problem:
+    """One thing that is wrong with a body; vLLM repeats the value, but of a container only how large it is."""
+    shown = f"<{type(value).__name__} of {len(value)} items>" if isinstance(value, dict | list) else str(value)
+    return {"type": kind, "loc": where, "msg": message, "input": shown}
+
+
 class ValidationFailed(ApiError):
     """The body is not what the route takes: 400, never 422, and in OpenAI's shape on the Anthropic routes too."""
 
-    def __init__(self, where: str | None, kind: str, message: str) -> None:
-        problem = {"type": kind, "loc": where, "msg": message}
-        super().__init__(f"1 validation error:\n  {problem}", type="Bad Request", param=where)
+    def __init__(self, where: str | None, kind: str, message: str, *, problems: Sequence[Problem] = ()) -> None:
+        listed = problems or [{"type": kind, "loc": where, "msg": message}]
+        lines = [f"{len(listed)} validation error{'s' if len(listed) > 1 else ''}:", *map(str, listed[:_LISTED])]
+        if len(listed) > _LISTED:
+            lines.append(f"...and {len(listed) - _LISTED} more errors")
+        super().__init__("\n  ".join(lines), type="Bad Request", param=where)
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> "ValidationFailed":
+        """That of several problems, which are listed."""
+        first = problems[0]
+        return cls(first["loc"], str(first["type"]), str(first["msg"]), problems=problems)
 
     def anthropic_body(self) -> dict[str, Any]:
         return self.body()

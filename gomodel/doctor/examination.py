@@ -1,0 +1,244 @@
+"""Asks one instance directly and each gateway before it the same, one after the other, and notes what comes.
+
+Decides in which order is asked and how long is waited; judges nothing. One request is under way at a time, so that what
+is measured is not the doctor's own load; only the long silence is asked of all at once.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from . import counters, questions
+from .client import Connection, request, unreachable
+from .events import cadence, cut
+from .exchange import Exchange
+from .observed import Left, Observed
+from .places import Place
+
+_CHAT = "/v1/chat/completions"
+_POLL_S = 0.02
+# Behind a complete answer; what a gateway sends too much comes with it.
+_EXTRA_S = 0.02
+# How much longer than it is watched for a piece of work must take, lest its own end be taken for a cancellation.
+_SURELY = 2.0
+# Of a context, for the prompt and the chat template.
+_PROMPT_TOKENS = 256
+_UPGRADE = (
+    ("Connection", "Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "Z29tb2RlbCBkb2N0b3IhIQ=="),
+)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is asked. `patience_s`: how long work may go on for who left; `limit_s`: of any one answer."""
+
+    events: int = 64
+    runs: int = 2
+    large_bytes: int = 8 << 20
+    patience_s: float = 3.0
+    limit_s: float = 120.0
+    idle_s: float = 0.0
+
+
+class Examination:
+    """Of one instance: `direct` is its first server, `servers` are all, `gateways` stand before it, nearest first."""
+
+    def __init__(
+        self,
+        direct: Place,
+        servers: Sequence[Place],
+        gateways: Sequence[Place],
+        effort: Effort,
+        say: Callable[[str], None],
+        max_model_len: int = 0,
+    ) -> None:
+        self._places = [direct, *gateways]
+        self._direct = direct
+        self._servers = servers
+        self._effort = effort
+        self._say = say
+        self._context = max_model_len or 4096
+        self.seen = [Observed(place.shown, place.model) for place in self._places]
+
+    async def run(self) -> list[Observed]:
+        """What was seen directly, then at each gateway."""
+        each = list(zip(self._places, self.seen, strict=True))
+        for number in range(self._effort.runs):
+            self._say("answers and streams")
+            for place, seen in each:
+                await self._answer(place, seen, first=number == 0)
+                seen.streams.append(await self._stream(place))
+        self._say("fields, errors, uploads")
+        for place, seen in each:
+            await self._singles(place, seen)
+        self._say("who leaves")
+        for place, seen in each:
+            seen.left = await self.leave(place)
+        if self._effort.idle_s:
+            self._say(f"a silence of {self._effort.idle_s:.0f} s")
+            for seen, exchange in zip(self.seen, await self._silence(), strict=True):
+                seen.silence, seen.silence_s = exchange, self._effort.idle_s
+        return self.seen
+
+    async def _answer(self, place: Place, seen: Observed, *, first: bool) -> None:
+        pieces = request(place, "POST", _CHAT, questions.chat(place.model, 8))
+        try:
+            async with await Connection.to(place) as connection:
+                seen.answers.append(await connection.ask(pieces, self._effort.limit_s))
+                await connection.quiet(_EXTRA_S)
+                if first and seen.answers[0].kept and not connection.closed:
+                    seen.second = await connection.ask(pieces, self._effort.limit_s)
+        except OSError as error:
+            seen.answers.append(unreachable(error))
+
+    async def _stream(self, place: Place) -> Exchange:
+        body = questions.stream(place.model, self._effort.events)
+        return await self._ask(place, "POST", _CHAT, body, [("Accept-Encoding", "gzip, deflate")])
+
+    async def _singles(self, place: Place, seen: Observed) -> None:
+        model = place.model
+        seen.fields = await self._ask(
+            place, "POST", _CHAT, questions.fields(model), [("endpoint-load-metrics-format", "TEXT")]
+        )
+        seen.mistyped = await self._ask(place, "POST", _CHAT, questions.mistyped(model))
+        seen.missing = await self._ask(place, "POST", _CHAT, questions.missing(model))
+        seen.refused = await self._ask(place, "POST", _CHAT, questions.refused(model))
+        nobody = questions.no_such_model(model, self._direct.model)
+        prefixed = model != self._direct.model or place is self._direct
+        if nobody is not None and prefixed:
+            body = questions.chat(nobody, 1)
+            seen.unknown = await self._ask(place, "POST", _CHAT, body)
+        seen.chunked = await self._ask(place, "POST", _CHAT, questions.chat(model, 1), chunked=True)
+        seen.large = await self._ask(place, "POST", _CHAT, questions.large(model, self._effort.large_bytes))
+        seen.websocket = await self._upgrade(place)
+
+    async def _ask(
+        self,
+        place: Place,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        fields: Sequence[tuple[str, str]] = (),
+        *,
+        chunked: bool = False,
+        limit_s: float | None = None,
+    ) -> Exchange:
+        """One request on a connection of its own."""
+        try:
+            async with await Connection.to(place) as connection:
+                pieces = request(place, method, path, body, fields, chunked=chunked)
+                return await connection.ask(pieces, limit_s or self._effort.limit_s)
+        except OSError as error:
+            return unreachable(error)
+
+    async def _upgrade(self, place: Place) -> Exchange:
+        path = f"/v1/realtime?model={place.model}"
+        try:
+            async with await Connection.to(place) as connection:
+                exchange = await connection.begin(request(place, "GET", path, None, _UPGRADE))
+                limit_s = self._effort.patience_s
+                await connection.until(lambda: bool(exchange.end or exchange.arrivals), limit_s)
+                exchange.gave_up(asyncio.get_running_loop().time())
+                return exchange
+        except OSError as error:
+            return unreachable(error)
+
+    async def _counters(self) -> counters.Counters | None:
+        """Of all servers together; None where one does not show them."""
+        running = generated = 0.0
+        for place in self._servers:
+            read = counters.read((await self._ask(place, "GET", "/metrics")).body.decode("utf-8", "replace"))
+            if read is None:
+                return None
+            running, generated = running + read.running, generated + read.generated
+        return counters.Counters(running, generated)
+
+    async def _running(self, wanted: Callable[[float], bool], limit_s: float) -> bool:
+        """Wait until the number of requests that run is as `wanted`; whether it came to be."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + limit_s
+        while (now := await self._counters()) is not None:
+            if wanted(now.running):
+                return True
+            if loop.time() > until:
+                break
+            await asyncio.sleep(_POLL_S)
+        return False
+
+    def _tokens_for(self, wanted_s: float) -> tuple[int, float]:
+        """How many tokens take about so long, as the context allows; and how long that will be."""
+        streams = [cadence(cut(each.decoded()).spoken) for each in self.seen[0].streams if each.well]
+        interval = min((each.interval_s for each in streams if each.events > 1), default=0.0)
+        tokens = max(64, min(self._context - _PROMPT_TOKENS, int(wanted_s / max(interval, 1e-6))))
+        return tokens, tokens * interval
+
+    async def leave(self, place: Place) -> Left:
+        """Begin a long answer, leave, and watch the engine's counters."""
+        patience_s = self._effort.patience_s
+        tokens, lasts_s = self._tokens_for(patience_s * 6)
+        if lasts_s < patience_s * _SURELY:
+            return Left(unknown="the engine is too fast")
+        before = await self._counters()
+        if before is None:
+            return Left(unknown="no /metrics to see it by")
+        # What an earlier place did not cancel runs to its end.
+        goes_on = any(not seen.left.unknown and seen.left.freed_s is None for seen in self.seen)
+        limit_s = lasts_s if goes_on else patience_s
+        if before.running and not await self._running(lambda running: not running, limit_s):
+            return Left(unknown="others use it now")
+        loop = asyncio.get_running_loop()
+        try:
+            async with await Connection.to(place) as connection:
+                begun = loop.time()
+                pieces = request(place, "POST", _CHAT, questions.stream(place.model, tokens))
+                exchange = await connection.begin(pieces)
+                started = await self._running(lambda running: running >= 1, patience_s)
+                if exchange.end or not started:
+                    return Left(unknown=exchange.in_words if exchange.end else "it did not begin in time")
+                # A part of it has come where it comes at once; a gateway that buffers has nothing yet.
+                await connection.until(lambda: len(exchange.arrivals) > 1 or exchange.end != "", 0.2)
+                connection.leave()
+                at = loop.time()
+        except OSError as error:
+            return Left(unknown=unreachable(error).why)
+        if await self._running(lambda running: running < 1, patience_s):
+            freed_s = loop.time() - at
+            if loop.time() - begun > lasts_s / _SURELY:
+                return Left(unknown="the answer was too short")
+            return Left(freed_s)
+        return Left(None, loop.time() - at)
+
+    async def _silence(self) -> list[Exchange]:
+        """A long answer as one body, of all places at once."""
+        tokens, _ = self._tokens_for(self._effort.idle_s * 1.2)
+        limit_s = self._effort.idle_s * 4 + self._effort.limit_s
+        bodies = [(each, questions.chat(each.model, tokens)) for each in self._places]
+        return await asyncio.gather(*(self._ask(each, "POST", _CHAT, body, limit_s=limit_s) for each, body in bodies))
+
+
+async def models(place: Place, limit_s: float = 15.0) -> tuple[Exchange, list[dict[str, Any]]]:
+    """GET /v1/models, and the entries of the list."""
+    try:
+        async with await Connection.to(place) as connection:
+            exchange = await connection.ask(request(place, "GET", "/v1/models"), limit_s)
+    except OSError as error:
+        return unreachable(error), []
+    entries: list[dict[str, Any]] = []
+    with suppress(ValueError, KeyError, TypeError):
+        entries = [each for each in json.loads(exchange.body)["data"] if isinstance(each.get("id"), str)]
+    return exchange, entries
+
+
+def name_through(ids: Sequence[str], instance: str, model: str) -> str | None:
+    """What a gateway with this list calls the model of the instance; None where it has none like it."""
+    if not ids:
+        return model
+    wanted = (f"{instance}/{model}", model)
+    alike = [each for each in ids if each.endswith(f"/{model}")]
+    return next((each for each in (*wanted, *alike[:1]) if each in ids), None)

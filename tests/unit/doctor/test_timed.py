@@ -1,0 +1,106 @@
+"""Whom the rules about time accuse: only who delays in every run what comes at once directly."""
+
+from typing import Any
+
+import pytest
+
+from gomodel.doctor import timed
+from gomodel.doctor.findings import Outcome, State
+from gomodel.doctor.observed import Left
+
+from .seen import EVENTS, exchange, observed, stream
+
+LATE = stream(gap_s=0, at=1.2)
+EVEN = stream()
+
+
+def result(outcome: Outcome) -> tuple[str, list[str]]:
+    return outcome.state.value, [finding.kind for finding in outcome.findings]
+
+
+@pytest.mark.parametrize(
+    ("direct", "through", "expected"),
+    [
+        pytest.param([EVEN] * 2, [EVEN] * 2, ("ok", []), id="as made"),
+        pytest.param([EVEN] * 2, [LATE] * 2, ("BROKEN", ["buffered"]), id="held back"),
+        pytest.param([EVEN] * 2, [LATE, EVEN], ("ok", []), id="held back once"),
+        pytest.param([EVEN, LATE], [LATE] * 2, ("unknown", []), id="held back directly, too"),
+        pytest.param([stream(gap_s=0.002)] * 2, [LATE] * 2, ("unknown", []), id="too fast to tell"),
+        pytest.param([EVEN] * 2, [exchange(b"", 502)] * 2, ("unknown", []), id="no stream"),
+        pytest.param(
+            [EVEN] * 2,
+            [stream(gap_s=0, at=1.2, fields=[*EVENTS, ("Content-Encoding", "identity")])] * 2,
+            ("BROKEN", ["compressed"]),
+            id="by a coding",
+        ),
+    ],
+)
+def test_cadence(direct: Any, through: Any, expected: Any) -> None:
+    assert result(timed.steady(observed(streams=direct), observed(streams=through))) == expected
+
+
+def test_pieces_of_several_events_are_named_with_their_size() -> None:
+    # As of a buffer of four events' size.
+    pieces = [(1.0 + 0.08 * (number // 4), event) for number, event in enumerate(STREAM_OF_16)]
+    even = [(1.0 + 0.02 * number, event) for number, event in enumerate(STREAM_OF_16)]
+    outcome = timed.steady(
+        observed(streams=[stream(arrivals=even)] * 2), observed(streams=[stream(arrivals=pieces)] * 2)
+    )
+    assert outcome.findings[0].says == "Events are held back: 16 came 4 at a time, the first of them 0.08 s late."
+
+
+STREAM_OF_16 = [b"data: %d\n\n" % number for number in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("through", "expected"),
+    [
+        pytest.param([stream(at=1.1)] * 2, ("ok", []), id="a tenth of a second"),
+        pytest.param([stream(at=1.9)] * 2, ("warning", ["slow"]), id="most of a second"),
+        pytest.param([stream(at=1.9), EVEN], ("ok", []), id="once"),
+        pytest.param([stream(at=1.9, gap_s=0)] * 2, ("ok", []), id="held back, which is another rule's"),
+        pytest.param([exchange(b"", 502)] * 2, ("unknown", []), id="no event"),
+    ],
+)
+def test_first_byte(through: Any, expected: Any) -> None:
+    assert result(timed.first_byte(observed(), observed(streams=through))) == expected
+
+
+@pytest.mark.parametrize(
+    ("direct", "through", "expected"),
+    [
+        pytest.param(Left(0.1), Left(0.3), ("ok", []), id="freed"),
+        pytest.param(Left(0.1), Left(None, 3.0), ("BROKEN", ["never_cancels"]), id="goes on"),
+        pytest.param(Left(None, 3.0), Left(None, 3.0), ("unknown", []), id="not even directly"),
+        pytest.param(Left(unknown="others use it now"), Left(0.1), ("unknown", []), id="in use"),
+        pytest.param(Left(0.1), Left(unknown="502"), ("unknown", []), id="not begun"),
+    ],
+)
+def test_who_leaves(direct: Left, through: Left, expected: Any) -> None:
+    assert result(timed.left(observed(left=direct), observed(left=through))) == expected
+
+
+def silent(took_s: float, status: int = 200, **more: Any) -> Any:
+    return exchange(b"{}", status, asked_at=1.0, head_at=1.0 + took_s, ended_at=1.0 + took_s, **more)
+
+
+@pytest.mark.parametrize(
+    ("direct", "through", "expected"),
+    [
+        pytest.param(silent(62), silent(63), ("ok", []), id="passed"),
+        pytest.param(silent(62), silent(60, 504), ("BROKEN", ["idle"]), id="given up"),
+        pytest.param(silent(62), silent(60, 0, end="closed"), ("BROKEN", ["idle"]), id="closed"),
+        pytest.param(silent(20), silent(20), ("unknown", []), id="too short a context"),
+        pytest.param(silent(62, 500), silent(60, 500), ("unknown", []), id="not even directly"),
+        pytest.param(None, None, ("-", []), id="not asked"),
+    ],
+)
+def test_a_silence(direct: Any, through: Any, expected: Any) -> None:
+    seen = [observed(silence=each, silence_s=60.0) for each in (direct, through)]
+    assert result(timed.silence(*seen)) == expected
+
+
+def test_a_silence_that_is_given_up_says_after_how_long() -> None:
+    outcome = timed.silence(*(observed(silence=each, silence_s=60.0) for each in (silent(72), silent(60, 504))))
+    assert outcome.findings[0].says == "An answer that takes 72 s is given up after 60 s: 504."
+    assert outcome.state is State.BROKEN

@@ -1,0 +1,134 @@
+"""`gomodel doctor` over real sockets: proxies that spoil one thing each are found, who spoils nothing is not accused.
+
+What needs real time, a buffer's or a limit's, is in tests/doctor.
+"""
+
+import pytest
+from aiohttp import web
+
+from gomodel.config.settings import Secret
+from gomodel.doctor.diagnosis import Diagnosis, diagnose
+from gomodel.doctor.examination import Effort, Examination, models, name_through
+from gomodel.doctor.exchange import Exchange
+from gomodel.doctor.places import Place, place_of
+from gomodel.simulator import build_app
+
+from ..harness import bad_paths
+
+MODEL = "org/m"
+# The simulated engine is so fast that neither cadence nor cancellation can be seen.
+QUICK = Effort(events=6, large_bytes=(1 << 20) + 1, patience_s=0.3, limit_s=10.0)
+
+
+@pytest.fixture
+async def engine(no_leaks):
+    """A simulated vLLM's port, which wants a key and names itself in a field of its own."""
+    app = build_app(model=MODEL, tokens_per_s=0, api_key="instance")
+
+    async def sign(request, response):
+        response.headers["X-Engine"] = "7"
+
+    app.on_response_prepare.append(sign)
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield runner.addresses[0][1]
+    await runner.cleanup()
+
+
+def at(port: int, key: str = "instance", model: str = MODEL) -> Place:
+    place = place_of(f"http://127.0.0.1:{port}", Secret(key))
+    return Place(place.shown, place.host, place.port, key=place.key, model=model)
+
+
+async def examined(engine: int, *gateways: Place, effort: Effort = QUICK) -> Diagnosis:
+    direct = at(engine)
+    return diagnose("vllm", await Examination(direct, [direct], gateways, effort, lambda what: None).run())
+
+
+def found(diagnosis: Diagnosis) -> set[str]:
+    return {fault.finding.kind for fault in diagnosis.faults}
+
+
+@pytest.mark.parametrize(
+    ("path", "kinds"),
+    [
+        (bad_paths.Path, set()),
+        (bad_paths.SetsTemperature, {"fields"}),
+        (bad_paths.CapsTokens, {"fields", "body", "events", "lost_events"}),
+        (bad_paths.AddsSystemPrompt, {"fields", "body", "events"}),
+        (bad_paths.DropsUnknownFields, {"fields"}),
+        (bad_paths.DropsLastEvent, {"last_event"}),
+        (bad_paths.DropsEvents, {"lost_events"}),
+        (bad_paths.DropsHeaders, {"dropped_headers"}),
+        (bad_paths.RewritesErrors, {"error_body"}),
+        (bad_paths.HidesErrors, {"error_status"}),
+        (bad_paths.LimitsBodies, {"large"}),
+        (bad_paths.WantsLength, {"chunked"}),
+        (bad_paths.RefusesUpgrades, {"websocket"}),
+        (bad_paths.SaysTooMuch, {"extra_bytes"}),
+        (bad_paths.Reserialises, {"respelled"}),
+    ],
+)
+async def test_each_bad_path_is_found_and_the_good_one_is_not_accused(engine, path, kinds):
+    async with bad_paths.serving(path(engine)) as port:
+        diagnosis = await examined(engine, at(port))
+    assert found(diagnosis) <= kinds
+    assert bool(found(diagnosis)) == bool(kinds)
+    assert diagnosis.well == (kinds in (set(), {"respelled"}))
+
+
+async def test_the_gateway_is_not_accused_and_the_proxy_before_it_is(engine, gateway):
+    handle = await gateway(vllm=f"http://127.0.0.1:{engine}/v1", VLLM_API_KEY="instance", GOMODEL_MASTER_KEY="k")
+    inner = at(handle.port, "k", f"vllm/{MODEL}")
+    async with bad_paths.serving(bad_paths.DropsLastEvent(handle.port)) as port:
+        diagnosis = await examined(engine, inner, at(port, "k", f"vllm/{MODEL}"))
+    assert [(fault.at, fault.finding.kind) for fault in diagnosis.faults] == [(1, "last_event")]
+    assert diagnosis.products == ("gomodel", "")
+
+
+async def test_the_list_of_a_gateway_names_the_model(engine, gateway):
+    handle = await gateway(vllm=f"http://127.0.0.1:{engine}/v1", VLLM_API_KEY="instance", GOMODEL_MASTER_KEY="k")
+    exchange, entries = await models(at(handle.port, "k"))
+    assert (exchange.status, name_through([each["id"] for each in entries], "vllm", MODEL)) == (200, f"vllm/{MODEL}")
+    exchange, entries = await models(at(handle.port, "wrong"))
+    assert (exchange.status, entries) == (401, [])
+
+
+async def test_who_is_not_there_breaks_every_check_that_can_be_made(engine, unused_tcp_port):
+    diagnosis = await examined(engine, at(unused_tcp_port))
+    assert not diagnosis.well
+    assert {row.name for row in diagnosis.rows if row.outcomes[0].state.value == "BROKEN"} >= {
+        "answer",
+        "stream",
+        "large",
+    }
+
+
+def paced(interval_s: float) -> Exchange:
+    """A stream of that pace, from which the length of a long answer is reckoned."""
+    events = [(interval_s * number, b"data: {}\n\n") for number in range(8)]
+    return Exchange(status=200, end="complete", arrivals=events)
+
+
+@pytest.mark.parametrize(("path", "freed"), [(bad_paths.Path, True), (bad_paths.NeverCancels, False)])
+async def test_an_engine_that_works_on_for_who_left_is_seen_by_its_counters(path, freed, no_leaks):
+    app = build_app(model=MODEL, tokens_per_s=100)
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        engine = runner.addresses[0][1]
+        async with bad_paths.serving(path(engine)) as port:
+            direct, through = at(engine), at(port)
+            patience_s = 10.0 if freed else 0.2
+            effort = Effort(patience_s=patience_s, limit_s=30.0)
+            examination = Examination(direct, [direct], [through], effort, lambda what: None)
+            examination.seen[0].streams.append(paced(0.01))
+            left = await examination.leave(through)
+            assert left.unknown == ""
+            assert (left.freed_s is not None) == freed
+    finally:
+        await runner.cleanup()
