@@ -25,6 +25,7 @@ from ..telemetry.record import Record
 from ..telemetry.usage_table import Asked, as_csv, as_json, summed
 from ..upstream.probes import Probes
 from . import instances, keys
+from .engines import Engines
 from .history import Sampling, Window, said
 from .metrics import expose, snapshot
 from .pressure import PRESSURE, pressure
@@ -61,7 +62,8 @@ class Operations:
         self._addresses = addresses
         self._batches = batches
         self._said = said
-        self._sampling = Sampling(telemetry, providers)
+        self._sampling = Sampling(telemetry)
+        self._engines = Engines()
         self._probes = Probes(providers.replicas, on_alive=models.keep_fresh)
         self.handlers: dict[Kind, Handler] = {
             Kind.READY: self.ready,
@@ -71,6 +73,7 @@ class Operations:
             Kind.ADMIN_INSTANCES: self.instances,
             Kind.ADMIN_KEYS: self.keys,
             Kind.ADMIN_HISTORY: self.history,
+            Kind.ADMIN_ENGINES: self.engines,
             Kind.ADMIN_FAILURES: self.failures,
             Kind.ADMIN_CONFIGURATION: self.configuration,
         }
@@ -101,6 +104,7 @@ class Operations:
     async def close(self) -> None:
         """Stop, and return when nothing is left of it."""
         self._sampling.stop()
+        await self._engines.close()
         await self._probes.close()
 
     async def ready(self, request: Request) -> Reply:
@@ -192,6 +196,10 @@ class Operations:
         found = [self._telemetry.history.read(*window.asked), *await ask_siblings("history", window.asked)]
         series = await asyncio.to_thread(charts, found, window.steps, window.step_s)  # there may be hundreds
         return _json(said(window, series))
+
+    async def engines(self, request: Request) -> Reply:
+        """GET /admin/engines: what every vLLM says of its own queue and cache; contract section 8."""
+        return _json({"engines": await self._engines.listed(self._providers.replicas)})
 
     async def failures(self, request: Request) -> Reply:
         """GET /admin/failures: the last requests that failed, of all workers there are, the newest first."""

@@ -9,7 +9,6 @@ from time import time
 from typing import Any
 from urllib.parse import parse_qsl
 
-from ..balancing.instances import Providers
 from ..config.values import duration_s
 from ..errors import ClientError
 from ..telemetry.counters import Telemetry
@@ -21,9 +20,8 @@ _WINDOW_S = SLOT_S * SLOTS
 class Sampling:
     """`start`, then `stop`: looks at the counters every SLOT_S."""
 
-    def __init__(self, telemetry: Telemetry, providers: Providers) -> None:
+    def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
-        self._providers = providers
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self) -> None:

@@ -27,6 +27,7 @@ class Kind(enum.Enum):
     ADMIN_INSTANCES = enum.auto()
     ADMIN_KEYS = enum.auto()
     ADMIN_HISTORY = enum.auto()
+    ADMIN_ENGINES = enum.auto()
     ADMIN_FAILURES = enum.auto()
     ADMIN_CONFIGURATION = enum.auto()
     STATUS_PAGE = enum.auto()

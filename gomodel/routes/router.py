@@ -49,6 +49,7 @@ _ANTHROPIC = re.compile(r"(?:/v1/messages|/p/[^/]+/(?:v1/)?messages)(?:/|\Z)")
 _LISTS = {
     "keys": Kind.ADMIN_KEYS,
     "history": Kind.ADMIN_HISTORY,
+    "engines": Kind.ADMIN_ENGINES,
     "failures": Kind.ADMIN_FAILURES,
     "configuration": Kind.ADMIN_CONFIGURATION,
 }

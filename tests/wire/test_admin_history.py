@@ -72,3 +72,18 @@ async def test_the_configuration_is_shown_without_its_secrets(keyed, upstream, c
     }
     for secret in (ALICE, MASTER, "sk-of-the-instance", "sk-b"):
         assert secret.encode() not in answer.body
+
+
+async def test_engines_are_asked_once_for_all_who_ask_and_with_the_instances_key(gateway, make_upstream, connect):
+    good, bad = await make_upstream(), await make_upstream()
+    good.on_request(response(b"vllm:num_requests_running 3\nvllm:kv_cache_usage_perc 0.5\n"), path="/metrics")
+    bad.on_request(response(b"nothing", status=500), path="/metrics")
+    handle = await gateway(vllm=good, vllm_test=bad, GOMODEL_MASTER_KEY=MASTER, VLLM_API_KEY="sk-of-the-instance")
+    client = await connect(handle)
+    answers = [await ask(client, get(MASTER, "/admin/engines")) for _ in range(2)]
+    first, second = answers[0].json()["engines"]
+    assert (first["instance"], first["running"], first["waiting"], first["cache_usage"]) == ("vllm", 3, None, 0.5)
+    assert (second["instance"], second["running"]) == ("vllm-test", None)
+    assert answers[1].json() == answers[0].json()
+    asked = [each for each in good.requests if each.target == "/metrics"]
+    assert [each.get("Authorization") for each in asked] == ["Bearer sk-of-the-instance"]

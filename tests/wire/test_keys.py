@@ -180,6 +180,7 @@ OPERATORS = [
     ("GET", "/admin/usage"),
     ("GET", "/admin/keys"),
     ("GET", "/admin/history"),
+    ("GET", "/admin/engines"),
     ("GET", "/admin/failures"),
     ("GET", "/admin/configuration"),
     ("GET", "/admin/instances"),
@@ -190,6 +191,7 @@ OPERATORS = [
 
 @pytest.mark.parametrize(("method", "target"), OPERATORS)
 async def test_every_route_of_operators_is_closed_to_a_key_that_is_none(keyed, upstream, connect, method, target):
+    upstream.repeat(OK)
     client = await connect(await keyed(entry("alice", ALICE, metrics=True, passthrough=True), vllm=upstream))
     body = b"" if method == "POST" else None
     refusal(await ask(client, request(method, target, [("Authorization", f"Bearer {ALICE}")], body)))
