@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,9 +95,18 @@ def adopt(sockets: list[socket.socket], config: Config) -> list[Listener]:
     return [Listener(each, tls=_is_tls(each, config)) for each in sockets]
 
 
-def beside(reserved: Listener) -> Listener:
+def listen(listeners: Iterable[Listener]) -> None:
+    """Let the kernel take connections on all of them, which wait to be accepted. Raises ListenError."""
+    for each in listeners:
+        try:
+            each.sock.listen(BACKLOG)
+        except OSError as error:
+            raise ListenError(f"Cannot listen on {each.address}: {_reason(error)}") from None
+
+
+def beside(first: Listener) -> Listener:
     """One more socket on the address of one that `bind` made with `reuse_port`. Raises ListenError."""
-    sock = reserved.sock
+    sock = first.sock
     name = sock.getsockname()
     twin = socket.socket(sock.family, socket.SOCK_STREAM)
     try:
@@ -107,7 +117,7 @@ def beside(reserved: Listener) -> Listener:
     except OSError as error:
         twin.close()
         raise ListenError(f"Cannot listen on {name[0]} port {name[1]}: {_reason(error)}") from None
-    return Listener(twin, tls=reserved.tls)
+    return Listener(twin, tls=first.tls)
 
 
 def _bind_unix(path: str) -> Listener:

@@ -8,11 +8,12 @@ import asyncio
 import socket
 import ssl
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from ..downstream.handshakes import TlsClient
 from ..downstream.server import Server
-from ..host.listeners import BACKLOG, Listener
+from ..host.listeners import Listener, listen
 
 # A client in its TLS handshake holds a descriptor.
 _HANDSHAKE_LIMIT_S = 10.0
@@ -27,17 +28,16 @@ _POLL_S = 0.02
 class Acceptor:
     """`listen`, then `finish`, which loses no client, or `stop`; `opening` are the tasks of those that come in late."""
 
-    def __init__(self, listeners: list[Listener], server: Server, tls: ssl.SSLContext | None) -> None:
-        self._listeners = listeners
+    def __init__(self, server: Server, tls: ssl.SSLContext | None) -> None:
         self._server = server
         self._tls = tls
-        self._listening: list[asyncio.Server] = []
+        self._listening: list[tuple[Listener, asyncio.Server]] = []
         self.opening: set[asyncio.Task[None]] = set()
 
-    async def listen(self) -> None:
-        """Take connections on every listener."""
+    async def listen(self, listeners: Iterable[Listener]) -> None:
+        """Take connections on these listeners, too."""
         loop = asyncio.get_running_loop()
-        for each in self._listeners:
+        for each in listeners:
             options: dict[str, Any] = {"sock": each.sock}
             # A turn accepts as many connections as the backlog that asyncio is told; the kernel's is set after it.
             options["backlog"] = min(_ACCEPTED_PER_TURN, self._server.limit.refusals)
@@ -46,23 +46,47 @@ class Acceptor:
                 create = loop.create_unix_server
                 if sys.version_info >= (3, 13):
                     options["cleanup_socket"] = False  # the file may be another process's to remove
-            self._listening.append(await create(self._shake_hands if each.tls else self._server, **options))
-            each.sock.listen(BACKLOG)
+            server = await create(self._shake_hands if each.tls else self._server, **options)
+            self._listening.append((each, server))
+            listen([each])
 
     async def finish(self, grace_s: float) -> None:
         """Stop, and wait until all that the kernel had accepted is a connection; closing a listener would reset them.
 
         TLS handshakes are waited for too, but none that was silent for `grace_s`.
         """
+        await self._pause(self._listening)
+        listeners = [listener for listener, _ in self._listening]
+        while _ACCEPTED_PER_TURN in [self._take(each) for each in listeners]:  # noqa: ASYNC110 - the kernel's queue
+            await asyncio.sleep(0)
+        self.stop()  # without a turn of the loop after the last of them
+        await self._settle(grace_s)
+
+    async def leave(self, grace_s: float) -> None:
+        """Stop, as `finish`, but leave what waits in the queues to others who read them as well."""
+        await self._pause(self._listening)
+        self.stop()
+        await self._settle(grace_s)
+
+    async def give_back(self, listeners: list[Listener]) -> None:
+        """Take no more connections on these; others do."""
+        theirs = [each for each in self._listening if any(each[0] is one for one in listeners)]
+        await self._pause(theirs)
+        for listener, server in theirs:
+            server.close()
+            self._listening.remove((listener, server))
+
+    async def _pause(self, listening: list[tuple[Listener, asyncio.Server]]) -> None:
+        """Lose nothing that was accepted when the servers are closed."""
         loop = asyncio.get_running_loop()
-        for server in self._listening:
+        for _, server in listening:
             if isinstance(server, asyncio.Server):  # it loses what it has accepted when it is closed; uvloop's does not
                 for each in server.sockets:
                     loop.remove_reader(each.fileno())
         await _turns()
-        while _ACCEPTED_PER_TURN in [self._take(each) for each in self._listeners]:  # noqa: ASYNC110 - the kernel's queue
-            await asyncio.sleep(0)
-        self.stop()  # without a turn of the loop after the last of them
+
+    async def _settle(self, grace_s: float) -> None:
+        loop = asyncio.get_running_loop()
         await _turns()
         if self.opening:
             await asyncio.wait(self.opening, timeout=_HANDSHAKE_S)
@@ -71,10 +95,9 @@ class Acceptor:
 
     def stop(self) -> None:
         """Listen no more."""
-        for server in self._listening:
+        for listener, server in self._listening:
             server.close()
-        for each in self._listeners:
-            each.remove_file()
+            listener.remove_file()
 
     def _shake_hands(self) -> TlsClient:
         """A client of a TLS listener."""

@@ -50,6 +50,7 @@ class Gateway:
         self.port = 0
         self._open_files = 0  # before the first client
         self.listeners: list[Listener] = []
+        self._lent: dict[int, list[Listener]] = {}  # by place
         self._server: Server
         self._acceptor: Acceptor
         self._tls: ssl.SSLContext | None = None
@@ -92,10 +93,10 @@ class Gateway:
             logger=quiet,
             tcp_keepalive=False,  # its two hours; see ClientConnection
         )
-        self._acceptor = Acceptor(self.listeners, self._server, self._tls)
+        self._acceptor = Acceptor(self._server, self._tls)
         self._started = True
         await self.app.prepare()
-        await self._acceptor.listen()
+        await self._acceptor.listen(self.listeners)
         self.port = next((each.port for each in self.listeners if each.port), 0)
         self.telemetry.running.start(asyncio.get_running_loop())
         self.app.start()
@@ -157,17 +158,26 @@ class Gateway:
     def _replicas_of(self, *apps: App) -> set[Replica]:
         return {replica for app in apps for replica in app.providers.replicas}
 
-    async def drain(self, timeout_s: float) -> int:
+    async def read_for(self, place: int, sockets: list[socket.socket]) -> None:
+        """Take clients of another place as well, whose listening sockets these are."""
+        self._lent[place] = adopt(sockets, self.config)
+        await self._acceptor.listen(self._lent[place])
+
+    async def give_back(self, place: int) -> None:
+        """Leave that place's clients to it again."""
+        await self._acceptor.give_back(self._lent.pop(place, []))
+
+    async def drain(self, timeout_s: float, *, relieved: bool = False) -> int:
         """Stop listening, close idle connections, let running requests end for `timeout_s`; how many did not.
 
         Connections idle for less than GRACE_S count as not idle yet. Requests that come within GRACE_S are served,
-        later ones get 503.
+        later ones get 503. `relieved`: others read the queues of the listeners, so that what waits there is theirs.
         """
         loop = asyncio.get_running_loop()
         self.app.draining = True
         for client in self._server.clients:
             client.last = True
-        await self._acceptor.finish(GRACE_S)
+        await (self._acceptor.leave(GRACE_S) if relieved else self._acceptor.finish(GRACE_S))
         began = now = loop.time()
         deadline = began + timeout_s
         while True:

@@ -2,18 +2,25 @@
 
 Decides the framing and that the supervisor never waits for a worker that does not read. A message is a tuple whose
 first member is its kind; both ends are forks of one process, so pickle carries it. From the supervisor: ("drain",),
-("abort",), ("report",), ("reload", Config), ("question", number, kind, argument), ("answers", number, list), ("slot",
-name, replica or None, Refused or None). From a worker: ("ready",), ("beat",), ("numbers", snapshot), ("ask", number,
-kind, argument), ("answer", number, kind, list of one or none), ("slot", name, key, replicas, weight, most),
-("slot_back", name).
+("abort",), ("report",), ("reload", Config), ("keys", News, pickled), ("read", place), ("give_back", place), ("leave",),
+("question", number, kind, argument), ("answers", number, list), ("slot", name, replica or None, Refused or None). From
+a worker: ("ready",), ("leaving",), ("beat",), ("numbers", snapshot), ("ask", number, kind, argument), ("answer",
+number, kind, list of one or none), ("slot", name, key, replicas, weight, most), ("slot_back", name).
+
+Listening sockets go over a second socket, ahead of the ("read", place) that they are for.
 """
 
+import errno
+import os
 import pickle
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 HEADER_BYTES = 4
 _READ_BYTES = 1 << 16
+# An address each, of which a name may have several.
+_MOST_SOCKETS = 64
 
 Message = tuple[Any, ...]
 
@@ -24,12 +31,29 @@ def encoded(message: Message) -> bytes:
     return len(data).to_bytes(HEADER_BYTES, "big") + data
 
 
+def received_sockets(passing: socket.socket) -> list[socket.socket]:
+    """The sockets that a ("read", place), which was just read, is for. Raises OSError."""
+    said, descriptors, _, _ = socket.recv_fds(passing, 1, _MOST_SOCKETS)
+    found = [socket.socket(fileno=each) for each in descriptors]
+    for each in found:
+        each.set_inheritable(False)
+    if said != bytes((len(found),)):
+        for each in found:
+            each.close()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return found
+
+
 class Line:
     """The supervisor's end of the socket to one worker, which it owns. Never blocks, never raises for a lost worker."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, passing: socket.socket | None = None) -> None:
+        """`passing`, of datagrams, is for sockets."""
         sock.setblocking(False)
+        if passing is not None:
+            passing.setblocking(False)  # Python's send_fds takes no flag for it
         self._sock = sock
+        self._passing = passing
         self._received = bytearray()
         self._unsent = bytearray()
         self.open = True  # until the worker is found to have closed its end
@@ -58,6 +82,17 @@ class Line:
         except OSError:
             self._unsent.clear()  # it is read no more; the end of the other direction says so
 
+    def lend(self, place: int, sockets: Sequence[socket.socket]) -> bool:
+        """Let the worker read what waits in `sockets`; False where it cannot be told now."""
+        assert self._passing is not None
+        try:
+            descriptors = [each.fileno() for each in sockets]
+            socket.send_fds(self._passing, [bytes((len(descriptors),))], descriptors)
+        except OSError:
+            return False
+        self.send("read", place)
+        return True
+
     def receive(self) -> list[Message]:
         """Every whole message that has arrived; half of one, of a worker that died over it, is nobody's."""
         try:
@@ -83,3 +118,5 @@ class Line:
         """Give the socket back."""
         self.open = False
         self._sock.close()
+        if self._passing is not None:
+            self._passing.close()

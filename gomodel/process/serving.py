@@ -45,6 +45,7 @@ class Serving:
         provide(config)
         self.gateway = Gateway(config)
         self._draining = asyncio.Event()
+        self._relieved = False
         self._aborted = asyncio.Event()
         self._batching: Batching | None = None
         if batching and config.batches.on:
@@ -58,8 +59,13 @@ class Serving:
         """Whether the end has begun."""
         return self._draining.is_set()
 
-    def drain(self) -> None:
-        """Take nothing new, let what runs end, then stop; a second call changes nothing."""
+    def drain(self, *, relieved: bool = False) -> None:
+        """Take nothing new, let what runs end, then stop; a second call changes nothing.
+
+        `relieved`: others read the queues of this process's listeners.
+        """
+        if not self.draining:
+            self._relieved = relieved
         self._draining.set()
 
     def abort(self) -> None:
@@ -139,7 +145,7 @@ class Serving:
 
     async def _drain(self, limit_s: float) -> None:
         """Let what runs end for `limit_s`."""
-        drains: set[asyncio.Task[Any]] = {asyncio.create_task(self.gateway.drain(limit_s))}
+        drains: set[asyncio.Task[Any]] = {asyncio.create_task(self.gateway.drain(limit_s, relieved=self._relieved))}
         if self._batching is not None:
             drains.add(asyncio.create_task(self._batching.drain()))
         try:

@@ -1,36 +1,54 @@
-"""The listeners of a gateway of several workers, as its supervisor holds them.
+"""The listeners of several workers, which their supervisor holds, so that no accept queue ends with a worker.
 
-Decides which sockets are shared by all workers and beside which each binds its own (SO_REUSEPORT).
+Decides which sockets are shared by all workers and which are one place's own. A TCP port has one for each place
+(SO_REUSEPORT), among which the kernel divides the clients; a unix socket, and what systemd hands over, is shared.
 """
 
+import socket
+
 from ..config.settings import Config
-from ..host.listeners import Listener, beside, bind
+from ..host.listeners import Listener, beside, bind, listen
 
 
 class SharedListeners:
-    """`bind` once, then `of_worker` in each fork; `close` at the end."""
+    """`bind` once, then `of_worker` in each fork; `close` at the end. Places count from 0."""
 
     def __init__(self) -> None:
-        self.all: list[Listener] = []
-        self._reserved: list[Listener] = []
+        self._shared: list[Listener] = []
+        self._own: list[list[Listener]] = []  # by place
+
+    @property
+    def all(self) -> list[Listener]:
+        """One of each address."""
+        return [*self._shared, *self._own[0]]
 
     def bind(self, inherited: list[Listener], config: Config) -> None:
-        """Take `inherited`, or bind what the configuration says. Raises ListenError."""
-        self.all = inherited or bind(config, reuse_port=True)
-        # Our own TCP sockets never listen: they keep the port while the workers bind theirs beside them.
-        self._reserved = [each for each in self.all if each.port is not None and not inherited]
+        """Take `inherited`, or bind what the configuration says, and listen. Raises ListenError."""
+        found = inherited or bind(config, reuse_port=True)
+        divided = [each for each in found if each.port is not None and not inherited]
+        self._shared = [each for each in found if each not in divided]
+        self._own = [divided]
+        while len(self._own) < config.workers:
+            self._own.append([])  # closed with the others, also where one of them cannot be bound
+            self._own[-1].extend(map(beside, divided))
+        # From here on the kernel takes clients: they wait for the workers, however long those take to start.
+        listen([*self._shared, *(each for own in self._own for each in own)])
 
-    def of_worker(self) -> list[Listener]:
-        """What a worker listens on; to be called in its process. Raises ListenError."""
-        for listener in self.all:
+    def own(self, place: int) -> list[socket.socket]:
+        """The sockets that the worker of this place alone reads, for another to read as well."""
+        return [each.sock for each in self._own[place]]
+
+    def of_worker(self, place: int) -> list[Listener]:
+        """What a worker listens on; to be called in its process."""
+        for listener in self._shared:
             listener.file = None  # the parent's to remove
-        twins = [beside(each) for each in self._reserved]
-        shared = [each for each in self.all if each not in self._reserved]
-        for listener in self._reserved:
-            listener.sock.close()
-        return [*shared, *twins]
+        for index, others in enumerate(self._own):
+            if index != place:
+                for each in others:
+                    each.sock.close()
+        return [*self._shared, *self._own[place]]
 
     def close(self) -> None:
-        """Close them all."""
-        for each in self.all:
+        """Close them all; what workers still hold goes on to listen."""
+        for each in [*self._shared, *(each for own in self._own for each in own)]:
             each.close()

@@ -13,7 +13,6 @@ import os
 import pickle
 import selectors
 import signal
-import socket
 from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
@@ -29,6 +28,7 @@ from ..upstream import host_counts
 from . import start_log
 from .ending import Ending
 from .keys_watch import LOOK_S, KeysWatch
+from .lending import Lending
 from .orders import Line, Message
 from .reload import Load, Rereading
 from .restarts import Limits, Place, Restarts
@@ -36,7 +36,7 @@ from .serving import MARGIN_S, run_loop
 from .shared_listeners import SharedListeners
 from .switchboard import Switchboard
 from .worker import serve
-from .workers import Worker, Workers
+from .workers import Ends, Worker, Workers
 
 _logger = logging.getLogger("gomodel")
 
@@ -67,6 +67,7 @@ class Supervisor:
             host_usage.share(config.workers),
         )
         self._listeners = SharedListeners()
+        self._lending = Lending(self._lend)
         self._selector = selectors.DefaultSelector()
         self._workers = Workers(signals, self._selector)
         self._wake_in, self._wake_out = os.pipe()
@@ -212,22 +213,22 @@ class Supervisor:
         if self._ending.begun:  # given up on, over another place
             return
         try:
-            line = self._workers.start(place, lambda orders: self._work(place, orders))
+            line = self._workers.start(place, lambda ends: self._work(place, ends))
         except OSError as error:
             _logger.error("No process for worker %d: %s", place.index, error.strerror)
             self._start_later(place)
         else:
             self._switchboard.join(line)
 
-    def _work(self, place: Place, orders: socket.socket) -> int:
+    def _work(self, place: Place, ends: Ends) -> int:
         """The forked child: give up what is the parent's, and serve."""
         self._release()
-        listeners = self._listeners.of_worker()
+        listeners = self._listeners.of_worker(place.index - 1)
         name_worker(f"{place.index}-{os.getpid()}")
         for counts in self._counts:
             counts.take(place.index - 1)
         batching = place.index == 1
-        return run_loop(serve(self._config, listeners, orders, self._signals, LIMITS.beat_s, batching=batching))
+        return run_loop(serve(self._config, listeners, ends, self._signals, LIMITS.beat_s, batching=batching))
 
     def _release(self) -> None:
         self._selector.close()
@@ -252,6 +253,10 @@ class Supervisor:
                     start_log.started(self._config, self._listeners.all)
                     self._notifier.ready()
                     self._feed()
+                self._settle()
+            case ("leaving",):
+                worker.leaving = True
+                self._settle()
             case _:
                 self._switchboard.take(worker, line, message, monotonic())
 
@@ -281,6 +286,15 @@ class Supervisor:
         else:
             _logger.error("Worker %s ended with %s", worker.name, _how(status))
             self._start_later(worker.place)
+        self._settle()
+
+    def _settle(self) -> None:
+        """See that each queue is read, once the gateway is up."""
+        if self._restarts.up and not self._ending.begun:
+            self._lending.settle(self._restarts.places, self._workers.running)
+
+    def _lend(self, worker: Worker, index: int) -> bool:
+        return worker.line is not None and worker.line.lend(index, self._listeners.own(index - 1))
 
     def _start_later(self, place: Place) -> None:
         """A worker's start, or its life, failed: try again after a while, or give up on all."""

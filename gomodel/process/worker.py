@@ -16,8 +16,9 @@ from ..host.signals import STOPPING, Signals
 from ..operations import siblings
 from ..upstream.root_certificates import missing, provide
 from .ending import CUT_SHORT
-from .orders import HEADER_BYTES, Message, encoded
+from .orders import HEADER_BYTES, Message, encoded, received_sockets
 from .serving import Serving
+from .workers import Ends
 
 _logger = logging.getLogger("gomodel")
 
@@ -28,13 +29,13 @@ _FAREWELL_S = 1.0
 async def serve(
     config: Config,
     listeners: list[Listener],
-    orders: socket.socket,
+    ends: Ends,
     signals: Signals,
     beat_s: float,
     *,
     batching: bool = False,
 ) -> int:
-    """Serve on `listeners` until the supervisor, at the other end of `orders`, says otherwise; the exit status.
+    """Serve on `listeners` until the supervisor, at the other ends of `ends`, says otherwise; the exit status.
 
     Every `beat_s` it is told that the loop turns. `batching` as `Serving`. Raises ListenError.
     """
@@ -42,11 +43,12 @@ async def serve(
     loop = asyncio.get_running_loop()
 
     def deliver(number: int) -> None:
-        # The supervisor decides; but a worker told alone to end makes place for a fresh one.
+        # The supervisor decides; a worker told alone to end makes place for a fresh one, when another reads its queue.
         if number in STOPPING:
-            serving.drain()
+            send("leaving")
 
-    reader, writer = await asyncio.open_connection(sock=orders)
+    reader, writer = await asyncio.open_connection(sock=ends.orders)
+    ends.sockets.setblocking(False)
     tasks: list[asyncio.Task[None]] = []
 
     def send(*message: Any) -> None:
@@ -55,7 +57,7 @@ async def serve(
     def ready() -> None:
         signals.attach(loop, deliver)
         send("ready")
-        tasks.append(asyncio.create_task(_obey(reader, serving)))
+        tasks.append(asyncio.create_task(_obey(reader, ends.sockets, serving)))
 
     tasks.append(asyncio.create_task(_beat(writer, beat_s)))
     siblings.process.join(send)
@@ -68,6 +70,7 @@ async def serve(
             task.cancel()
         await asyncio.wait(tasks)
         await _hang_up(writer)
+        ends.sockets.close()
     signals.detach()
     return CUT_SHORT if serving.cut_short else 0
 
@@ -89,7 +92,7 @@ async def _hang_up(writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 
 
-async def _obey(reader: asyncio.StreamReader, serving: Serving) -> None:
+async def _obey(reader: asyncio.StreamReader, sockets: socket.socket, serving: Serving) -> None:
     while True:
         try:
             length = int.from_bytes(await reader.readexactly(HEADER_BYTES), "big")
@@ -105,13 +108,34 @@ async def _obey(reader: asyncio.StreamReader, serving: Serving) -> None:
             await asyncio.to_thread(provide, message[1])
         if message[0] == "keys":  # thousands of them take longer than a stream should wait
             message = "keys", await asyncio.to_thread(pickle.loads, message[1])
-        _follow(message, serving)
+        match message:
+            case ("read", place):
+                await _read_for(place, sockets, serving)
+            case ("give_back", place) if not serving.draining:
+                await serving.gateway.give_back(place)
+            case _:
+                _follow(message, serving)
+
+
+async def _read_for(place: int, sockets: socket.socket, serving: Serving) -> None:
+    try:
+        found = received_sockets(sockets)
+    except OSError as error:  # no descriptor was left for them; their queue waits for its own worker
+        _logger.error("The clients of worker %d have to wait for it: %s", place, error.strerror)
+        return
+    if serving.draining:
+        for each in found:
+            each.close()
+    else:
+        await serving.gateway.read_for(place, found)
 
 
 def _follow(message: Message, serving: Serving) -> None:
     match message:
         case ("drain",):
             serving.drain()
+        case ("leave",):
+            serving.drain(relieved=True)
         case ("abort",):
             serving.abort()
         case ("report",):

@@ -10,6 +10,7 @@ import selectors
 import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from ..host.signals import Signals
 from .fork import fork
@@ -19,6 +20,13 @@ from .restarts import Place
 _logger = logging.getLogger("gomodel")
 
 
+class Ends(NamedTuple):
+    """A worker's ends: for messages, and for sockets (`orders`)."""
+
+    orders: socket.socket
+    sockets: socket.socket
+
+
 class Worker:
     """A worker process from its fork until it is reaped; `line` is None once it has closed its end."""
 
@@ -26,12 +34,18 @@ class Worker:
         self.place = place
         self.pid = pid
         self.line: Line | None = line
+        self.leaving = False  # it was told, alone, to end, and goes on until another reads its queue
         self.killed = False
 
     @property
     def name(self) -> str:
         """The worker's name in the log."""
         return f"{self.place.index}-{self.pid}"
+
+    @property
+    def heard(self) -> bool:
+        """Whether it can be told something."""
+        return self.line is not None
 
     def send(self, *message: object) -> None:
         """Tell it something, while it listens."""
@@ -47,17 +61,18 @@ class Workers:
         self._signals = signals
         self._selector = selector
 
-    def start(self, place: Place, child: Callable[[socket.socket], int]) -> Line:
-        """Fork a process that runs `child` with its end of a line, and ends with what that returns; our end.
+    def start(self, place: Place, child: Callable[[Ends], int]) -> Line:
+        """Fork a process that runs `child` with its ends of a line, and ends with what that returns; our end.
 
         Raises OSError.
         """
-        ours, theirs = socket.socketpair()
-        line = Line(ours)
+        ours, orders = socket.socketpair()
+        sockets_ours, sockets = socket.socketpair(type=socket.SOCK_DGRAM)
+        line = Line(ours, sockets_ours)
 
         def run() -> int:
             line.close()
-            return child(theirs)
+            return child(Ends(orders, sockets))
 
         try:
             worker = Worker(place, fork(self._signals, run), line)
@@ -65,7 +80,8 @@ class Workers:
             line.close()
             raise
         finally:
-            theirs.close()
+            orders.close()
+            sockets.close()
         self.running.append(worker)
         self._selector.register(line, selectors.EVENT_READ, worker)
         return line

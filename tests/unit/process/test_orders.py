@@ -1,12 +1,13 @@
 """Messages between supervisor and workers: whole or not at all, and nobody waits for whoever does not read."""
 
 import os
+import resource
 import socket
 from collections.abc import Iterator
 
 import pytest
 
-from gomodel.process.orders import Line, encoded
+from gomodel.process.orders import Line, encoded, received_sockets
 
 MESSAGES = [
     ("ready",),
@@ -78,3 +79,60 @@ def test_a_worker_that_is_gone_takes_what_is_sent_to_it_along(pair: tuple[Line, 
     assert line.waiting == 0
     assert line.receive() == []
     assert not line.open
+
+
+@pytest.fixture
+def passing() -> Iterator[tuple[Line, socket.socket, socket.socket]]:
+    """A line, and the worker's ends of it: for messages, and for sockets."""
+    ours, theirs = socket.socketpair()
+    sockets_ours, sockets = socket.socketpair(type=socket.SOCK_DGRAM)
+    sockets.setblocking(False)
+    line = Line(ours, sockets_ours)
+    yield line, theirs, sockets
+    for each in (line, theirs, sockets):
+        each.close()
+
+
+def test_sockets_are_there_before_the_order_that_they_are_for(
+    passing: tuple[Line, socket.socket, socket.socket],
+) -> None:
+    line, theirs, sockets = passing
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert line.lend(3, [listener])
+        assert theirs.recv(1 << 16) == encoded(("read", 3))
+        (received,) = received_sockets(sockets)
+        assert received.getsockname() == listener.getsockname()
+        assert not received.get_inheritable()
+        received.close()
+    assert line.lend(4, [])
+    assert received_sockets(sockets) == []
+    with pytest.raises(BlockingIOError):
+        received_sockets(sockets)
+
+
+def test_a_worker_that_has_not_read_for_long_is_lent_nothing(
+    passing: tuple[Line, socket.socket, socket.socket],
+) -> None:
+    line, *_ = passing
+    for _ in range(10_000):
+        if not line.lend(1, []):
+            break
+    else:
+        raise AssertionError("it is waited for")
+
+
+def test_sockets_for_which_there_is_no_descriptor_are_an_error_and_none_stays_open(
+    passing: tuple[Line, socket.socket, socket.socket],
+) -> None:
+    line, _, sockets = passing
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as highest:
+        assert line.lend(1, [listener, listener])
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest.fileno() + 2, before[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                received_sockets(sockets)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        with socket.socket() as lowest:
+            assert lowest.fileno() == highest.fileno() + 1
