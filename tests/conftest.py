@@ -4,9 +4,9 @@ GOMODEL_TEST_LOOP=asyncio|uvloop; without it uvloop where it is installed. GOMOD
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import hypothesis
@@ -38,6 +38,19 @@ LOOP = os.environ.get("GOMODEL_TEST_LOOP") or ("asyncio" if uvloop is None else 
 def pytest_configure(config: pytest.Config) -> None:
     if LOOP not in ("asyncio", "uvloop") or (LOOP == "uvloop" and uvloop is None):
         raise pytest.UsageError(f"GOMODEL_TEST_LOOP={LOOP}: want asyncio or an installed uvloop")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Half as many again as there are CPUs: a third of the time a test waits for a limit to pass."""
+    cpus = len(os.sched_getaffinity(0))
+    return cpus + (cpus + 1) // 2
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was collected stays: thousands of tests that no collector looks at again while they run."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -89,26 +102,23 @@ def transports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-async def stalls(request: pytest.FixtureRequest) -> AsyncIterator[None]:
-    """Reports at the end of the run where the loop stood still during the test."""
-    watching = Stalls()
-    yield
-    for each in watching.stop():
-        request.node.add_report_section("teardown", STALLS, each)
-
-
-@pytest.fixture
-async def no_leaks(stalls: None) -> AsyncIterator[Inventory]:
-    """Fails a test after which more tasks or descriptors exist than before. The fixtures below bring it along."""
-    inventory = Inventory()
+async def no_leaks(request: pytest.FixtureRequest) -> AsyncIterator[Inventory]:
+    """Fails a test after which more tasks or descriptors exist than before, and reports at the end of the run where
+    the loop stood still during it. The fixtures below bring it along; each that is async costs two runs of the loop.
+    """
+    stalls, inventory = Stalls(), Inventory()
     yield inventory
-    await nothing_left(inventory.leaked)
+    try:
+        await nothing_left(inventory.leaked)
+    finally:
+        for each in stalls.stop():
+            request.node.add_report_section("teardown", STALLS, each)
 
 
 @pytest.fixture
-async def logs(no_leaks: Inventory) -> AsyncIterator[Records]:
+def logs(no_leaks: Inventory) -> Iterator[Records]:
     """Everything logged during the test; a record at ERROR that was not announced in `logs.expected` fails it."""
-    records = Records()
+    records = Records(no_leaks.loop)
     records.attach()
     yield records
     records.detach()
@@ -116,8 +126,15 @@ async def logs(no_leaks: Inventory) -> AsyncIterator[Records]:
 
 
 @pytest.fixture
+def socket_path(request: pytest.FixtureRequest, transports: Transports) -> Callable[[str], str]:
+    """Where a unix socket of this name belongs; only what is run over one gets a directory."""
+    directory = request.getfixturevalue("tmp_path") if "unix" in transports else None
+    return lambda name: f"{directory}/{name}"
+
+
+@pytest.fixture
 async def make_upstream(
-    no_leaks: Inventory, transports: Transports, tmp_path: Path
+    no_leaks: Inventory, transports: Transports, socket_path: Callable[[str], str]
 ) -> AsyncIterator[Callable[..., Awaitable[ScriptedUpstream]]]:
     """`await make_upstream(unix_path=..., receive_buffer=..., send_buffer=..., models=(...))`.
 
@@ -127,7 +144,7 @@ async def make_upstream(
 
     async def make(**options: Any) -> ScriptedUpstream:
         if transports.instance == "unix":
-            options.setdefault("unix_path", str(tmp_path / f"i{len(upstreams)}"))
+            options.setdefault("unix_path", socket_path(f"i{len(upstreams)}"))
         elif transports.instance == "tls":
             options.setdefault("tls", True)
         upstreams.append(await ScriptedUpstream.start(**options))
@@ -146,7 +163,7 @@ async def upstream(make_upstream: Callable[..., Awaitable[ScriptedUpstream]]) ->
 
 
 @pytest.fixture
-async def connect(no_leaks: Inventory) -> AsyncIterator[Callable[..., Awaitable[RawClient]]]:
+def connect(no_leaks: Inventory) -> Iterator[Callable[..., Awaitable[RawClient]]]:
     """`await connect(target, receive_buffer=..., path=...)`; target is a gateway, an upstream or None with a path.
 
     At the end the client is closed, and the test fails when a gateway's response was malformed.
@@ -175,7 +192,7 @@ async def gateway(
     make_upstream: object,
     connect: object,
     transports: Transports,
-    tmp_path: Path,
+    socket_path: Callable[[str], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Callable[..., Awaitable[GatewayHandle]]]:
     """`await gateway(env, vllm=upstream, HTTP_STREAM_IDLE_TIMEOUT="200ms")`.
@@ -195,7 +212,7 @@ async def gateway(
         variables = {name: value for name, value in settings.items() if not name.islower()}
         listener = {}
         if transports.client == "unix":
-            listener = {"GOMODEL_UNIX_SOCKET": str(tmp_path / f"g{len(handles)}"), "PORT": "", "HOST": ""}
+            listener = {"GOMODEL_UNIX_SOCKET": socket_path(f"g{len(handles)}"), "PORT": "", "HOST": ""}
         elif transports.client == "tls":
             listener = {"TLS_CERT_FILE": PEM, "TLS_KEY_FILE": PEM}
         handles.append(await start_gateway({**listener, **(env or {}), **env_for(**instances), **variables}, logs))

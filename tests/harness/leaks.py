@@ -43,6 +43,7 @@ class Inventory:
     """The tasks and descriptors there are now, to be compared with those at the end."""
 
     def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self._tasks = asyncio.all_tasks()
         self._fds = open_fds()
 
@@ -56,11 +57,12 @@ class Inventory:
 class Records(logging.Handler):
     """Keeps every log record and every exception that reached the loop's handler while it is attached."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Of `loop`, or of the one that runs."""
         super().__init__(logging.NOTSET)
         self.records: list[logging.LogRecord] = []
         self.expected: list[str] = []
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop or asyncio.get_running_loop()
         self._levels: dict[logging.Logger, int] = {}
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 # Far beyond anything a test waits for; reaching it is a failure, never a way to synchronise.
-SAFETY_S = 10.0
+SAFETY_S = 30.0
 # A sender that made no progress for this long is taken to be stopped by backpressure.
 BLOCKED_S = 0.25
 PIECE = 65536

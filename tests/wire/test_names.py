@@ -119,7 +119,7 @@ async def test_what_runs_on_one_that_leaves_ends_well_and_then_its_connections_c
     go_on.set()
     assert (await running.read_rest()).complete
     await turned(lambda: left.pool.closed)
-    assert handle.gateway.providers.instances["vllm"].leaving == []
+    await turned(lambda: handle.gateway.providers.instances["vllm"].leaving == [])
 
 
 async def test_one_that_comes_back_while_something_runs_there_is_the_same(gateway, everywhere, connect, names, often):

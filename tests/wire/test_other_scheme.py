@@ -116,11 +116,19 @@ async def open_port(no_leaks: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Probes that a test can wait for."""
+def quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Probes that a test can wait for: the next one follows soon, and only who says nothing is soon given up."""
     monkeypatch.setattr("gomodel.upstream.probes.RETRY_S", 0.01)
-    monkeypatch.setattr("gomodel.upstream.probes.TIMEOUT_S", 0.25)
-    monkeypatch.setattr("gomodel.upstream.other_scheme._ANSWER_S", 0.05)
+    monkeypatch.setattr("gomodel.upstream.probes.SLEEP_INTERVAL_S", 0.01)
+    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    quiet = is_silent(params.get("said", {"tls": b""}))
+    monkeypatch.setattr("gomodel.upstream.probes.TIMEOUT_S", 0.25 if quiet else SAFETY_S)
+    monkeypatch.setattr("gomodel.upstream.other_scheme._ANSWER_S", 0.05 if quiet else SAFETY_S)
+
+
+def is_silent(said: dict[str, Any]) -> bool:
+    """Whether a port that speaks so does not shake hands, or answers nothing after it."""
+    return said["tls"] in (None, True)
 
 
 # What a port for TLS says to plain http, and to a client that has shaken hands.
@@ -182,7 +190,8 @@ async def test_a_request_that_fails_or_is_refused_there_takes_nothing_back(
     there = open_port(**said)
     url = f"{scheme}://127.0.0.1:{there.port}/v1"
     monkeypatch.setattr("gomodel.upstream.probes.RETRY_S", SAFETY_S)
-    handle = await gateway(vllm=url, probes=True, RETRY_MAX_RETRIES="0", HTTP_CONNECT_TIMEOUT="50ms")
+    soon = "50ms" if is_silent(said) else f"{SAFETY_S:g}s"
+    handle = await gateway(vllm=url, probes=True, RETRY_MAX_RETRIES="0", HTTP_CONNECT_TIMEOUT=soon)
     health = handle.gateway.providers.replicas[0].health
     await turned(lambda: health.code == code)
     await said_on_ready(handle, connect, code)

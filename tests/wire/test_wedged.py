@@ -12,7 +12,7 @@ from gomodel.telemetry.histogram import SECONDS, Histogram
 from gomodel.upstream.health import State
 from gomodel.upstream.replica import WEDGED
 
-from ..harness.scripted import SSE_HEAD, ReadHead, Stall, WaitFor, chunked, json_response, request
+from ..harness.scripted import SAFETY_S, SSE_HEAD, ReadHead, Stall, WaitFor, chunked, json_response, request
 from ..harness.verdicts import CHAT, OK, ask, own_error, post, turned
 
 EVENT = chunked(b"data: x\n\n")
@@ -98,10 +98,11 @@ async def test_a_byte_on_a_stream_that_still_runs_brings_it_back(stuck, upstream
 
 
 @pytest.mark.parametrize("answer", [DONE, json_response({"error": "x"}, 404), json_response({"error": "x"}, 500)])
-async def test_so_does_an_answer_to_the_question(stuck, upstream, connect, answer):
+async def test_so_does_an_answer_to_the_question(stuck, upstream, connect, monkeypatch, answer):
     handle, _, _ = stuck
     replica = handle.replica()
     await turned(lambda: replica.is_barred(WEDGED))
+    monkeypatch.setattr(wedged, "ANSWER_S", SAFETY_S)  # from the next question on
     upstream.repeat(answer)
     await turned(lambda: not replica.barred)
     upstream.on_request(OK, path=CHAT)
@@ -109,7 +110,8 @@ async def test_so_does_an_answer_to_the_question(stuck, upstream, connect, answe
 
 
 @pytest.mark.parametrize("answer", [DONE, json_response({"error": "no such route"}, 404)])
-async def test_an_engine_that_answers_the_question_is_only_slow(gateway, upstream, connect, answer):
+async def test_an_engine_that_answers_the_question_is_only_slow(gateway, upstream, connect, monkeypatch, answer):
+    monkeypatch.setattr(wedged, "ANSWER_S", SAFETY_S)
     upstream.on_request(ReadHead(), SSE_HEAD + EVENT, Stall(), path=CHAT)
     upstream.repeat(answer)
     handle = await started(gateway, upstream)
