@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 
 from ..errors import BodyTooLarge, RequestTimeout
-from ..telemetry.record import Phase, Record
+from ..telemetry.record import CLIENT, GATEWAY, Phase, Record
 from .request import Request
 from .spool import Spool
 from .upload import Upload
@@ -65,6 +65,8 @@ class RequestBody:
         if piece:
             record = self._record
             record.bytes_in += len(piece)
+            if record.waits_for is CLIENT:
+                record.wait_for(GATEWAY, monotonic())
             if record.bytes_in > self._limit:
                 raise too_large(self._limit)
             self.held.append(piece)
@@ -213,6 +215,8 @@ class RequestBody:
     def _count(self, piece: bytes) -> None:
         record = self._record
         record.bytes_in += len(piece)
+        if record.waits_for is CLIENT and record.phase is not Phase.WRITE:
+            record.wait_for(GATEWAY, monotonic())
         if record.bytes_in > self._limit:
             raise too_large(self._limit)
 

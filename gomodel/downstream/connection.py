@@ -7,6 +7,7 @@ end no client can take for a clean one. Knows nothing of requests. Leans on aioh
 
 import asyncio
 import socket
+from time import monotonic
 from typing import Any
 
 from aiohttp.web_protocol import RequestHandler
@@ -24,7 +25,7 @@ SILENT_CLIENT_S = 120.0
 class ClientConnection(RequestHandler):
     """A connection that a client opened."""
 
-    __slots__ = ("_ending", "_look", "_lost", "_unsent", "client", "feeder", "write_idle_s")
+    __slots__ = ("_ending", "_look", "_lost", "_unsent", "client", "feeder", "left_at", "write_idle_s")
 
     # The asyncio.Task that serves it: aiohttp's slot by a public name, so that reading it is no call.
     task: Any = vars(RequestHandler)["_task_handler"]
@@ -38,6 +39,7 @@ class ClientConnection(RequestHandler):
         self._ending: asyncio.TimerHandle | None = None
         self._unsent = 0  # when writing was paused or `progressed` was last asked
         self.client = ""  # the peer's address
+        self.left_at = 0.0  # when it was noticed, by time.monotonic, that the client has left
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -48,9 +50,11 @@ class ClientConnection(RequestHandler):
     def eof_received(self) -> None:
         """A FIN: the client has left (README). asyncio would first send what waits, to one that reads no more."""
         if self.feeder is not None:
+            self.left_at = monotonic()
             self.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self.left_at = self.left_at or monotonic()
         self._lost = True  # before aiohttp closes once more
         if self._look is not None:
             self._look.cancel()
@@ -77,6 +81,7 @@ class ClientConnection(RequestHandler):
         if self.transport is None:
             return
         if peer_closed(self.transport):
+            self.left_at = monotonic()
             self.abort()
         else:
             self._look = self._loop.call_later(LOOK_S, self._look_for_the_end)

@@ -64,6 +64,33 @@ FAMILIES = (
         "Between two pieces of a response body, as they came from the instance.",
         _histograms,
     ),
+    Family(
+        "gomodel_gap_seconds",
+        "histogram",
+        ("where",),
+        "How long a request waited in all, by whom for: engine (the instance: connecting, its head, its body), gateway "
+        "(the line included) or client (an upload that came slowly, an answer that was not read; only where it did).",
+        _histograms,
+    ),
+    Family(
+        "gomodel_wasted_seconds_total",
+        "counter",
+        ("upstream", "key"),
+        "How long those requests ran whose clients left before the end; part of gomodel_generation_seconds_total.",
+    ),
+    Family(
+        "gomodel_wasted_events_total",
+        "counter",
+        ("upstream", "key"),
+        "Events of streams whose clients left before the end.",
+    ),
+    Family(
+        "gomodel_cancel_seconds",
+        "histogram",
+        ("upstream",),
+        "From a client's leaving, as soon as it shows, to the close of the connection to its instance.",
+        _histograms,
+    ),
     Family("gomodel_request_bytes_total", "counter", ("upstream",), "Request body bytes received from clients."),
     Family("gomodel_response_bytes_total", "counter", ("upstream",), "Response body bytes sent to clients."),
     Family(

@@ -21,6 +21,7 @@ from ..telemetry.counters import Telemetry
 from ..telemetry.histogram import SECONDS, Histogram
 from ..telemetry.record import PHASE_WORDS, Record
 from ..telemetry.spending import Spending
+from ..telemetry.waste import Wasted
 from ..upstream.health import State
 from ..upstream.replica import ASLEEP, OUT, WEDGED
 from ..version import VERSION
@@ -78,6 +79,8 @@ def snapshot(
     retries = dict.fromkeys(names, 0) | telemetry.retries
     queued = dict.fromkeys(product(names, _OUTCOMES), 0) | telemetry.queue_ends
     waits = {name: telemetry.queue_waits[name] for name in [*names, *telemetry.queue_waits]}
+    wasted = {(name, ""): Wasted() for name in names} | telemetry.waste.by_key
+    cancels = {name: telemetry.waste.cancels[name] for name in [*names, *telemetry.waste.cancels]}
     traffic = {name: telemetry.traffic[name] for name in [*names, *telemetry.traffic]}
     instances, now = providers.instances.values(), monotonic()
     shown = [each for each in providers.replicas if each.several and addresses]
@@ -93,6 +96,10 @@ def snapshot(
             if any(histogram.counts)
         ),
         "gomodel_chunk_gap_seconds": (((name,), _plain(each)) for name, each in telemetry.gaps.totals()),
+        "gomodel_gap_seconds": (((whom,), _plain(each)) for whom, each in telemetry.waits.items()),
+        "gomodel_wasted_seconds_total": ((key, each.seconds) for key, each in wasted.items()),
+        "gomodel_wasted_events_total": ((key, each.events) for key, each in wasted.items()),
+        "gomodel_cancel_seconds": (((name,), _plain(each)) for name, each in cancels.items()),
         "gomodel_request_bytes_total": (((name,), each.request_bytes) for name, each in traffic.items()),
         "gomodel_response_bytes_total": (((name,), each.response_bytes) for name, each in traffic.items()),
         "gomodel_aborted_total": aborted.items(),

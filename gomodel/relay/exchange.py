@@ -118,6 +118,8 @@ class Exchange(ABC):
             self._upload = None  # each knows the other
         if self.channel.sink is self:
             self.channel.discard()
+            if self._protocol.left_at:
+                self._record.cancel_s = monotonic() - self._protocol.left_at
 
     def on_instances_turn(self) -> None:
         """The request waits for the instance now; for a client that does not read it goes on waiting."""

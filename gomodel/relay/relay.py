@@ -17,7 +17,7 @@ from ..errors import InternalError, OldHttp
 from ..http1.response_fields import ResponseFields
 from ..http1.writers import Chunked, UntilClose, Writer, WrongLength
 from ..telemetry.histogram import SECONDS
-from ..telemetry.record import Phase
+from ..telemetry.record import ENGINE, Phase
 from ..telemetry.usage import FIRST_BYTES, Usage, usage_of
 from ..upstream.breaker import Admission
 from ..upstream.replica import Replica
@@ -103,6 +103,7 @@ class Relay(Exchange):
             self._as_framed = isinstance(writer, Chunked) and bool(data) and fields.event_stream and self._begun()
         if fields.event_stream:
             record.streamed = True
+            record.events = _events(data)
             self._event_stream = isinstance(writer, Chunked | UntilClose) and not fields.encoded
         self._encoded = fields.encoded
         self.status = record.status = status
@@ -113,6 +114,8 @@ class Relay(Exchange):
         request.started = True
         record.phase = Phase.DATA  # its owner stays: an upload that stalls now is still the client's
         record.since = now
+        if record.waits_for is not ENGINE:  # it answers before the upload has ended
+            record.wait_for(ENGINE, now)
         transport = protocol.transport
         if transport is not None:
             transport.write(b"".join(parts))
@@ -132,6 +135,7 @@ class Relay(Exchange):
         gaps.sum += gap
         record.since = now
         record.bytes_out += len(frame) - start - 2
+        record.events += 1
         self._frame_before = self._frame
         self._frame = frame
         transport = self._protocol.transport
@@ -161,6 +165,8 @@ class Relay(Exchange):
                 record.first_byte = now
             record.since = now
             record.bytes_out += len(data)
+            if record.streamed:
+                record.events += _events(data)
             if not self._as_framed and len(self._first) < FIRST_BYTES:
                 self._first += data[: FIRST_BYTES - len(self._first)]
                 self._as_framed = record.streamed and isinstance(writer, Chunked) and self._begun()
@@ -243,6 +249,11 @@ class Relay(Exchange):
         """After the head there is one honest answer left: say so where an event may stand, then break off."""
         tail = self._sent_last() if self._event_stream else None
         break_off(self._request, self.replica.name, self._writer, tail)
+
+
+def _events(data: bytes) -> int:
+    """How many events of a stream end in a piece of it."""
+    return data.count(b"\n\n") or data.count(b"\n\r\n")
 
 
 def _payload(frame: bytes) -> bytes:

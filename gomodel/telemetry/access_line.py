@@ -23,6 +23,8 @@ CROWD = "connection_limit"
 _CROWD_S = 1.0
 # A client that speaks another version of HTTP is no failure of the server's, whatever the number says.
 _VERSION_NOT_SUPPORTED = 505
+# A WebSocket: nobody knows whom it waits for.
+_SWITCHING = 101
 
 _LINES = {
     level: vars(
@@ -108,9 +110,17 @@ def fields(record: Record, seconds: float) -> dict[str, object]:
         "status": record.status,
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
-        "first_byte_ms": round((first_byte - record.started) * 1000, 1) if first_byte else None,
-        "duration_ms": round(seconds * 1000, 1),
+        # `int` as below in place of `round`, which takes six times as long.
+        "first_byte_ms": int((first_byte - record.started) * 10000 + 0.5) / 10 if first_byte else None,
+        "duration_ms": int(seconds * 10000 + 0.5) / 10,
     }
+    if record.status != _SWITCHING:
+        gateway_s, client_s = record.gateway_s, record.client_s
+        found["engine_ms"] = int((seconds - gateway_s - client_s) * 10000 + 0.5) / 10
+        found["gateway_ms"] = int(gateway_s * 10000 + 0.5) / 10
+        found["client_ms"] = int(client_s * 10000 + 0.5) / 10
+    if record.queued_s:
+        found["queue_ms"] = int(record.queued_s * 10000 + 0.5) / 10
     if record.caller is not None:
         found["key"] = record.caller.name
     if record.replica:

@@ -12,10 +12,12 @@ from ..config.settings import Config
 from . import access_line
 from .histogram import SECONDS, Histogram
 from .history import History
-from .record import Phase, Record
+from .record import CLIENT, ENGINE, GATEWAY, Phase, Record
 from .running import Running
 from .spending import Spending, worked
+from .waste import Waste
 
+_SWITCHING = 101
 # Adapters come and go, so the model names of all lists ever seen are many; from here on a new one is "other".
 MAX_SERIES = 5000
 # Keys are as many as the keys file has, and a thousand of them may use a dozen adapters.
@@ -100,6 +102,8 @@ class Telemetry:
         self.traffic: dict[str, Traffic] = defaultdict(Traffic)
         self.gaps = ChunkGaps()
         self.history = History()
+        self.waits = {each: Histogram() for each in (ENGINE, GATEWAY, CLIENT)}  # of requests, by whom they waited for
+        self.waste = Waste()
         self.aborted: dict[tuple[str, Phase], int] = defaultdict(int)  # by who ended it
         self.connects: dict[tuple[str, str], int] = defaultdict(int)  # by instance, result
         self.retries: dict[str, int] = defaultdict(int)
@@ -150,10 +154,15 @@ class Telemetry:
         traffic = series.traffic
         traffic.request_bytes += record.bytes_in
         traffic.response_bytes += record.bytes_out
+        if record.waits_for is not ENGINE:
+            record.wait_for(ENGINE, now)
+        self._blame(record, seconds)
         if record.named_by:
             self.affinity[record.named_by, record.affinity or "none"] += 1
         if record.ended_by:
             self.aborted[record.ended_by, record.phase] += 1
+            if record.ended_by == "client":
+                self.waste.add(record, seconds, metered=metered)
         usage = record.usage
         if usage is not None or (metered and worked(record)):
             key = record.instance, label_model, "" if record.caller is None else record.caller.name
@@ -162,6 +171,18 @@ class Telemetry:
                 spending = self._new_spending(key)
             spending.add(usage, seconds - record.queued_s)
         access_line.write(record, seconds, polled=polled)
+
+    def _blame(self, record: Record, seconds: float) -> None:
+        """Count whom a request waited for that took `seconds`. Of a WebSocket nobody knows whose turn it is."""
+        if record.status == _SWITCHING:
+            return
+        waits, gateway_s, client_s = self.waits, record.gateway_s, record.client_s
+        if record.instance:
+            waits[GATEWAY].observe(gateway_s)
+            if record.tried:
+                waits[ENGINE].observe(seconds - gateway_s - client_s)
+        if client_s:
+            waits[CLIENT].observe(client_s)
 
     def _new_series(self, record: Record, model: str) -> Series:
         instance, route = record.instance, record.route

@@ -1,6 +1,7 @@
-"""What is known of one request while it runs: where it stands since when, who ended it and why.
+"""What is known of one request while it runs: where it stands since when, whom it waited for, who ended it and why.
 
-Decides nothing; says whose fault an early end was by the first word on it. Knows nothing of HTTP.
+Decides whom a request waits for in which phase (contract section 11), and says whose fault an early end was by the
+first word on it. Knows nothing of HTTP.
 """
 
 import asyncio
@@ -23,6 +24,19 @@ class Phase(enum.IntEnum):
 
 
 PHASE_WORDS = tuple(phase.name.lower() for phase in Phase)  # by phase, for logs, metrics and listings
+
+
+# Whom a request waits for. What is left of its time is the engine's, so that no event of an answer is timed for it.
+GATEWAY, ENGINE, CLIENT = "gateway", "engine", "client"
+_WAITS_FOR = (  # by phase
+    CLIENT,  # REQUEST
+    GATEWAY,  # QUEUE: the line is the gateway's, and so is the pause before another attempt
+    ENGINE,  # CONNECT: its host has to accept
+    ENGINE,  # HEAD
+    ENGINE,  # DATA
+    CLIENT,  # WRITE
+    GATEWAY,  # DONE
+)
 
 
 class Watched(Protocol):
@@ -60,9 +74,13 @@ class Record:
         "bytes_in",
         "bytes_out",
         "caller",
+        "cancel_s",
         "client",
+        "client_s",
         "ended_by",
+        "events",
         "first_byte",
+        "gateway_s",
         "id",
         "instance",
         "method",
@@ -85,6 +103,8 @@ class Record:
         "trace",
         "tried",
         "usage",
+        "waits_for",
+        "waits_since",
     )
 
     def __init__(self, method: str, client: str, now: float) -> None:
@@ -94,7 +114,10 @@ class Record:
         self.method = method
         self.client = client
         self.caller: Asking | None = None
-        self.started = self.since = now
+        self.started = self.since = self.waits_since = now
+        self.waits_for = GATEWAY  # until it asks for more of the request's body
+        self.gateway_s = 0.0  # that it has waited for the gateway, and for the client, when it does no more
+        self.client_s = 0.0
         self.first_byte = 0.0
         self.phase = Phase.REQUEST
         self.owner: Watched | None = None
@@ -110,6 +133,7 @@ class Record:
         self.streamed = False  # the answer is a stream of events
         self.bytes_in = 0
         self.bytes_out = 0
+        self.events = 0  # of a streamed answer, so far
         self.tried = False  # an attempt was made at an instance
         self.retries = 0
         self.usage: Usage | None = None  # what the answer said it took
@@ -117,6 +141,7 @@ class Record:
         self.queued_s = 0.0  # that it has waited in the line, when it does no more
         self.ended_by = ""  # "client", "upstream" or "gomodel" when it did not end by itself
         self.reason = ""
+        self.cancel_s: float | None = None  # from the client's leaving to the close of the instance's connection
         self.trace = ""
         self.task: asyncio.Task[None] | None = None  # that serves it; cancelling it ends it in any phase
         self.aborted = ""  # why it was cancelled on purpose, by `abort`
@@ -126,6 +151,17 @@ class Record:
         self.phase = phase
         self.since = now
         self.owner = owner
+        self.wait_for(_WAITS_FOR[phase], now)
+
+    def wait_for(self, whom: str, now: float) -> None:
+        """From now on it waits for GATEWAY, ENGINE or CLIENT."""
+        before = self.waits_for
+        if before is GATEWAY:
+            self.gateway_s += now - self.waits_since
+        elif before is CLIENT:
+            self.client_s += now - self.waits_since
+        self.waits_for = whom
+        self.waits_since = now
 
     def blame(self, who: str, reason: str) -> None:
         """Say who ended the request early; the first word stands."""

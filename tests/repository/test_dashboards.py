@@ -1,5 +1,6 @@
 """The dashboard and the alerts ask for metrics that gomodel exports, and would find some."""
 
+import asyncio
 import json
 import re
 from hashlib import sha256
@@ -14,8 +15,18 @@ from gomodel.host import private_sockets
 from gomodel.operations.families import FAMILIES
 from gomodel.telemetry.record import PHASE_WORDS
 
-from ..harness.scripted import SSE_HEAD, Fin, chunked, json_response, request, response, sse
-from ..harness.verdicts import ask, counted, post
+from ..harness.scripted import (
+    SSE_HEAD,
+    Fin,
+    WaitFor,
+    chunked,
+    json_response,
+    let_peers_run,
+    request,
+    response,
+    sse,
+)
+from ..harness.verdicts import CHAT, ask, counted, post
 
 DOCKER = Path(__file__).parents[2] / "docker"
 DASHBOARD: dict[str, Any] = json.loads((DOCKER / "grafana-dashboard.json").read_text())
@@ -135,7 +146,16 @@ async def test_every_selector_finds_a_series_once_everything_has_happened(
     await ask(await connect(handle), post(model="m", headers=[key]))  # which two of them list
     for _ in range(2):
         await ask(await connect(handle), post(headers=[("x-api-key", "a")]))
-    await counted(handle, 10)
+    upstream.on_request(SSE_HEAD + chunked(b"data: 1\n\n"), WaitFor(asyncio.Event()))
+    leaving = await connect(handle)
+    await leaving.send(post(headers=[key]))
+    await leaving.read_until(b"data: 1")
+    leaving.fin()
+    slow = await connect(handle)
+    await slow.send(request("POST", CHAT, [key, ("Content-Length", "9")]))
+    await let_peers_run()
+    slow.fin()
+    await counted(handle, 12)
     answer = await ask(await connect(handle), request("GET", "/metrics", [key]))
     series = [
         (sample.name, sample.labels | {"job": "gomodel", "instance": "gomodel:8080"})

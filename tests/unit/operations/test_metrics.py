@@ -33,6 +33,10 @@ CONTRACT = {
     "gomodel_request_duration_seconds": ("upstream", "route"),
     "gomodel_time_to_first_byte_seconds": ("upstream", "route", "stream"),
     "gomodel_chunk_gap_seconds": ("upstream",),
+    "gomodel_gap_seconds": ("where",),
+    "gomodel_wasted_seconds_total": ("upstream", "key"),
+    "gomodel_wasted_events_total": ("upstream", "key"),
+    "gomodel_cancel_seconds": ("upstream",),
     "gomodel_request_bytes_total": ("upstream",),
     "gomodel_response_bytes_total": ("upstream",),
     "gomodel_aborted_total": ("by", "phase"),
@@ -110,7 +114,7 @@ def test_the_families_are_those_of_the_contract():
 
 def test_what_only_grows_is_what_is_no_gauge():
     gauges = {name for name in CONTRACT if not name.endswith("_total")} - {
-        name for name in CONTRACT if re.search("duration|first_byte|gap|lag|wait_seconds", name)
+        name for name in CONTRACT if re.search("duration|first_byte|gap|lag|wait_seconds|cancel", name)
     }
     assert "process_cpu_seconds_total" not in gauges
     assert set(lasting([])) == set(CONTRACT) - gauges
