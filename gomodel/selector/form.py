@@ -94,11 +94,12 @@ class MultipartScan:
             self._drop()
             return None
         found = self._found
-        if self._whole and self._within is not _Within.EPILOGUE:
-            found = None
-        elif found is not None:
-            if self._whole:
+        if self._whole:
+            if self._within is _Within.EPILOGUE:
                 _refuse_behind(self._window[self._at + 2 :])
+            else:
+                found = None
+        elif found is not None:
             self._within = _Within.EPILOGUE
         if self._within is _Within.EPILOGUE:
             self._window.clear()

@@ -1,11 +1,13 @@
-"""Which models a key is good for."""
+"""Which models a key is good for, and what is counted of its requests."""
 
 import pytest
 
 from gomodel.access.caller import Caller
 from gomodel.access.host_usage import HostUsage
-from gomodel.config.settings import Key
+from gomodel.access.leases import Leases
+from gomodel.config.settings import Key, Secret
 from gomodel.telemetry.record import Record
+from gomodel.telemetry.usage import Usage
 
 USAGE = HostUsage()
 
@@ -67,3 +69,65 @@ def test_what_runs_and_what_ended_is_counted() -> None:
     record.status = 200
     caller.leave(record)
     assert (caller.running, dict(caller.ended)) == (1, {200: 1})
+
+
+def limits_of(caller: Caller) -> tuple[int | None, ...] | None:
+    return caller.limits.whole if caller.limits is not None else None
+
+
+@pytest.mark.parametrize(
+    ("entry", "limited", "limits"),
+    [
+        (Key("k", ()), False, None),
+        (Key("k", (), in_flight=2, when_full="wait"), False, None),
+        (Key("k", (), in_flight=2), True, (2, None, None)),
+        (Key("k", (), requests_per_minute=3), True, (None, 3, None)),
+        (Key("k", (), tokens_per_minute=4), True, (None, None, 4)),
+    ],
+)
+def test_limits_are_held_for_an_entry_that_has_one(
+    entry: Key, limited: bool, limits: tuple[int | None, ...] | None
+) -> None:
+    caller = Caller(entry, USAGE)
+    assert (caller.limited, limits_of(caller)) == (limited, limits)
+    caller = Caller(Key("k", ()), USAGE)
+    caller.configure(entry)
+    assert (caller.limited, limits_of(caller)) == (limited, limits)
+
+
+def test_who_loses_every_limit_goes_on_being_counted() -> None:
+    caller = Caller(Key("k", (), in_flight=1), USAGE)
+    limits = caller.limits
+    caller.configure(Key("k", ()))
+    assert (caller.limited, limits_of(caller)) == (False, (None, None, None))
+    assert caller.limits is limits
+
+
+def test_what_an_answer_took_counts_and_a_place_is_free_when_it_ends() -> None:
+    caller = Caller(Key("spender", (), in_flight=1, tokens_per_minute=9), USAGE)
+    assert caller.limits is not None
+    for usage, used in ((Usage(3, 4), (0, 1, 7)), (None, (0, 2, 7))):
+        record = Record("POST", "c", 0.0)
+        record.tried, record.usage = True, usage
+        caller.limits.admit(record)
+        caller.enter()
+        assert caller.limits.used()[0] == 1
+        caller.leave(record)
+        assert caller.limits.used() == used
+    unlimited = Caller(Key("k", ()), USAGE)
+    record.usage = Usage(3, 4)
+    unlimited.leave(record)
+    assert unlimited.limits is None
+
+
+def test_limits_are_divided_where_it_is_said_whenever_they_are_made() -> None:
+    first, second = (Leases(Secret("redis://redis"), "share") for _ in "ab")
+    caller = Caller(Key("k", ()), USAGE, first)
+    caller.configure(Key("k", (), in_flight=1))
+    assert caller.limits is not None
+    assert caller.limits.leases is first
+    caller.borrow(second)
+    assert (caller.leases, caller.limits.leases) == (second, second)
+    unlimited = Caller(Key("k", ()), USAGE, first)
+    unlimited.borrow(second)
+    assert (unlimited.leases, unlimited.limits) == (second, None)

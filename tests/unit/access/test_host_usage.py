@@ -156,26 +156,32 @@ def test_without_a_place_left_a_process_counts_for_itself() -> None:
     assert alone._usage is not usage
 
 
+def _let_in(account: Account, limit: int) -> bool:
+    running, *_ = account.look(0)
+    if running >= limit:
+        return False
+    if running + account.margin < limit:
+        os.sched_yield()  # between its look and its decision others have their turn
+        account.enter(0)
+        return True
+    if not account.lock():
+        return False
+    try:
+        if account.look(0)[0] >= limit:
+            return False
+        os.sched_yield()
+        account.enter(0)
+    finally:
+        account.unlock()
+    return True
+
+
 def _decide(usage: HostUsage, row: int, limit: int, rounds: int, inside: object, most: object, results: object) -> None:
     usage.take(row)
     account = usage.account("a")
-    admitted = 0
     for _ in range(rounds):
-        running, *_ = account.look(0)
-        if running >= limit:
-            continue
-        if running + account.margin < limit:
-            account.enter(0)
-        else:
-            if not account.lock():
-                continue
-            try:
-                if account.look(0)[0] >= limit:
-                    continue
-                account.enter(0)
-            finally:
-                account.unlock()
-        admitted += 1
+        while not _let_in(account, limit):
+            os.sched_yield()
         with inside.get_lock():  # type: ignore[attr-defined]
             inside.value += 1  # type: ignore[attr-defined]
             most.value = max(most.value, inside.value)  # type: ignore[attr-defined]
@@ -183,12 +189,12 @@ def _decide(usage: HostUsage, row: int, limit: int, rounds: int, inside: object,
         with inside.get_lock():  # type: ignore[attr-defined]
             inside.value -= 1  # type: ignore[attr-defined]
         account.leave()
-    results.put((row, admitted, usage.cells[account._at + 1]))  # type: ignore[attr-defined]
+    results.put(usage.cells[account._at + 1])  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])
 def test_processes_that_decide_at_the_same_time_never_let_in_one_too_many(limit: int) -> None:
-    processes, rounds = 3, 1500
+    processes, rounds = 3, 300
     context = multiprocessing.get_context("fork")
     usage = HostUsage(processes)
     inside, most, results = context.Value("i", 0), context.Value("i", 0), context.SimpleQueue()
@@ -203,8 +209,7 @@ def test_processes_that_decide_at_the_same_time_never_let_in_one_too_many(limit:
         each.join()
     assert most.value <= limit
     assert inside.value == 0
-    assert sum(admitted for _, admitted, _ in found) >= rounds // 2
-    assert [left for *_, left in found] == [0] * processes
+    assert found == [0] * processes
 
 
 def test_a_lock_is_never_waited_for_and_goes_with_its_holder() -> None:

@@ -233,3 +233,84 @@ def test_what_no_instance_was_tried_for_is_given_back_to_its_second(clock: Clock
     assert held.used()[1] == (2 if later_s < 60 else 1)
     clock.now += 60
     assert held.used()[1] == 0
+
+
+class Lent:
+    """What other gateways leave of the limits: `amounts` as they are now, and whether it is worth to wait for more."""
+
+    def __init__(self, *amounts: tuple[int | None, int | None, int | None] | None, more: bool = False) -> None:
+        self._amounts = list(amounts)
+        self._more = more
+        self.asked: list[bool] = []
+
+    def amounts(self, limits: Limits, *, waiting: bool) -> tuple[int | None, int | None, int | None] | None:
+        self.asked.append(waiting)
+        return self._amounts.pop(0) if len(self._amounts) > 1 else self._amounts[0]
+
+    def fell_short(self, limits: Limits, since_s: float, *, waiting: bool) -> bool:
+        return self._more and waiting
+
+
+def divided(lent: Lent, **fields: Any) -> Limits:
+    held = limits(**fields)
+    held.leases = lent  # type: ignore[assignment]
+    return held
+
+
+def test_while_redis_is_asked_nothing_is_decided(clock: Clock) -> None:
+    lent = Lent(None, (1, None, None))
+    held = divided(lent, in_flight=4)
+    entry = record()
+    assert held.admit(entry) is None
+    assert not held.holds(entry)
+    assert held.admit(entry, waiting=False) == b""
+    assert lent.asked == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("fields", "amounts", "said", "after"),
+    [
+        ({"in_flight": 4}, (1, None, None), "4 requests at once", "1"),
+        ({"requests_per_minute": 9}, (None, 1, None), "9 requests a minute", "2"),
+        ({"tokens_per_minute": 99}, (None, None, 5), "99 tokens a minute", "2"),
+        ({"requests_per_minute": 1}, (None, 1, None), "1 requests a minute", "60"),
+    ],
+)
+def test_who_is_refused_by_a_part_of_a_limit_hears_of_the_whole_and_when_it_is_divided_anew(
+    clock: Clock, fields: dict[str, int], amounts: tuple[int | None, int | None, int | None], said: str, after: str
+) -> None:
+    held = divided(Lent(amounts), **fields)
+    admitted(held)
+    held.spend(5)
+    error = refusal(held)
+    assert error.message == f"The key 'alice' may have {said}."
+    assert error.headers["Retry-After"] == after
+
+
+def test_who_would_be_refused_by_a_part_of_a_limit_waits_where_more_may_come(clock: Clock) -> None:
+    held = divided(Lent((1, None, None), more=True), in_flight=4)
+    admitted(held)
+    entry = record()
+    assert held.admit(entry) is None
+    assert (held.refused, held.holds(entry)) == ({}, False)
+    with pytest.raises(RateLimited):
+        held.admit(entry, waiting=False)
+    full = divided(Lent((1, None, None), more=True), in_flight=1)
+    admitted(full)
+    refusal(full)  # by all of it: nothing more can come
+
+
+def test_an_answer_says_what_is_left_of_the_part_and_how_much_the_whole_is(clock: Clock) -> None:
+    lines = divided(Lent((None, 3, 50)), requests_per_minute=9, tokens_per_minute=99).admit(record())
+    assert lines is not None
+    assert [line.split(b": ")[1] for line in lines.split(b"\r\n")[:-1]] == [b"9", b"2", b"1m0s", b"99", b"50", b"0s"]
+
+
+def test_what_is_lent_is_known_while_it_holds(clock: Clock) -> None:
+    held = limits(in_flight=4)
+    held.lease.put((1, 2, 3), 999_000, 1_000_500, 2)
+    assert held.lent() is None  # nobody divides it
+    held.leases = Lent((1, None, None))  # type: ignore[assignment]
+    assert held.lent() == (1, 2, 3)
+    clock.now = 1000.5
+    assert held.lent() is None

@@ -854,6 +854,10 @@ WARNINGS: list[tuple[dict[str, str], list[str]]] = [
         ["HTTP_UPSTREAM_KEEPALIVE is not below the 5s after which vLLM's server closes idle connections"],
     ),
     ({"HTTP_UPSTREAM_KEEPALIVE": "4.9s"}, []),
+    (
+        {"GOMODEL_REDIS_URL": "redis://redis"},
+        ["GOMODEL_REDIS_URL has no effect without GOMODEL_KEYS_FILE: there are no limits to share"],
+    ),
 ]
 
 

@@ -68,6 +68,8 @@ ACCEPTED: list[tuple[Callable[[str], Any], str, Any]] = [
     (values.number(1, 1000), "1.5", 1.5),
     (values.choice("text", "json"), "JSON", "json"),
     (values.choice("warning", aliases={"warn": "warning"}), "Warn", "warning"),
+    (values.fixed_fields, "X-Team: search", (("X-Team", "search"),)),
+    (values.fixed_fields, " X-Team :search: b |x-caller:\t{key}\t", (("X-Team", "search: b"), ("x-caller", "{key}"))),
     (values.comma_list, "a", ("a",)),
     (values.comma_list, "a,b", ("a", "b")),
     (values.comma_list, " a , b ,", ("a", "b")),
@@ -212,6 +214,20 @@ REFUSED: list[tuple[Callable[[str], Any], str, str]] = [
         (values.choice("debug", "warning", aliases={"warn": "warning"}), text, "use debug, warning, warn")
         for text in ("", "trace", "warning ", "10")
     ],
+    *[
+        (values.fixed_fields, text, "has no name and value")
+        for text in ("", "X-Team", "X-Team:", ": a", "X Team: a", "X-Team: a|", "|X-Team: a", "X\u00e9: a", "(X): a")
+    ],
+    (values.fixed_fields, "X-A: a|X-B", "field 2 has no name and value"),
+    *[
+        (values.fixed_fields, f"X-Team: a{text}b", "outside printable ASCII")
+        for text in ("\r\n", "\x00", "\x7f", "\u00e9")
+    ],
+    *[
+        (values.fixed_fields, f"{name}: a", "is the gateway's own to write")
+        for name in ("Host", "CONNECTION", "te", "Content-Length", "Authorization", "X-Gomodel-Replica", "X-Request-Id")
+    ],
+    (values.fixed_fields, "X-Team: a|x-team: b", "'x-team' is there twice"),
     *[(values.comma_list, text, "names nothing") for text in ("", ",", " , ,", "\t")],
     *[(values.comma_list, text, "holds a control character") for text in ("a\x00", "a,b\nc", "a\x7fb")],
     *[

@@ -8,6 +8,7 @@ from gomodel.errors import BadRequest
 from gomodel.http1.field_kinds import SESSION_NAMES, kinds_of_fields
 from gomodel.http1.head import request_head
 from gomodel.http1.hop_by_hop import connection_options
+from gomodel.http1.private_fields import BATCH_OF, OWNER
 from gomodel.http1.request_fields import RequestFields
 from gomodel.http1.response_fields import ResponseFields
 
@@ -214,6 +215,54 @@ def test_the_facts_of_a_request_are_kept_for_the_gateway():
     assert (made.keys, made.origin) == ([(b"x-api-key", b"c"), (b"api-key", b"d")], b"https://a.test")
     assert (made.expect, made.content_type, made.content_length) == (b"100-continue", b"application/json", 7)
     assert (made.trace, made.host, made.chunked) == (TRACE, b"h", False)
+
+
+def test_what_is_for_the_gateway_alone_is_known_and_goes_nowhere():
+    made = fields((b"X-Gomodel-Replica", b"gpu-1"), (OWNER.encode(), b"alice"), (BATCH_OF.encode(), b"batch_1"))
+    assert (made.replica, made.owner, made.batch, made.forwarded) == (b"gpu-1", b"alice", b"batch_1", [])
+
+
+@pytest.mark.parametrize(
+    ("codings", "expected"),
+    [
+        ([b"gzip"], b"gzip"),
+        ([b"gzip", b"br"], b"gzip, br"),
+        ([b"identity"], b""),
+        ([b""], b""),
+        ([b"Identity", b"gzip"], b"gzip"),
+        ([b"gzip", b"identity"], b"gzip"),
+    ],
+)
+def test_a_body_is_coded_by_all_that_its_fields_name_but_identity(codings, expected):
+    pairs = [(b"Content-Encoding", each) for each in codings]
+    made = fields(*pairs)
+    assert (made.content_coding, made.forwarded) == (expected, pairs)
+
+
+AUTH = b"Authorization"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "shown"),
+    [
+        ([], []),
+        ([(AUTH, b"Bearer a")], [b"a"]),
+        ([(AUTH, b"bEARER  a ")], [b"a"]),
+        ([(AUTH, b"Basic a")], []),
+        ([(AUTH, b"Bearer")], [b""]),
+        ([(AUTH, b"Bearer a b")], [b"a b"]),
+        ([(b"X-Api-Key", b"b"), (AUTH, b"Bearer a"), (b"Api-Key", b"c")], [b"a", b"b", b"c"]),
+        ([(b"X-Api-Key", b"b"), (AUTH, b"Basic a")], [b"b"]),
+        ([(b"Sec-WebSocket-Protocol", b"realtime, openai-insecure-api-key.d"), (b"Api-Key", b"c")], [b"d", b"c"]),
+        # Twice is nowhere, even where both are the same.
+        ([(AUTH, b"Bearer a"), (AUTH, b"Bearer a")], []),
+        ([(AUTH, b"Bearer a"), (AUTH, b"Basic a"), (b"Api-Key", b"c")], []),
+        ([(b"Api-Key", b"c"), (b"api-key", b"c")], []),
+        ([(AUTH, b"Bearer a"), (b"Api-Key", b"c"), (b"X-Api-Key", b"b"), (b"API-KEY", b"d")], []),
+    ],
+)
+def test_a_key_counts_wherever_it_stands_unless_it_stands_there_twice(pairs, shown):
+    assert fields(*pairs).presented() == shown
 
 
 @pytest.mark.parametrize("name", SESSION_NAMES)

@@ -221,8 +221,21 @@ def test_one_running_request_can_be_deleted_by_its_id() -> None:
     assert route.template == "/admin/requests/{id}"
 
 
+@pytest.mark.parametrize("action", ["drain", "resume"])
+@pytest.mark.parametrize("name", ["vllm", "gpu-1.example_8000", "a" * 256])
+def test_an_instance_is_taken_out_and_in_again_by_its_name(name: str, action: str) -> None:
+    route = served(f"/admin/instances/{name}/{action}")
+    assert (route.kind, route.id, route.methods) == (Kind.ADMIN_INSTANCES, name, {"POST"})
+    assert route.template == f"/admin/instances/{{name}}/{action}"
+
+
 @pytest.mark.parametrize(
-    "target", ["/admin/requests/", "/admin/requests/a/b", "/admin/requests/a%41", "/admin", "/admin/x"]
+    "target",
+    [
+        *("/admin/requests/", "/admin/requests/a/b", "/admin/requests/a%41", "/admin", "/admin/x"),
+        *("/admin/instances/", "/admin/instances/vllm", "/admin/instances//drain", "/admin/instances/vllm/x"),
+        *("/admin/instances/vllm/drain/x", "/admin/instances/a%41/drain", f"/admin/instances/{'a' * 257}/drain"),
+    ],
 )
 def test_other_admin_paths_are_not_found(target: str) -> None:
     assert refusal_of(ROUTER.resolve(target)).status == 404

@@ -197,6 +197,46 @@ def test_the_field_is_found_when_its_delimiter_line_ends() -> None:
     assert scan.feed(b"-") is not None
 
 
+def followed(pieces: list[bytes]) -> tuple[Outcome, int]:
+    """What a scan that reads a form to its end says of it, and how many pieces it took to find the field."""
+    scan, outcome, said = MultipartScan(BOUNDARY, whole=True), None, 0
+    try:
+        for at, piece in enumerate(pieces):
+            if found := fed(scan, piece):
+                assert outcome is None
+                outcome, said = found, at + 1
+        scan.finish()
+    except (InvalidBody, ModelRequired) as error:
+        return type(error), 0
+    return outcome, said
+
+
+FIELD = Selector("vllm/m", MODEL.index(b"vllm"), MODEL.index(b"vllm") + 6, 5)
+FOLLOWED: dict[str, tuple[bytes, Outcome]] = {
+    "the field alone": (MODEL + END, FIELD),
+    "line breaks behind the end": (MODEL + END + b"\r\n\n\r", FIELD),
+    "a file behind the field": (MODEL + FILE + END, FIELD),
+    "no field": (FILE + END, None),
+    "a byte behind the end": (MODEL + END + b"\r\nx", InvalidBody),
+    "a field behind the end": (MODEL + END + b"\r\n" + MODEL + END, InvalidBody),
+    "a byte behind the end of no field": (FILE + END + b"x", InvalidBody),
+    "no end": (MODEL + FILE, InvalidBody),
+    "a second field": (MODEL + FILE + MODEL + END, InvalidBody),
+    "headers too long behind the field": (MODEL + part(b"X: " + b"x" * HEADERS_LIMIT_BYTES, b"") + END, InvalidBody),
+}
+
+
+@pytest.mark.parametrize(("body", "expected"), FOLLOWED.values(), ids=FOLLOWED.keys())
+def test_a_form_that_is_read_to_its_end_is_found_there_and_nothing_may_follow(body: bytes, expected: Outcome) -> None:
+    assert followed([body])[0] == expected
+    outcome, said = followed([body[at : at + 1] for at in range(len(body))])
+    assert outcome == expected
+    if isinstance(expected, Selector):
+        assert said == body.rindex(END) + len(END)
+    for at in range(0, len(body), 1 + len(body) // 500):
+        assert followed([body[:at], body[at:]])[0] == expected
+
+
 def test_so_many_parts_may_stand_before_the_field_and_any_number_behind() -> None:
     start = len(LANGUAGE) * (PARTS_LIMIT - 1) + MODEL.index(b"vllm/m")
     body = LANGUAGE * (PARTS_LIMIT - 1) + MODEL + LANGUAGE * PARTS_LIMIT + END
@@ -246,6 +286,11 @@ def test_what_follows_the_field_goes_unread() -> None:
         (b"multipart/form-data; boundary=\xff", None),
         ("multipart/form-data; boundary*=utf-8''a", None),
         ("multipart/form-data; boundary=a" + "; x=y" * 300, None),
+        ("multipart/form-data; boundary=a" + ";x" * 98, b"a"),
+        ("multipart/form-data; boundary=a" + ";x" * 99, None),
+        ('multipart/form-data; boundary="', None),
+        ('multipart/form-data; boundary=a"', None),
+        ('multipart/form-data; boundary="a";charset=""', None),
         ("boundary=a", None),
         ("", None),
     ],

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gomodel.errors import GatewayError, InvalidBody, ModelRequired
-from gomodel.selector.json_body import JsonScan, usual
+from gomodel.selector.json_body import JsonScan, OneModel, usual
 from gomodel.selector.selector import Selector, prefix_length, split
 
 modest = settings(derandomize=True, deadline=None, database=None, max_examples=250)
@@ -275,6 +275,50 @@ def test_a_nul_byte_is_named_with_its_place(at: int) -> None:
 def test_a_control_character_in_the_value_is_named(control: str) -> None:
     with pytest.raises(InvalidBody, match=f"byte {ord(control):#04x}, which JSON"):
         find(b'{"model":"a' + control.encode() + b'b"}')
+
+
+def followed(pieces: list[bytes]) -> type[GatewayError] | None:
+    """What a OneModel says of a body in these pieces."""
+    scan = OneModel()
+    try:
+        for piece in pieces:
+            scan.feed(piece)
+            while scan.paused:
+                scan.feed(b"")
+        scan.finish()
+    except InvalidBody as error:
+        return type(error)
+    return None
+
+
+BROKEN_BEHIND = {"second model after the object", "second model after breakage", "broken after it", "cut after it"}
+FOLLOWED = {
+    **{name: (body, InvalidBody if name in BROKEN_BEHIND else None) for name, (body, _) in FOUND.items()},
+    **{f"second, {name}": (body, InvalidBody) for name, body in SECOND.items()},
+    **{f"none, {name}": (body, None) for name, body in ABSENT.items()},
+    "nothing": (b"", InvalidBody),
+    "no object": (b"[]", InvalidBody),
+    "a value without end": (b'{"model":"m","a":"', InvalidBody),
+    "space behind the end": (b'{"model":"m"} \n', None),
+    "a byte behind the end": (b'{"model":"m"} x', InvalidBody),
+}
+
+
+@pytest.mark.parametrize(("body", "expected"), FOLLOWED.values(), ids=FOLLOWED.keys())
+def test_a_body_that_is_read_to_its_end_is_one_object_with_one_model_at_most(
+    body: bytes, expected: type[GatewayError] | None
+) -> None:
+    assert followed([body]) is expected
+    if len(body) < 50_000:
+        assert followed(single_bytes(body)) is expected
+
+
+def test_a_name_without_end_in_it_ends_the_search_before_it_fills_memory() -> None:
+    name, behind = b"n" * (64 << 10), b'":1,"model":"m"}'
+    assert followed([b'{"', name[:-40], behind]) is None
+    assert followed([b'{"', name, behind]) is InvalidBody
+    assert followed([b'{"' + name + behind]) is None
+    assert followed([b'{"a":"', name, name, b'","model":"m"}']) is None
 
 
 def test_an_empty_body_has_no_selector_and_is_no_error() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from gomodel.config.load import from_environ
 from gomodel.telemetry import counters as module
-from gomodel.telemetry.counters import Telemetry
+from gomodel.telemetry.counters import ChunkGaps, Telemetry
 from gomodel.telemetry.histogram import SECONDS, Histogram
 from gomodel.telemetry.record import Phase
 from gomodel.telemetry.usage import Usage
@@ -24,6 +24,20 @@ def test_a_duration_falls_into_the_first_bucket_that_holds_it():
     assert (histogram.counts[0], histogram.counts[1], histogram.counts[-2], histogram.counts[-1]) == (2, 1, 1, 1)
     assert len(histogram.counts) == len(SECONDS) + 1
     assert histogram.sum == pytest.approx(1201.002)
+
+
+def test_the_gaps_of_servers_that_are_gone_still_count_and_once() -> None:
+    gaps = ChunkGaps()
+    first, second, other = gaps.begin("a"), gaps.begin("a"), gaps.begin("b")
+    for each, value in ((first, 1.0), (second, 2.0), (other, 4.0)):
+        each.observe(value)
+    for _ in "once", "again":
+        gaps.end("a", second)
+    gaps.end("never", Histogram())
+    assert {name: (total.sum, sum(total.counts)) for name, total in gaps.totals()} == {"a": (3.0, 2), "b": (4.0, 1)}
+    gaps.end("a", first)
+    first.observe(8.0)
+    assert {name: total.sum for name, total in gaps.totals()} == {"a": 3.0, "b": 4.0}
 
 
 class TestFinish:
@@ -59,6 +73,11 @@ class TestFinish:
         counters.finish(ended(ended_by="client", phase=Phase.DATA), "m", 101.0)
         counters.finish(ended(), "m", 101.0)
         assert counters.aborted == {("client", Phase.DATA): 1}
+
+    def test_counts_by_what_a_home_was_named_and_what_became_of_it(self, counters):
+        for known in ({"named_by": "session", "affinity": "home"}, {"named_by": "session"}, {"affinity": "home"}):
+            counters.finish(ended(**known), "m", 101.0)
+        assert counters.affinity == {("session", "home"): 1, ("session", "none"): 1}
 
     def test_makes_no_more_series_than_the_limit_whatever_the_lists_hold(self, counters, monkeypatch):
         monkeypatch.setattr(module, "MAX_SERIES", 3)
