@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := gomodel tests bench
 
 .PHONY: help demo run test test-unit check static format docs-config build bench bench-vllm test-vllm test-clients test-batches \
-	test-browser docs-pictures coverage mutants fuzz lint-deploy soak chaos clean
+	test-browser test-doctor docs-pictures coverage mutants fuzz lint-deploy soak chaos clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +76,9 @@ test-clients: $(VENV)/.installed  ## the real client packages, Python and Node, 
 
 test-batches: $(VENV)/.installed  ## kills, full disks, several gateways on one database (Debian: apt-get install postgresql)
 	$(BIN)/python -m pytest tests/batches
+
+test-doctor: $(VENV)/.installed  ## what gomodel doctor finds, in real time: nginx well and badly set up (Debian: apt-get install nginx-light)
+	$(BIN)/python -m pytest tests/doctor --numprocesses auto --maxprocesses 4
 
 test-browser: $(VENV)/.installed  ## the status page and pages of other origins in headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/pip install --quiet --disable-pip-version-check playwright

@@ -90,7 +90,9 @@ async def _examine(instance: InstanceConfig, gateways: Sequence[Place], asked: A
     direct = of_instance(instance)
     exchange, entries = await models(direct)
     if not entries:
-        raise Refused(f"{instance.name} cannot be asked directly at {direct.shown}: GET /v1/models: {_why(exchange)}")
+        hint = "; is VLLM_BASE_URL set?" if instance.assumed else ""
+        where = f"{instance.name} cannot be asked directly at {direct.shown}"
+        raise Refused(f"{where}: GET /v1/models: {_why(exchange)}{hint}")
     served = [str(each["id"]) for each in entries]
     named = asked.model or served[0]
     model = next((each for each in served if named == each or named.endswith(f"/{each}")), served[0])

@@ -6,6 +6,7 @@ Decides which events a stream of vLLM's has by their content: a role, text, an e
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 _BLANK = re.compile(rb"\r\n\r\n|\n\n|\r\r")
@@ -92,36 +93,23 @@ def cut(arrivals: Iterable[tuple[float, bytes]]) -> Stream:
 
 
 class Cadence(NamedTuple):
-    """How events came: `groups` of them, each apart from the next by more than an instant; seconds of the whole."""
+    """How events came. `span_s`: from the first to the last. `silence_s`: how long the silence is, on the average over
+    all moments, into which a moment between the two falls; of events that come one by one it is their interval, of
+    those that come by tens ten times that, and a machine that stands still once adds little to it.
+    """
 
     events: int
-    groups: int
-    largest: int
-    seconds: float
+    span_s: float
+    silence_s: float
 
     @property
     def interval_s(self) -> float:
-        """Between one event and the next."""
-        return self.seconds / max(1, self.events - 1)
-
-    @property
-    def paced(self) -> bool:
-        """Whether most came by themselves."""
-        return self.groups > 0.5 * self.events
-
-
-# Reads that follow each other within this are one: one segment may be read in two.
-_INSTANT_S = 0.001
+        """Between one event and the next, on the average over the events."""
+        return self.span_s / max(1, self.events - 1)
 
 
 def cadence(events: Sequence[Event]) -> Cadence:
     """How these events came."""
-    groups, largest, size = 0, 0, 0
-    last = float("-inf")
-    for event in events:
-        if event.at - last > _INSTANT_S:
-            groups, size = groups + 1, 0
-        size += 1
-        largest, last = max(largest, size), event.at
-    seconds = events[-1].at - events[0].at if events else 0.0
-    return Cadence(len(events), groups, largest, seconds)
+    gaps = [later.at - earlier.at for earlier, later in pairwise(events)]
+    span_s = sum(gaps)
+    return Cadence(len(events), span_s, sum(gap * gap for gap in gaps) / span_s if span_s > 0 else 0.0)

@@ -1,7 +1,7 @@
 """Asks one instance directly and each gateway before it the same, one after the other, and notes what comes.
 
-Decides in which order is asked and how long is waited; judges nothing. One request is under way at a time, so that what
-is measured is not the doctor's own load; only the long silence is asked of all at once.
+Decides in which order is asked, how long is waited, and what is asked again before somebody is accused. One request is
+under way at a time, so that what is measured is not the doctor's own load; only a long silence is asked of all at once.
 """
 
 import asyncio
@@ -17,11 +17,14 @@ from .events import cadence, cut
 from .exchange import Exchange
 from .observed import Left, Observed
 from .places import Place
+from .timed import held_back
 
 _CHAT = "/v1/chat/completions"
 _POLL_S = 0.02
 # Behind a complete answer; what a gateway sends too much comes with it.
 _EXTRA_S = 0.02
+# For the first events, once the engine works.
+_BEGUN_S = 0.2
 # How much longer than it is watched for a piece of work must take, lest its own end be taken for a cancellation.
 _SURELY = 2.0
 # Of a context, for the prompt and the chat template.
@@ -36,10 +39,17 @@ _UPGRADE = (
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is asked. `patience_s`: how long work may go on for who left; `limit_s`: of any one answer."""
+    """How much is asked. `events`, or up to `most_events` where those take less than `stream_s`: of a stream.
 
-    events: int = 64
+    `runs`, or up to `most_runs` where a gateway would be accused of holding events back: a busy machine does so, too.
+    `patience_s`: how long work may go on for who left; `limit_s`: of any one answer.
+    """
+
+    events: int = 24
+    most_events: int = 512
+    stream_s: float = 1.2
     runs: int = 2
+    most_runs: int = 5
     large_bytes: int = 8 << 20
     patience_s: float = 3.0
     limit_s: float = 120.0
@@ -64,22 +74,37 @@ class Examination:
         self._effort = effort
         self._say = say
         self._context = max_model_len or 4096
+        self._events = effort.events
+        self._goes_on = False  # the work of who left may still run
         self.seen = [Observed(place.shown, place.model) for place in self._places]
 
     async def run(self) -> list[Observed]:
         """What was seen directly, then at each gateway."""
         each = list(zip(self._places, self.seen, strict=True))
-        for number in range(self._effort.runs):
+        first = cadence(cut((await self._stream(self._direct)).decoded()).spoken)
+        wanted = int(self._effort.stream_s / max(first.interval_s, 1e-6))
+        self._events = max(self._effort.events, min(wanted, self._effort.most_events, self._context - _PROMPT_TOKENS))
+        for number in range(self._effort.most_runs):
+            if number >= self._effort.runs and not any(held_back(self.seen[0], seen) for seen in self.seen[1:]):
+                break
             self._say("answers and streams")
             for place, seen in each:
-                await self._answer(place, seen, first=number == 0)
+                if number < self._effort.runs:
+                    await self._answer(place, seen, first=number == 0)
                 seen.streams.append(await self._stream(place))
         self._say("fields, errors, uploads")
         for place, seen in each:
             await self._singles(place, seen)
         self._say("who leaves")
         for place, seen in each:
-            seen.left = await self.leave(place)
+            for stream in (True, False):
+                left = await self.leave(place, stream=stream)
+                if left.goes_on and place is not self._direct:
+                    left = await self.leave(place, stream=stream)
+                if stream:
+                    seen.left = left
+                else:
+                    seen.left_whole = left
         if self._effort.idle_s:
             self._say(f"a silence of {self._effort.idle_s:.0f} s")
             for seen, exchange in zip(self.seen, await self._silence(), strict=True):
@@ -98,7 +123,7 @@ class Examination:
             seen.answers.append(unreachable(error))
 
     async def _stream(self, place: Place) -> Exchange:
-        body = questions.stream(place.model, self._effort.events)
+        body = questions.stream(place.model, self._events)
         return await self._ask(place, "POST", _CHAT, body, [("Accept-Encoding", "gzip, deflate")])
 
     async def _singles(self, place: Place, seen: Observed) -> None:
@@ -174,35 +199,35 @@ class Examination:
     def _tokens_for(self, wanted_s: float) -> tuple[int, float]:
         """How many tokens take about so long, as the context allows; and how long that will be."""
         streams = [cadence(cut(each.decoded()).spoken) for each in self.seen[0].streams if each.well]
-        interval = min((each.interval_s for each in streams if each.events > 1), default=0.0)
+        interval = sum(each.span_s for each in streams) / max(1, sum(each.events - 1 for each in streams))
         tokens = max(64, min(self._context - _PROMPT_TOKENS, int(wanted_s / max(interval, 1e-6))))
         return tokens, tokens * interval
 
-    async def leave(self, place: Place) -> Left:
+    async def leave(self, place: Place, *, stream: bool) -> Left:
         """Begin a long answer, leave, and watch the engine's counters."""
         patience_s = self._effort.patience_s
         tokens, lasts_s = self._tokens_for(patience_s * 6)
         if lasts_s < patience_s * _SURELY:
-            return Left(unknown="the engine is too fast")
+            return Left(unknown="too fast to tell")
         before = await self._counters()
         if before is None:
             return Left(unknown="no /metrics to see it by")
         # What an earlier place did not cancel runs to its end.
-        goes_on = any(not seen.left.unknown and seen.left.freed_s is None for seen in self.seen)
-        limit_s = lasts_s if goes_on else patience_s
+        limit_s = lasts_s if self._goes_on else patience_s
         if before.running and not await self._running(lambda running: not running, limit_s):
             return Left(unknown="others use it now")
         loop = asyncio.get_running_loop()
         try:
             async with await Connection.to(place) as connection:
                 begun = loop.time()
-                pieces = request(place, "POST", _CHAT, questions.stream(place.model, tokens))
+                ask = questions.stream if stream else questions.chat
+                pieces = request(place, "POST", _CHAT, ask(place.model, tokens))
                 exchange = await connection.begin(pieces)
                 started = await self._running(lambda running: running >= 1, patience_s)
                 if exchange.end or not started:
                     return Left(unknown=exchange.in_words if exchange.end else "it did not begin in time")
                 # A part of it has come where it comes at once; a gateway that buffers has nothing yet.
-                await connection.until(lambda: len(exchange.arrivals) > 1 or exchange.end != "", 0.2)
+                await connection.until(lambda: len(exchange.arrivals) > 1 or exchange.end != "", _BEGUN_S)
                 connection.leave()
                 at = loop.time()
         except OSError as error:
@@ -212,6 +237,7 @@ class Examination:
             if loop.time() - begun > lasts_s / _SURELY:
                 return Left(unknown="the answer was too short")
             return Left(freed_s)
+        self._goes_on = True
         return Left(None, loop.time() - at)
 
     async def _silence(self) -> list[Exchange]:

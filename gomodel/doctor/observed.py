@@ -16,6 +16,11 @@ class Left:
     watched_s: float = 0.0
     unknown: str = ""
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it was seen not to end."""
+        return not self.unknown and self.freed_s is None
+
 
 @dataclass
 class Observed:
@@ -34,6 +39,7 @@ class Observed:
     chunked: Exchange = field(default_factory=Exchange)
     large: Exchange = field(default_factory=Exchange)
     websocket: Exchange = field(default_factory=Exchange)
-    left: Left = Left(unknown="not asked")
+    left: Left = Left(unknown="not asked")  # from a stream
+    left_whole: Left = Left(unknown="not asked")  # from an answer as one body
     silence: Exchange | None = None
     silence_s: float = 0.0

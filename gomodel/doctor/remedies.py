@@ -30,7 +30,8 @@ _UPGRADE_NGINX = (
     'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'
 )
 _REMEDIES = {
-    ("buffered", "nginx"): 'proxy_buffering off; (ingress-nginx: nginx.ingress.kubernetes.io/proxy-buffering: "off")',
+    ("buffered", "nginx"): "proxy_buffering off; proxy_http_version 1.1;"
+    " (ingress-nginx: nginx.ingress.kubernetes.io/proxy-buffering: off)",
     ("buffered", "Apache httpd"): "ProxyPass ... flushpackets=on, and no mod_deflate for text/event-stream",
     ("buffered", "Cloudflare"): "send Cache-Control: no-cache, no-transform, and switch response buffering off",
     ("buffered", "Caddy"): "flush_interval -1 in reverse_proxy",

@@ -24,40 +24,48 @@ def first_byte(direct: Observed, through: Observed) -> Outcome:
         return outcome(milliseconds(got))
     says = f"The first event comes {milliseconds(got - wanted)} later than directly, in the best of all runs."
     # A stream that is held back as a whole begins late, too: `steady` says so.
-    held = _held(direct, through)
+    held = held_back(direct, through)
     return outcome(milliseconds(got)) if held else outcome(milliseconds(got), warning("slow", says))
 
 
 def steady(direct: Observed, through: Observed) -> Outcome:
     """Whether events pass one by one, as they were made."""
-    if not through.streams[0].well or not all(each.well for each in direct.streams):
+    if not all(each.well for each in (*direct.streams, *through.streams)):
         return unknown("no stream")
-    wanted = [_cadence(each) for each in direct.streams]
-    got = [_cadence(each) for each in through.streams]
-    best = max(got, key=lambda each: each.groups)
-    brief = f"{best.groups} of {best.events} apart"
-    if not all(each.paced and each.seconds >= 2 * _HELD_S for each in wanted):
-        return unknown(f"the engine is too fast: {brief}")
-    if not _held(direct, through):
+    wanted, got = _cadences(direct), _cadences(through)
+    best = min(got, key=lambda each: each.silence_s)
+    whole = max(each.span_s for each in got) < min(each.span_s for each in wanted) / 3
+    brief = "all at once" if whole else f"every {milliseconds(best.silence_s)}"
+    if min(each.span_s for each in wanted) < 2 * _HELD_S:
+        return unknown("too fast to tell")
+    if not held_back(direct, through):
         return outcome(brief)
-    longest = wanted[0].interval_s * best.largest
-    together = "all in one piece" if best.groups == 1 else f"{best.largest} at a time"
+    if whole:
+        how = f"in one piece, which directly take {seconds(min(each.span_s for each in wanted))}"
+    else:
+        how = f"by pieces, every {milliseconds(best.silence_s)}; directly one comes every"
+        how += f" {milliseconds(max(each.silence_s for each in wanted))}"
     coding = through.streams[0].header("content-encoding")
-    why = f", compressed with {coding}" if coding else ""
-    says = f"Events are held back: {best.events} came {together}{why}, the first of them {seconds(longest)} late."
+    says = f"Events are held back{f' to be compressed ({coding})' if coding else ''}: {best.events} come {how}."
     return outcome(brief, broken("compressed" if coding else "buffered", says))
 
 
-def _held(direct: Observed, through: Observed) -> bool:
-    wanted = [_cadence(each) for each in direct.streams]
-    if not all(each.paced for each in wanted):
+def held_back(direct: Observed, through: Observed) -> bool:
+    """Whether each stream that passed has its events together, or much longer silences than any direct one."""
+    if not all(each.well for each in (*direct.streams, *through.streams)):
         return False
-    interval = min(each.interval_s for each in wanted)
+    wanted, got = _cadences(direct), _cadences(through)
+    span_s = min(each.span_s for each in wanted)
+    if span_s < 2 * _HELD_S:
+        return False
+    if max(each.span_s for each in got) < span_s / 3:
+        return True
+    silence_s = min(each.silence_s for each in got)
+    return silence_s >= _HELD_S and silence_s > 3 * max(each.silence_s for each in wanted)
 
-    def clumped(got: Cadence) -> bool:
-        return got.groups < got.events / 3 and got.largest > 2 and interval * got.largest >= _HELD_S
 
-    return all(clumped(_cadence(each)) for each in through.streams)
+def _cadences(observed: Observed) -> list[Cadence]:
+    return [_cadence(each) for each in observed.streams]
 
 
 def _cadence(exchange: Exchange) -> Cadence:
@@ -75,16 +83,26 @@ def _first_event_s(observed: Observed) -> float | None:
 
 def left(direct: Observed, through: Observed) -> Outcome:
     """Whether the engine stops working for a client who left, by its own counters."""
-    wanted, got = direct.left, through.left
-    if wanted.unknown or got.unknown:
-        return unknown(wanted.unknown or got.unknown)
-    if wanted.freed_s is None:
-        return unknown("not even directly")
-    if got.freed_s is None:
-        says = f"The engine still works {seconds(got.watched_s)} after the client left;"
-        says += f" directly it stops within {seconds(wanted.freed_s)}."
-        return outcome("goes on", broken("never_cancels", says))
-    return outcome(in_words(got))
+    cases = (
+        ("a stream", direct.left, through.left),
+        ("an answer as one body", direct.left_whole, through.left_whole),
+    )
+    seen = [(what, wanted, got) for what, wanted, got in cases if not (wanted.unknown or got.unknown)]
+    known = [(what, wanted.freed_s, got) for what, wanted, got in seen if wanted.freed_s is not None]
+    if not known:
+        reasons = [wanted.unknown or got.unknown for _, wanted, got in cases]
+        return unknown(next(filter(None, reasons), "not even directly"))
+    found = [
+        broken(
+            "never_cancels",
+            f"The engine still works {seconds(got.watched_s)} after a client left {what};"
+            f" directly it stops within {seconds(freed_s)}.",
+        )
+        for what, freed_s, got in known
+        if got.freed_s is None
+    ]
+    worst = next((got for _, _, got in known if got.freed_s is None), known[0][2])
+    return outcome(in_words(worst), *found)
 
 
 def in_words(one: Left) -> str:

@@ -313,7 +313,7 @@ class CutsSilence(Path):
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
-        self.silence_s = 0.1
+        self.silence_s = 1.0
 
 
 @asynccontextmanager

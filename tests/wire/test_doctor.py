@@ -17,7 +17,7 @@ from ..harness import bad_paths
 
 MODEL = "org/m"
 # The simulated engine is so fast that neither cadence nor cancellation can be seen.
-QUICK = Effort(events=6, large_bytes=(1 << 20) + 1, patience_s=0.3, limit_s=10.0)
+QUICK = Effort(events=6, most_events=6, large_bytes=(1 << 20) + 1, patience_s=0.3, limit_s=10.0)
 
 
 @pytest.fixture
@@ -112,8 +112,9 @@ def paced(interval_s: float) -> Exchange:
     return Exchange(status=200, end="complete", arrivals=events)
 
 
+@pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(("path", "freed"), [(bad_paths.Path, True), (bad_paths.NeverCancels, False)])
-async def test_an_engine_that_works_on_for_who_left_is_seen_by_its_counters(path, freed, no_leaks):
+async def test_an_engine_that_works_on_for_who_left_is_seen_by_its_counters(path, freed, stream, no_leaks):
     app = build_app(model=MODEL, tokens_per_s=100)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -127,7 +128,7 @@ async def test_an_engine_that_works_on_for_who_left_is_seen_by_its_counters(path
             effort = Effort(patience_s=patience_s, limit_s=30.0)
             examination = Examination(direct, [direct], [through], effort, lambda what: None)
             examination.seen[0].streams.append(paced(0.01))
-            left = await examination.leave(through)
+            left = await examination.leave(through, stream=stream)
             assert left.unknown == ""
             assert (left.freed_s is not None) == freed
     finally:

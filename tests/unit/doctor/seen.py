@@ -82,5 +82,6 @@ def observed(**more: Any) -> Observed:
         "large": exchange(chat()),
         "websocket": exchange(b"\x81\x02{}", 101, end="timeout", framing="close"),
         "left": Left(0.05),
+        "left_whole": Left(0.05),
     }
     return Observed(**made | more)

@@ -4,7 +4,7 @@ import pytest
 
 from gomodel.doctor.events import cadence, cut
 
-from .seen import STREAM, stream
+from .seen import STREAM
 
 
 @pytest.mark.parametrize("step", [1, 7, 100_000])
@@ -29,12 +29,16 @@ def test_a_comment_is_no_event() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gap_s", "groups", "largest", "paced"), [(0.02, 8, 1, True), (0.0005, 1, 8, False), (0.0, 1, 8, False)]
+    ("times", "span_s", "silence_s"),
+    [
+        pytest.param([0.0, 0.1, 0.2, 0.3, 0.4], 0.4, 0.1, id="one by one"),
+        pytest.param([0.0, 0.0, 0.2, 0.2, 0.4], 0.4, 0.2, id="by twos"),
+        pytest.param([0.0, 0.0, 0.0, 0.0, 0.0], 0.0, 0.0, id="all at once"),
+        pytest.param([0.1 * at for at in range(51)] + [5.3], 5.3, 0.11, id="a machine that stands still once"),
+        pytest.param([1.0], 0.0, 0.0, id="one"),
+        pytest.param([], 0.0, 0.0, id="none"),
+    ],
 )
-def test_cadence(gap_s: float, groups: int, largest: int, paced: bool) -> None:
-    found = cadence(cut(stream(gap_s=gap_s).arrivals).spoken)
-    assert (found.events, found.groups, found.largest, found.paced) == (8, groups, largest, paced)
-
-
-def test_no_events_have_no_cadence() -> None:
-    assert cadence([]) == (0, 0, 0, 0.0)
+def test_cadence(times: list[float], span_s: float, silence_s: float) -> None:
+    found = cadence(cut([(at, b"data: x\n\n") for at in times]).spoken)
+    assert (found.events, round(found.span_s, 6), round(found.silence_s, 2)) == (len(times), span_s, silence_s)

@@ -25,6 +25,8 @@ def result(outcome: Outcome) -> tuple[str, list[str]]:
         pytest.param([EVEN] * 2, [LATE] * 2, ("BROKEN", ["buffered"]), id="held back"),
         pytest.param([EVEN] * 2, [LATE, EVEN], ("ok", []), id="held back once"),
         pytest.param([EVEN, LATE], [LATE] * 2, ("unknown", []), id="held back directly, too"),
+        pytest.param([EVEN] * 2, [stream(gap_s=0.04)] * 2, ("ok", []), id="half as fast"),
+        pytest.param([EVEN] * 2, [stream(at=1.9)] * 2, ("ok", []), id="late, but as made"),
         pytest.param([stream(gap_s=0.002)] * 2, [LATE] * 2, ("unknown", []), id="too fast to tell"),
         pytest.param([EVEN] * 2, [exchange(b"", 502)] * 2, ("unknown", []), id="no stream"),
         pytest.param(
@@ -39,17 +41,15 @@ def test_cadence(direct: Any, through: Any, expected: Any) -> None:
     assert result(timed.steady(observed(streams=direct), observed(streams=through))) == expected
 
 
-def test_pieces_of_several_events_are_named_with_their_size() -> None:
-    # As of a buffer of four events' size.
-    pieces = [(1.0 + 0.08 * (number // 4), event) for number, event in enumerate(STREAM_OF_16)]
-    even = [(1.0 + 0.02 * number, event) for number, event in enumerate(STREAM_OF_16)]
-    outcome = timed.steady(
-        observed(streams=[stream(arrivals=even)] * 2), observed(streams=[stream(arrivals=pieces)] * 2)
-    )
-    assert outcome.findings[0].says == "Events are held back: 16 came 4 at a time, the first of them 0.08 s late."
-
-
-STREAM_OF_16 = [b"data: %d\n\n" % number for number in range(16)]
+def test_pieces_of_several_events_are_seen_by_their_silences() -> None:
+    """As of a buffer with room for four events."""
+    events = [b"data: %d\n\n" % number for number in range(16)]
+    pieces = [(1.0 + 0.08 * (number // 4), event) for number, event in enumerate(events)]
+    even = [(1.0 + 0.02 * number, event) for number, event in enumerate(events)]
+    wanted, got = stream(arrivals=even), stream(arrivals=pieces)
+    outcome = timed.steady(observed(streams=[wanted] * 2), observed(streams=[got] * 2))
+    says = "Events are held back: 16 come by pieces, every 80 ms; directly one comes every 20 ms."
+    assert [finding.says for finding in outcome.findings] == [says]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,17 @@ def test_first_byte(through: Any, expected: Any) -> None:
     ],
 )
 def test_who_leaves(direct: Left, through: Left, expected: Any) -> None:
-    assert result(timed.left(observed(left=direct), observed(left=through))) == expected
+    unseen = Left(unknown="not asked")
+    seen = [observed(left=each, left_whole=unseen) for each in (direct, through)]
+    assert result(timed.left(*seen)) == expected
+    seen = [observed(left=unseen, left_whole=each) for each in (direct, through)]
+    assert result(timed.left(*seen)) == expected
+
+
+def test_who_leaves_an_answer_as_one_body_is_told_from_who_leaves_a_stream() -> None:
+    outcome = timed.left(observed(), observed(left_whole=Left(None, 3.0)))
+    says = "The engine still works 3.0 s after a client left an answer as one body; directly it stops within 0.05 s."
+    assert [finding.says for finding in outcome.findings] == [says]
 
 
 def silent(took_s: float, status: int = 200, **more: Any) -> Any:
