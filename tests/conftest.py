@@ -239,7 +239,7 @@ def names() -> Iterator[Names]:
 def first_of_equals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of candidates with equally few requests in flight the first takes the next one, in place of any of them."""
     monkeypatch.setitem(DEFAULTS, "ROUTING", "least")
-    monkeypatch.setattr("gomodel.upstream.replica.random", lambda: 0.0)
+    monkeypatch.setattr("gomodel.balancing.choice.random", lambda: 0.0)
 
 
 @pytest.fixture

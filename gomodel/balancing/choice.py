@@ -4,6 +4,7 @@ Decides that order by their load, or by the home of the request's conversation (
 their breakers alone. Knows nothing of how they were found or of the request.
 """
 
+from random import random
 from time import monotonic
 
 from ..errors import CircuitOpen, ConnectError, NotServing
@@ -11,7 +12,7 @@ from ..upstream.breaker import Admission
 from ..upstream.replica import ASLEEP, OUT, WEDGED, Replica
 from . import keys_in_flight
 from .instance import Instance
-from .rendezvous import Placed, placed, seed
+from .rendezvous import placed, seed
 
 # By why a replica is barred: the code and the message that its callers read, and when to try again, in seconds.
 _BARRED = {
@@ -19,6 +20,9 @@ _BARRED = {
     ASLEEP: ("instance_asleep", "is asleep", 10.0),
     WEDGED: ("instance_wedged", "accepts requests and answers nothing", 10.0),
 }
+
+# More than any replica has in flight.
+_BEHIND = 1 << 32
 
 
 class Choice:
@@ -50,14 +54,14 @@ class Choice:
         """The idlest first."""
         self.candidates = ordered(self.candidates)
 
-    def by_conversation(self, number: int) -> Placed:
-        """The conversation's home first, or who takes its place; returns what that one is to it."""
-        now, candidates = monotonic(), self.candidates
+    def by_conversation(self, number: int) -> str:
+        """The conversation's home first, or who takes its place; returns what that one is to it (`Placed`)."""
+        candidates = self.candidates
         self.conversation = number
         order, where = placed(
             number,
-            [seed(each.identity) for each in candidates],
-            [_load(each, now) for each in candidates],
+            tuple([seed(each.identity) for each in candidates]),
+            [each.requests.total if each.unblemished else _load(each) for each in candidates],
             keys_in_flight.shared.total(number),
         )
         self.candidates = [candidates[each] for each in order]
@@ -96,11 +100,18 @@ class Choice:
 
 
 def ordered(replicas: list[Replica]) -> list[Replica]:
-    """The replicas in the order in which a request should try them, the idlest first; a list of the request's own."""
+    """The replicas in the order in which a request should try them, the idlest first; a list of the request's own.
+
+    Equals come in any order.
+    """
     if len(replicas) == 1:
         return replicas.copy()
-    now = monotonic()
-    return sorted(replicas, key=lambda each: each.rank(now))
+    # Loads are whole numbers, so that less than one decides between equals.
+    keys = [
+        each.requests.total + random() + (0 if each.unblemished else each.standing(monotonic()) * _BEHIND)
+        for each in replicas
+    ]
+    return [replicas[each] for each in sorted(range(len(keys)), key=keys.__getitem__)]
 
 
 def _not_serving(replica: Replica) -> NotServing:
@@ -108,7 +119,7 @@ def _not_serving(replica: Replica) -> NotServing:
     return NotServing(f"Instance '{replica.name}' {said}.", code=code, retry_after_s=retry_after_s)
 
 
-def _load(replica: Replica, now: float) -> int | None:
+def _load(replica: Replica) -> int | None:
     """What it has in flight for the whole host; None for one that takes nothing, or just failed."""
-    useless, load, _ = replica.rank(now)
-    return None if useless or not replica.breaker.candidate(now) else load
+    now = monotonic()
+    return None if replica.standing(now) or not replica.breaker.candidate(now) else replica.requests.total

@@ -9,10 +9,10 @@ when it moves; it is tight for one that is itself parallel, whose requests share
 Decides nothing about what names a conversation or about who is healthy.
 """
 
-import enum
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from typing import cast
 
 # Any odd number whose bits look random; another one moves every conversation of every gateway.
 _MULTIPLIER = 0x9FB21C651E98DF25
@@ -23,9 +23,13 @@ WIDE_LEAST, WIDE_FACTOR = 8, 2.0
 TIGHT_LEAST, TIGHT_FACTOR = 2, 1.25
 PARALLEL = 2
 
+# A conversation that goes on costs no hash and no ranking again: of so many, with names up to this size, is remembered
+# what they are, by their names alone.
+_REMEMBERED, _NAME_BYTES = 4096, 256
 
-class Placed(enum.StrEnum):
-    """Where a request came to be, seen from its conversation's home."""
+
+class Placed:
+    """Where a request came to be, seen from its conversation's home; plain words, as an enum's hash is a call."""
 
     HOME = "home"
     SPILLED = "spilled"  # the home has too much to do
@@ -44,19 +48,29 @@ def seed(name: str) -> int:
 
 def key(model: str, caller: str, named: bytes) -> int:
     """A conversation's number: what names it, for one model and one caller, who so cannot aim at another's home."""
+    if len(model) + len(named) > _NAME_BYTES:
+        return _key(model, caller, named)
+    return _known_key(model, caller, named)
+
+
+def _key(model: str, caller: str, named: bytes) -> int:
     return _number(b"%b\0%b\0%b" % (model.encode(errors="surrogatepass"), caller.encode(), named))
 
 
-def ranked(key: int, seeds: Sequence[int]) -> list[int]:
+_known_key = lru_cache(maxsize=_REMEMBERED)(_key)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def ranked(key: int, seeds: tuple[int, ...]) -> tuple[int, ...]:
     """The places in `seeds`, the conversation's home first."""
     scores = []
     for each in seeds:
         product = (key ^ each) * _MULTIPLIER
         scores.append((product ^ product >> 64) & _LOW)
-    return sorted(range(len(scores)), key=scores.__getitem__)
+    return tuple(sorted(range(len(scores)), key=scores.__getitem__))
 
 
-def placed(key: int, seeds: Sequence[int], loads: Sequence[int | None], own: int) -> tuple[list[int], Placed]:
+def placed(key: int, seeds: tuple[int, ...], loads: Sequence[int | None], own: int) -> tuple[Sequence[int], str]:
     """The places in `seeds` in the order in which a request should try them, and what the first of them is to it.
 
     `loads`: the requests in flight at each for the whole host, None where it takes none; `own`: those of them that are
@@ -65,23 +79,23 @@ def placed(key: int, seeds: Sequence[int], loads: Sequence[int | None], own: int
     order = able = ranked(key, seeds)
     home = order[0]
     if None in loads:
-        able = [each for each in order if loads[each] is not None]
+        able = tuple(each for each in order if loads[each] is not None)
         if not able:
             return order, Placed.MOVED
-        order = able + [each for each in order if loads[each] is None]
-    load = loads[order[0]] or 0
-    if load >= WIDE_LEAST or own >= PARALLEL:
+        order = able + tuple(each for each in order if loads[each] is None)
+    known = cast(Sequence[int], loads)  # of those that are able
+    first = order[0]
+    if own >= PARALLEL or known[first] >= WIDE_LEAST:
         least, factor = (TIGHT_LEAST, TIGHT_FACTOR) if own >= PARALLEL else (WIDE_LEAST, WIDE_FACTOR)
-        total = sum(loads[each] or 0 for each in able)
+        total = sum([known[each] for each in able])
         # `load < ceil(x)` is `load < x` for whole numbers.
         bound = max(least, factor * (total + 1) / len(able))
-        # Whoever has no more than the mean is below it, so there always is one.
-        chosen = next(each for each in able if (loads[each] or 0) < bound)
-        if chosen != order[0]:
-            order.remove(chosen)
-            order.insert(0, chosen)
-            return order, Placed.SPILLED
-    return order, Placed.HOME if order[0] == home else Placed.MOVED
+        for chosen in able:  # whoever has no more than the mean is below it, so there always is one
+            if known[chosen] < bound:
+                break
+        if chosen != first:
+            return [chosen, *[each for each in order if each != chosen]], Placed.SPILLED
+    return order, Placed.HOME if first == home else Placed.MOVED
 
 
 def data_parallel_rank(key: int, ranks: int) -> int:

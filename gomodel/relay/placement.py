@@ -9,7 +9,7 @@ from ..balancing.choice import Choice
 from ..balancing.rendezvous import Placed, key
 from ..downstream.body import RequestBody
 from ..downstream.request import Request
-from ..selector.conversation import LIMIT_BYTES, ConversationScan
+from ..selector.conversation import LIMIT_BYTES, ConversationScan, Named, named_at_a_look
 from ..selector.usual_opening import INPUT, MESSAGES, PROMPT
 from .body_search import BodySearch
 
@@ -50,11 +50,14 @@ class Placement:
         if opening is None or body is None:
             self._place(request, choice, "none", b"")
             return True
-        scan = ConversationScan(body, opening)
-        scan.feed()
-        if scan.paused:
-            return False
-        self._found(request, choice, scan)
+        named = named_at_a_look(body, opening)
+        if named is None:
+            scan = ConversationScan(body, opening)
+            scan.feed()
+            if scan.paused:
+                return False
+            named = scan.named
+        self._found(request, choice, named)
         return True
 
     async def order(self, request: Request, choice: Choice, body: RequestBody, *, form: bool) -> None:
@@ -65,15 +68,20 @@ class Placement:
         held_bytes = body.held_bytes
         while held_bytes < LIMIT_BYTES and (piece := await body.read_on()):
             held_bytes += len(piece)
-        scan = ConversationScan(body.beginning(LIMIT_BYTES), _OPENINGS[request.route.template])
-        await self._search.run(scan)
-        self._found(request, choice, scan)
+        beginning, opening = body.beginning(LIMIT_BYTES), _OPENINGS[request.route.template]
+        named = named_at_a_look(beginning, opening)
+        if named is None:
+            scan = ConversationScan(beginning, opening)
+            await self._search.run(scan)
+            named = scan.named
+        self._found(request, choice, named)
 
-    def _found(self, request: Request, choice: Choice, scan: ConversationScan) -> None:
-        if scan.id is not None:
-            self._place(request, choice, "body", scan.id)
-        elif scan.text is not None:
-            self._place(request, choice, "opening", b"%x %x" % scan.text)
+    def _found(self, request: Request, choice: Choice, named: Named) -> None:
+        client_id, opens = named
+        if opens is not None:
+            self._place(request, choice, "opening", b"%x %x" % opens)
+        elif client_id is not None:
+            self._place(request, choice, "body", client_id)
         else:
             self._place(request, choice, "none", b"")
 
@@ -82,7 +90,7 @@ class Placement:
         record = request.record
         record.named_by = by
         if named:
-            caller = request.caller
+            caller = request.fields.caller
             number = key(choice.model, caller.name if caller is not None else "", named)
             record.affinity = choice.by_conversation(number)
         else:

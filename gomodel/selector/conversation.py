@@ -29,11 +29,33 @@ _LIST = b"["[0]
 _UNSAID = (b"type", b"cache_control")
 
 
-class ConversationScan:
-    """Looks into a body for what names its conversation; feed it until it is not `paused`.
+# The client's own id, or None; and how the conversation opens, a checksum and a size, or None where it does not.
+Named = tuple[bytes | None, tuple[int, int] | None]
 
-    `paused` says that the scan has given way to others, as each does that takes turns. In the end `id` is the client's
-    own, or None; then `text` says how the conversation opens: a checksum and a size, or None where it does not.
+
+def named_at_a_look(body: bytes | bytearray, opening: Opening) -> Named | None:
+    """What a few looks find in all of a body, as they do in most; None where that takes a ConversationScan."""
+    if len(body) > LIMIT_BYTES:
+        body = body[:LIMIT_BYTES]
+    at = body.rfind(b'"prompt_cache_key"')
+    if at >= 0:
+        key = cache_key(body, at)
+        return None if key is None else (key, None)
+    # One look for both of the others, which hardly any body has; `rfind` is several times as fast as `find`.
+    if body.rfind(b"session_") >= 0 and (body.rfind(b'"session_id"') >= 0 or body.rfind(b'"user_id"') >= 0):
+        return None
+    start, end = opening.text(body)
+    if end < 0:
+        return None
+    text = body[start : min(end, start + TEXT_BYTES)]
+    return None, (crc32(text), len(text)) if text else None
+
+
+class ConversationScan:
+    """Looks into any body for what names its conversation; feed it until it is not `paused`.
+
+    `paused` says that the scan has given way to others, as each does that takes turns. In the end it has `named` the
+    same as a look that is enough.
     """
 
     __slots__ = ("_body", "_crc", "_opening", "_scan", "_size", "_start", "_turn", "id", "paused")
@@ -43,7 +65,7 @@ class ConversationScan:
         self._body = body if len(body) <= LIMIT_BYTES else body[:LIMIT_BYTES]
         self._opening = opening
         self._turn = Turn()
-        self._scan: Generator[int, int | None, None] | None = None
+        self._scan = self._look()
         self._crc = self._size = 0
         self._start = -1  # of text whose end has not been seen
         self.id: bytes | None = None
@@ -51,24 +73,19 @@ class ConversationScan:
 
     def feed(self, _nothing: bytes | bytearray = b"", /) -> None:
         """Take one turn."""
-        scan = self._scan
-        if scan is None:
-            if self._at_once():
-                return
-            self._scan = scan = self._look()
         body, turn = self._body, self._turn
         turn.begin(len(body))
         try:
-            result = next(scan)
+            result = next(self._scan)
         except StopIteration:
             self.paused = False
             return
         self.paused = turn.over(result, len(body))
 
     @property
-    def text(self) -> tuple[int, int] | None:
-        """How the conversation opens."""
-        return (self._crc, self._size) if self._size else None
+    def named(self) -> Named:
+        """What was found."""
+        return self.id, (self._crc, self._size) if self._size and self.id is None else None
 
     def _add(self, start: int, end: int) -> None:
         end = min(end, start + TEXT_BYTES - self._size)
@@ -76,23 +93,8 @@ class ConversationScan:
         self._size += end - start
         self._start = -1
 
-    def _at_once(self) -> bool:
-        """Whether a few looks settle it, as they do for most bodies."""
-        body = self._body
-        at = body.rfind(b'"prompt_cache_key"')
-        if at >= 0:
-            self.id = cache_key(body, at)
-            return self.id is not None
-        # One look for both of the others, which hardly any body has; `rfind` is several times as fast as `find`.
-        if body.rfind(b"session_") >= 0 and (body.rfind(b'"session_id"') >= 0 or body.rfind(b'"user_id"') >= 0):
-            return False
-        start, end = self._opening.text(body)
-        if end >= 0:
-            self._add(start, end)
-        return end >= 0
-
     def _look(self) -> Generator[int, int | None, None]:
-        """Any body, with a scan for each thing that may be in it."""
+        """With a scan for each thing that may be in it."""
         body = self._body
         for name, look in (
             (b'"prompt_cache_key"', self._to_cache_key),

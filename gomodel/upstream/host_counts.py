@@ -17,7 +17,7 @@ _ROW = 2 * (PLACES + 1)  # a place is a key and a count; the first holds how man
 class Counter:
     """The requests in flight at one server: this process says when they come and go, `total` is the host's."""
 
-    __slots__ = ("_at", "_cells", "_hints", "_key", "_released", "_table")
+    __slots__ = ("_alone", "_at", "_cells", "_hints", "_key", "_released", "_table")
 
     def __init__(self, table: "HostCounts", key: int, at: int, hints: list[int]) -> None:
         self._table = table
@@ -25,6 +25,7 @@ class Counter:
         self._cells = table.cells
         self._at = at
         self._hints = hints
+        self._alone = len(hints) == 1
         self._released = False
 
     def enter(self) -> None:
@@ -43,6 +44,8 @@ class Counter:
     @property
     def total(self) -> int:
         """In all processes of this host."""
+        if self._alone:
+            return self._cells[self._at]
         cells, key, total = self._cells, self._key, 0
         for row, place in enumerate(self._hints):
             at = row * _ROW + 2 * place
@@ -62,7 +65,7 @@ class Counter:
     def release(self) -> None:
         """The server is no longer this process's, and what may still run there is not counted; once is enough."""
         if not self._released:
-            self._released = True
+            self._released, self._alone = True, False
             if self._table.release(self._key):
                 self._at = self._table.row * _ROW + 1
 
@@ -71,7 +74,11 @@ class HostCounts:
     """The mapping; `share` makes one for several workers."""
 
     def __init__(self, workers: int = 1) -> None:
-        self.cells = memoryview(mmap.mmap(-1, workers * _ROW * 8)).cast("q")
+        self.cells: memoryview[int] | list[int]
+        if workers == 1:
+            self.cells = [0] * _ROW  # shared with nobody, and read in less than half of the time
+        else:
+            self.cells = memoryview(mmap.mmap(-1, workers * _ROW * 8)).cast("q")
         self.row = 0
         self._workers = workers
         self._places: dict[int, tuple[int, int]] = {}  # by key: place, how many counters have it
@@ -108,7 +115,8 @@ class HostCounts:
 
     def clear(self, row: int) -> None:
         """In the supervisor: the worker of this row is gone, and with it what it had in flight."""
-        self.cells[row * _ROW : (row + 1) * _ROW] = memoryview(bytes(_ROW * 8)).cast("q")
+        for at in range(row * _ROW, (row + 1) * _ROW):
+            self.cells[at] = 0
 
 
 # Of this process and those it was forked with.

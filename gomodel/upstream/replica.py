@@ -6,7 +6,6 @@ nor of the instance but its name and settings (`balancing.instance`).
 
 import logging
 from collections.abc import Callable, Iterable
-from random import random
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -137,14 +136,19 @@ class Replica:
         """How many requests it serves for all workers of this host."""
         return self.requests.total
 
-    def rank(self, now: float) -> tuple[int, int, float]:
-        """Its place among the candidates of a request, the least first; `now` is time.monotonic.
+    @property
+    def unblemished(self) -> bool:
+        """Whether nothing at all is held against it, as nearly always: no clock is needed to see that."""
+        return self.health.settled and self.breaker.closed and not (self.barred or self.demotion.until)
+
+    def standing(self, now: float) -> int:
+        """Behind how many kinds of others it stands among the candidates of a request; `now` is time.monotonic.
 
         One that takes no work, or fails at once, is the idlest of all: that must not attract more.
         """
-        useless = self.barred or self.health.state in _LAST or self.health.key_refused
-        order = 2 if useless else 1 if self.demotion.until > now else 0
-        return order, self.requests.total, random()
+        if self.barred or self.health.state in _LAST or self.health.key_refused:
+            return 2
+        return 1 if self.demotion.until > now else 0
 
     def lists(self, models: Iterable[str]) -> None:
         """These are the models that the server lists, in its order; one that it names twice is one model."""

@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["gomodel"]):
     from gomodel.http1.request_fields import RequestFields
     from gomodel.http1.response_fields import ResponseFields
     from gomodel.routes.router import Router
-    from gomodel.selector.conversation import ConversationScan
+    from gomodel.selector.conversation import ConversationScan, named_at_a_look
     from gomodel.selector.form import MultipartScan
     from gomodel.selector.form_headers import boundary
     from gomodel.selector.json_body import JsonScan, usual
@@ -81,7 +81,7 @@ def continuation(data: bytes) -> None:
 
 
 def conversation(data: bytes) -> None:
-    """Never raises; by a look and by the scan, which a long member before it asks for: one name."""
+    """Never raises; by a look, by the scan, and behind a long member: one name."""
     at = data.find(b"{") + 1
     outcomes = []
     for body in (data, data[:at] + b'"x":"' + b"x" * 3000 + b'",' + data[at:] if data[:at].strip() == b"{" else data):
@@ -92,7 +92,8 @@ def conversation(data: bytes) -> None:
                 break
             scan.feed()
         assert not scan.paused
-        outcomes.append((scan.id, scan.text))
+        outcomes.append(scan.named)
+        assert named_at_a_look(body, MESSAGES) in (None, scan.named), scan.named
     assert outcomes[0] == outcomes[1], outcomes
 
 

@@ -317,7 +317,7 @@ async def test_without_retries_a_refusal_goes_nowhere_else(gateway, make_upstrea
 
 @pytest.mark.parametrize("refusal", FAST)
 async def test_the_other_instance_gets_the_same_body_spooled_forms_too(pair, refusal, spools, monkeypatch):
-    monkeypatch.setattr("gomodel.upstream.replica.random", lambda: 0.0)
+    monkeypatch.setattr("gomodel.balancing.choice.random", lambda: 0.0)
     _, client, one, other = pair
     sent = form("m", wav=b"x" * 400_000)
     one.repeat(refusal)

@@ -244,7 +244,7 @@ async def test_an_instance_without_an_allowlist_of_its_own_is_asked(gateway, mak
 async def test_a_model_that_is_listed_more_than_once_does_not_hide_the_other_instances(
     gateway, make_upstream, connect, monkeypatch
 ):
-    monkeypatch.setattr("gomodel.upstream.replica.random", lambda: 0.0)
+    monkeypatch.setattr("gomodel.balancing.choice.random", lambda: 0.0)
     one, other = await make_upstream(models=("m", "m", "m")), await make_upstream(models=("m",))
     other.repeat(OK)
     handle = await gateway(vllm=one, vllm_b=other, RETRY_MAX_RETRIES="1")

@@ -16,7 +16,7 @@ import pytest
 from gomodel.balancing.rendezvous import key, placed, ranked, seed
 
 REPLICAS = 4
-SEEDS = [seed(f"gpu-{number}:8000") for number in range(REPLICAS)]
+SEEDS = tuple(seed(f"gpu-{number}:8000") for number in range(REPLICAS))
 PREFILL_TOKENS_S = 8000
 CACHE_TOKENS = 350_000
 DECODE_S = 6.0

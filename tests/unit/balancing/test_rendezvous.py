@@ -9,13 +9,13 @@ import pytest
 from gomodel.balancing.rendezvous import Placed, data_parallel_rank, key, placed, ranked, seed
 
 NAMES = [f"gpu-{number}:8000" for number in range(1, 6)]
-SEEDS = [seed(name) for name in NAMES]
+SEEDS = tuple(seed(name) for name in NAMES)
 KEYS = [key("m", "alice", b"session %d" % number) for number in range(2000)]
 HOME = key("m", "", b"a")
 
 
 def by_name(number, names):
-    return [names[place] for place in ranked(number, [seed(name) for name in names])]
+    return [names[place] for place in ranked(number, tuple(seed(name) for name in names))]
 
 
 def test_homes_are_spread_evenly():
@@ -93,7 +93,7 @@ def test_a_request_stays_at_home_within_bounds(in_rank, own, chosen, result):
     # The others follow in rank, those that take nothing last.
     rest = [each for each in ORDER if each != order[0]]
     able = [each for each in rest if in_rank[ORDER.index(each)] is not None]
-    assert order[1:] == able + [each for each in rest if each not in able]
+    assert list(order[1:]) == able + [each for each in rest if each not in able]
 
 
 def test_somebody_is_always_below_the_bound():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gomodel.selector.conversation import LIMIT_BYTES, TEXT_BYTES, ConversationScan
+from gomodel.selector.conversation import LIMIT_BYTES, TEXT_BYTES, ConversationScan, Named, named_at_a_look
 from gomodel.selector.usual_opening import ID_LIMIT_BYTES, INPUT, MESSAGES, PROMPT, Opening
 
 modest = settings(derandomize=True, deadline=None, database=None, max_examples=300)
@@ -19,16 +19,18 @@ SAID = "What is a KV cache?"
 OPENS = (crc32(SAID.encode()), len(SAID))
 
 
-def scanned(body: bytes, opening: Opening = MESSAGES) -> tuple[bytes | None, tuple[int, int] | None]:
+def scanned(body: bytes, opening: Opening = MESSAGES) -> Named:
     scan = ConversationScan(body, opening)
     scan.feed()
     while scan.paused:
         scan.feed()
-    return scan.id, scan.text
+    found = scan.named
+    assert named_at_a_look(body, opening) in (None, found)
+    return found
 
 
-def both_ways(body: str | bytes, opening: Opening = MESSAGES) -> tuple[bytes | None, tuple[int, int] | None]:
-    """By a look and by the scan, which must agree."""
+def both_ways(body: str | bytes, opening: Opening = MESSAGES) -> Named:
+    """Also in a body that is too long for a look."""
     raw = body.encode() if isinstance(body, str) else body
     found = scanned(raw, opening)
     at = raw.find(b"{") + 1
