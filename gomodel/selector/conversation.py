@@ -11,7 +11,8 @@ from collections.abc import Callable, Generator
 from zlib import crc32
 
 from ..errors import InvalidBody
-from .json_object import OPENERS, QUOTE, Found, Member, nested_end, opened, string, to_member, token, value_end
+from .json_object import OPENERS, QUOTE, Found, nested_end, opened, string, to_member, token, value_end
+from .json_patterns import Member
 from .json_walk import CLOSERS, next_element, next_name
 from .turns import PAUSED, SLICE_BYTES, Turn
 from .usual_opening import ID_LIMIT_BYTES, Opening, cache_key

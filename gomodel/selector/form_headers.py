@@ -18,7 +18,7 @@ _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]
 _CHARSETS = frozenset({"utf-8", "us-ascii"})
 # Up to the next semicolon outside quotes. A quote behind a backslash is none, even where the backslash is escaped.
 _PARAMETER = re.compile(
-    r""";((?:[^;"\\]++|\\"?+|"(?:[^"\\]++|\\"?+|)*+(?:"|\Z)|)*+)""",  # the empty alternatives: see json_object
+    r""";((?:[^;"\\]++|\\"?+|"(?:[^"\\]++|\\"?+|)*+(?:"|\Z)|)*+)""",  # the empty alternatives: see json_patterns
 )
 _FOLD = re.compile(rb"\r\n[ \t]++")
 _DISPOSITION = re.compile(

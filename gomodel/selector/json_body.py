@@ -9,20 +9,8 @@ import json
 from collections.abc import Generator
 
 from ..errors import InvalidBody, ModelRequired
-from .json_object import (
-    OPENERS,
-    QUOTE,
-    SPACE,
-    Member,
-    compiled,
-    opened,
-    scalar,
-    string,
-    to_member,
-    token,
-    unexpected,
-    value_end,
-)
+from .json_object import OPENERS, QUOTE, opened, string, to_member, token, unexpected, value_end
+from .json_patterns import SPACE, Member, compiled, scalar
 from .selector import VALUE_LIMIT_BYTES, Selector, prefix_length
 from .turns import CLOSED, PAUSED, SLICE_BYTES, Turn, Window
 

@@ -7,11 +7,10 @@ The scanner is a set of generators as `turns` describes them; Found is one that 
 few regular expressions and `bytes.find`, never into single bytes.
 """
 
-import re
-from collections.abc import Callable, Generator
-from typing import cast
+from collections.abc import Generator
 
 from ..errors import InvalidBody
+from .json_patterns import AT_MEMBER, IN_NESTED, IN_STRING, Member, balanced, closing, descent, scalar, space
 from .turns import CLOSED, PAUSED, Turn
 
 Found = Generator[int, int | None, int]
@@ -26,68 +25,6 @@ _NEVER_UTF8 = b"\xfe\xff"
 # What stays of a string that is passed over: the backslashes at its end say whether the next quote is escaped.
 _LOOKBACK = 64
 _BACKSLASHES = b"\\" * _LOOKBACK
-
-# Each possessive loop over a group has an empty last alternative: CPython before 3.11.5 (gh-106052) otherwise leaves
-# the position inside the iteration that failed. Strings are passed over from quote to quote, since "anything but one
-# byte" is by far the fastest class; only `\"` after some other byte goes on, and a quote after `\\` is left to
-# `string`. So is text longer than the cap, for bytes.find is ten times faster still. Brackets are unrolled as deep
-# as a tool's JSON schema usually goes.
-SPACE = r"[ \t\n\r]*+"
-_TEXT = r'[^"]{0,2047}+'
-_ESCAPED_QUOTES = rf'(?:(?:(?<=[^\\]\\)|(?<=[^\\]\\\\\\))"{_TEXT}|)*+'
-_STRING = rf'"{_TEXT}(?:(?<!\\)"|{_ESCAPED_QUOTES}(?:(?<!\\)|(?<=[^\\]\\\\))")'
-_PLAIN = rf'[^"{{}}\[\]]++|{_STRING}'
-_BALANCED = rf"(?:{_PLAIN}|)*+"
-for _ in range(6):
-    _BALANCED = rf"(?:{_PLAIN}|[{{\[]{_BALANCED}[}}\]]|)*+"
-_SCALAR = r"[-+.0-9A-Za-z]"
-VALUE = rf"(?:{_STRING}|{_SCALAR}++|[{{\[]{_BALANCED}[}}\]])"
-_NAME = rf'{SPACE}"[^"]{{0,63}}+(?<!\\)"{SPACE}:{SPACE}'
-
-
-def compiled(pattern: str) -> re.Pattern[bytes]:
-    """A pattern in which a dot is any byte."""
-    return re.compile(pattern.encode(), re.DOTALL)
-
-
-def _total(pattern: str) -> Callable[[bytes | bytearray, int, int], re.Match[bytes]]:
-    """The match method of a pattern that can match nothing at all, and so always matches."""
-    return cast("Callable[[bytes | bytearray, int, int], re.Match[bytes]]", compiled(pattern).match)
-
-
-_space = _total(SPACE)
-# Whole elements of an array, each with the comma behind it.
-elements = _total(rf"(?:{SPACE}{VALUE}{SPACE},|)*+")
-scalar = _total(rf"{_SCALAR}*+")
-_balanced = _total(_BALANCED)
-_descent = _total(r'(?:[^"\]}]++|"[^"\\\[\]{}]{0,63}+"|)*+')
-_closers = _total(r"[\]}]*+")
-_text = _total(r'(?:[^"\\]++|\\.|)*+')
-_AT_MEMBER, _IN_NESTED, _IN_STRING = 1, 2, 3
-
-
-class Member:
-    """A name that may be looked for, of letters and `_`; `others` is the pattern of whole members before it.
-
-    `other` is the pattern of one member of another name, without a comma behind it.
-    """
-
-    __slots__ = ("ahead", "is_name", "other", "others")
-
-    def __init__(self, name: str) -> None:
-        written = "".join(f"(?:{each}|{_escape(each)})" for each in name)
-        member = rf'{SPACE}"{written}"{SPACE}:{SPACE}'
-        self.is_name = compiled(written).fullmatch
-        self.other = rf"(?!{member}){_NAME}{VALUE}{SPACE}"
-        self.others = rf"(?:{self.other},|)*+"
-        # Whole members, then how the next one starts, as far as that is easy to tell: lastindex is one of the three
-        # constants, or None.
-        self.ahead = _total(rf'{self.others}(?:{member}()|{_NAME}(?:([\[{{])|(")))?')
-
-
-def _escape(character: str) -> str:
-    """The pattern of its JSON escape, whose hexadecimal digits are in either case (RFC 8259 section 7)."""
-    return r"\\u00" + "".join(f"[{digit}{digit.upper()}]" if digit > "9" else digit for digit in f"{ord(character):x}")
 
 
 def opened(body: bytes | bytearray, turn: Turn) -> Found:
@@ -117,11 +54,11 @@ def to_member(body: bytes | bytearray, turn: Turn, position: int, member: Member
             found = ahead(body, position, turn.end)
             position = found.end()
             known = found.lastindex
-            if known == _AT_MEMBER:
+            if known == AT_MEMBER:
                 return position
-            if known == _IN_NESTED:
+            if known == IN_NESTED:
                 position = yield from nested_end(body, turn, position)
-            elif known == _IN_STRING:
+            elif known == IN_STRING:
                 position = 1 + (yield from _string_end(body, turn, position))
             else:
                 may_close = position == opening
@@ -142,7 +79,7 @@ def to_member(body: bytes | bytearray, turn: Turn, position: int, member: Member
         position += 1
     position += 1
     while True:
-        position = _space(body, position, turn.end).end()
+        position = space(body, position, turn.end).end()
         if position < turn.end:
             raise unexpected(body, turn, position)
         yield CLOSED
@@ -185,17 +122,17 @@ def nested_end(body: bytes | bytearray, turn: Turn, position: int) -> Found:
         turn.steps -= 1
         if turn.steps < 0:
             yield PAUSED
-        position = _balanced(body, position, turn.end).end()
+        position = balanced(body, position, turn.end).end()
         if position == turn.end:
             position -= (yield position) or 0
         elif body[position] == QUOTE:
             position = 1 + (yield from _string_end(body, turn, position + 1))
         elif body[position] in OPENERS:
-            end = _descent(body, position, turn.end).end()
+            end = descent(body, position, turn.end).end()
             depth += body.count(b"[", position, end) + body.count(b"{", position, end)
             position = end
         else:
-            closers = min(depth, _closers(body, position, turn.end).end() - position)
+            closers = min(depth, closing(body, position, turn.end).end() - position)
             depth -= closers
             position += closers
     return position
@@ -254,7 +191,7 @@ def _is_escaped(body: bytes | bytearray, start: int, quote: int) -> bool:
 
 def token(body: bytes | bytearray, turn: Turn, position: int) -> Found:
     """Returns the position of the next byte that is not white space, once it is there."""
-    while (position := _space(body, position, turn.end).end()) == turn.end:
+    while (position := space(body, position, turn.end).end()) == turn.end:
         position -= (yield position) or 0
     return position
 

@@ -10,7 +10,7 @@ tell is for `JsonScan`. Of a long body that is no JSON they may answer what the 
 from collections.abc import Sequence
 
 from .json_body import JsonScan, ending, names_model, usual
-from .json_object import SPACE, compiled
+from .json_patterns import SPACE, compiled
 from .selector import Selector
 from .turns import SLICE_BYTES
 

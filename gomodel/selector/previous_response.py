@@ -9,7 +9,8 @@ import re
 from collections.abc import Generator
 
 from ..errors import InvalidBody
-from .json_object import QUOTE, Member, opened, string, to_member, token
+from .json_object import QUOTE, opened, string, to_member, token
+from .json_patterns import Member
 from .turns import CLOSED, Turn, Window
 
 _PREVIOUS = Member("previous_response_id")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 # Twice as long as a path can be (PATH_MAX); a megabyte of one would be looked up, logged and compared.
 VALUE_LIMIT_BYTES = 8 * 1024
 
-# The empty alternative: see json_object.
+# The empty alternative: see json_patterns.
 _to_slash = re.compile(rb"(?:[^\\/]++|\\(?!/|u002[fF]).|)*+(?:\\?/|\\u002[fF])", re.DOTALL).match
 
 

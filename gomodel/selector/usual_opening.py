@@ -4,7 +4,7 @@ Decides which bodies are that plain; any other is left to the scan (`conversatio
 nothing of turns: it reads a few slices at the most.
 """
 
-from .json_object import SPACE, VALUE, Member, compiled
+from .json_patterns import SPACE, VALUE, Member, compiled
 from .turns import SLICE_BYTES
 
 # An id that is longer is none.

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from ..errors import InvalidBody
-from ..selector.json_object import Found, Member, elements, opened, to_member, token, value_end
+from ..selector.json_object import Found, opened, to_member, token, value_end
+from ..selector.json_patterns import Member, elements
 from ..selector.turns import CLOSED, Turn
 
 # Far more than one server has adapters; the rest is as if it were not listed.

@@ -1,0 +1,70 @@
+"""JSON as regular expressions: white space, strings, whole values and members, in possessive loops that never go back.
+
+Decides what is passed over in one match; what is too deep or too long for that is followed by `json_object`. Knows
+nothing of where a body is cut.
+"""
+
+import re
+from collections.abc import Callable
+from typing import cast
+
+# Each possessive loop over a group has an empty last alternative: CPython before 3.11.5 (gh-106052) otherwise leaves
+# the position inside the iteration that failed. Strings are passed over from quote to quote, since "anything but one
+# byte" is by far the fastest class; only `\"` after some other byte goes on, and a quote after `\\` is left to
+# `json_object.string`. So is text longer than the cap, for bytes.find is ten times faster still. Brackets are unrolled
+# as deep as a tool's JSON schema usually goes.
+SPACE = r"[ \t\n\r]*+"
+_TEXT = r'[^"]{0,2047}+'
+_ESCAPED_QUOTES = rf'(?:(?:(?<=[^\\]\\)|(?<=[^\\]\\\\\\))"{_TEXT}|)*+'
+_STRING = rf'"{_TEXT}(?:(?<!\\)"|{_ESCAPED_QUOTES}(?:(?<!\\)|(?<=[^\\]\\\\))")'
+_PLAIN = rf'[^"{{}}\[\]]++|{_STRING}'
+_BALANCED = rf"(?:{_PLAIN}|)*+"
+for _ in range(6):
+    _BALANCED = rf"(?:{_PLAIN}|[{{\[]{_BALANCED}[}}\]]|)*+"
+_SCALAR = r"[-+.0-9A-Za-z]"
+VALUE = rf"(?:{_STRING}|{_SCALAR}++|[{{\[]{_BALANCED}[}}\]])"
+_NAME = rf'{SPACE}"[^"]{{0,63}}+(?<!\\)"{SPACE}:{SPACE}'
+
+
+def compiled(pattern: str) -> re.Pattern[bytes]:
+    """A pattern in which a dot is any byte."""
+    return re.compile(pattern.encode(), re.DOTALL)
+
+
+def _total(pattern: str) -> Callable[[bytes | bytearray, int, int], re.Match[bytes]]:
+    """The match method of a pattern that can match nothing at all, and so always matches."""
+    return cast("Callable[[bytes | bytearray, int, int], re.Match[bytes]]", compiled(pattern).match)
+
+
+space = _total(SPACE)
+# Whole elements of an array, each with the comma behind it.
+elements = _total(rf"(?:{SPACE}{VALUE}{SPACE},|)*+")
+scalar = _total(rf"{_SCALAR}*+")
+balanced = _total(_BALANCED)
+descent = _total(r'(?:[^"\]}]++|"[^"\\\[\]{}]{0,63}+"|)*+')
+closing = _total(r"[\]}]*+")
+AT_MEMBER, IN_NESTED, IN_STRING = 1, 2, 3
+
+
+class Member:
+    """A name that may be looked for, of letters and `_`; `others` is the pattern of whole members before it.
+
+    `other` is the pattern of one member of another name, without a comma behind it.
+    """
+
+    __slots__ = ("ahead", "is_name", "other", "others")
+
+    def __init__(self, name: str) -> None:
+        written = "".join(f"(?:{each}|{_escape(each)})" for each in name)
+        member = rf'{SPACE}"{written}"{SPACE}:{SPACE}'
+        self.is_name = compiled(written).fullmatch
+        self.other = rf"(?!{member}){_NAME}{VALUE}{SPACE}"
+        self.others = rf"(?:{self.other},|)*+"
+        # Whole members, then how the next one starts, as far as that is easy to tell: lastindex is one of the three
+        # constants, or None.
+        self.ahead = _total(rf'{self.others}(?:{member}()|{_NAME}(?:([\[{{])|(")))?')
+
+
+def _escape(character: str) -> str:
+    """The pattern of its JSON escape, whose hexadecimal digits are in either case (RFC 8259 section 7)."""
+    return r"\\u00" + "".join(f"[{digit}{digit.upper()}]" if digit > "9" else digit for digit in f"{ord(character):x}")
