@@ -10,7 +10,10 @@ import fcntl
 import mmap
 import os
 import secrets
+from functools import partial
 from hashlib import blake2b
+
+from .host_lease import Lease
 
 WINDOW_S = 60
 # Names that one worker can count for all; of further ones each worker sees its own numbers alone. Pages that nobody
@@ -24,9 +27,6 @@ _KEY, _RUNNING, _SECOND, _REQUESTS, _TOKENS, _REQUEST_RING = range(6)
 _TOKEN_RING = _REQUEST_RING + WINDOW_S
 _PLACE = _TOKEN_RING + WINDOW_S
 _ROW = PLACES * _PLACE
-# In the row behind those of the workers, where any of them writes: a name's leases (`leases`), the millisecond until
-# which they hold, when they were last asked for, when one was last too small, how many gateways shared it, and when.
-_IN_FLIGHT_LEASE, _REQUEST_LEASE, _TOKEN_LEASE, _UNTIL, _ASKED, _SHORT, _GATEWAYS, _DIVIDED = range(1, 9)
 _NOTHING_BY_SECOND = memoryview(bytes(2 * WINDOW_S * 8)).cast("q")
 _EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
 # A lock that is held is free again within microseconds, unless its holder is not running.
@@ -49,69 +49,6 @@ class _Other:
         self.requests = sum(cells[self.place + _REQUEST_RING + at] for at in gone)
         self.tokens = sum(cells[self.place + _TOKEN_RING + at] for at in gone)
         self.between = since, now
-
-
-class Lease:
-    """What a name may use of its limits on this host for a few seconds; all workers see the same. Times are ms."""
-
-    __slots__ = ("_at", "_cells", "_key", "_usage")
-
-    def __init__(self, usage: "HostUsage", key: int) -> None:
-        self._usage = usage
-        self._cells = usage.cells
-        self._key = key
-        self._at = usage.find(usage.start(usage.workers), key)
-
-    def _place(self) -> int:
-        """Where it stands; another worker may have taken a free place at the same moment."""
-        if self._cells[self._at] != self._key:
-            self._at = self._usage.find(self._usage.start(self._usage.workers), self._key)
-            self._cells[self._at : self._at + _DIVIDED + 1] = memoryview(bytes(8 * (_DIVIDED + 1))).cast("q")
-            self._cells[self._at] = self._key
-        return self._at
-
-    def get(self, now: int) -> tuple[int, int, int] | None:
-        """Requests at once, requests and tokens a minute; None when there is none that holds."""
-        cells, at = self._cells, self._place()
-        if cells[at + _UNTIL] <= now:
-            return None
-        return cells[at + _IN_FLIGHT_LEASE], cells[at + _REQUEST_LEASE], cells[at + _TOKEN_LEASE]
-
-    def put(self, granted: tuple[int, int, int], since: int, until: int, gateways: int) -> None:
-        """It was asked for at `since` and holds until then."""
-        cells, at = self._cells, self._place()
-        cells[at + _UNTIL] = 0
-        cells[at + _IN_FLIGHT_LEASE], cells[at + _REQUEST_LEASE], cells[at + _TOKEN_LEASE] = granted
-        cells[at + _GATEWAYS] = gateways
-        cells[at + _DIVIDED] = since
-        cells[at + _UNTIL] = until
-
-    def claim(self, now: int, after: int) -> bool:
-        """Whether it is this worker's to ask for it, since nobody has done so for `after`."""
-        at = self._place()
-        if now - self._cells[at + _ASKED] < after:
-            return False
-        self._cells[at + _ASKED] = now
-        return True
-
-    def fell_short(self, now: int) -> None:
-        """Somebody was refused who would not have been with the whole limit."""
-        self._cells[self._place() + _SHORT] = now
-
-    @property
-    def short_at(self) -> int:
-        """When it last fell short."""
-        return self._cells[self._place() + _SHORT]
-
-    @property
-    def divided_at(self) -> int:
-        """When the present one was asked for."""
-        return self._cells[self._place() + _DIVIDED]
-
-    @property
-    def gateways(self) -> int:
-        """How many gateways there were when it was granted; 1 while that is not known."""
-        return max(1, self._cells[self._place() + _GATEWAYS])
 
 
 class Account:
@@ -263,7 +200,8 @@ class HostUsage:
 
     def lease(self, name: str) -> Lease:
         """The lease of a name."""
-        return Lease(self, _hash(name))
+        key = _hash(name)
+        return Lease(self.cells, key, partial(self.find, self.start(self.workers), key))
 
     def find(self, place: int, key: int) -> int:
         """Where the row that `place` is in has this name; where it has not, a place in it of no or another name."""

@@ -2,7 +2,7 @@
 
 Decides when leases are asked for and how much is wanted, and what holds without Redis. A request never waits for Redis
 but where its caller has no lease yet. What Redis does is in `lease_script`; the lease is the host's, so that one worker
-asks for all (`host_usage`). Contract 9.10.
+asks for all (`host_lease`). Contract 9.10.
 
 redis is imported where an operator has named one.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from ..config.settings import Secret
 from ..errors import Overloaded
 from . import host_usage
-from .host_usage import Lease
+from .host_lease import Lease
 from .lease_script import SCRIPT
 
 if TYPE_CHECKING:

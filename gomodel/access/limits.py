@@ -10,7 +10,8 @@ from time import monotonic
 from ..config.settings import Key
 from ..errors import RateLimited
 from ..telemetry.record import Record
-from .host_usage import WINDOW_S, Account, Lease
+from .host_lease import Lease
+from .host_usage import WINDOW_S, Account
 from .leases import Leases
 
 # Nobody can say when one of the requests that run will end.

@@ -6,7 +6,7 @@ nothing about how several variables fit together (`load`) or how an instance is 
 
 from ..routes.route import Kind
 from ..routes.router import Router
-from . import addresses, servers, values
+from . import addresses, header_fields, servers, values
 from .variable import Section, Variable
 
 # Where is listened without HOST: on every address where callers need a key, else on this host alone.
@@ -44,7 +44,7 @@ SECTIONS = (
             "Base URL of the instance `vllm`, with `/v1`: http, https or `unix:///run/vllm.sock:/v1`. Its replicas are "
             "a comma list of these, a range of ports (`http://gpu-1:8000-8007/v1`), or every address of a name "
             "(`http+dns://vllm.prod.svc:8000/v1`, `https+dns://`)."),
-        Variable("VLLM_API_KEY", values.bearer_token, "", secret=True, first=True,
+        Variable("VLLM_API_KEY", header_fields.bearer_token, "", secret=True, first=True,
                  per_instance="/run/secrets/vllm_test_key", meaning=
             "Key sent to the instance as bearer token; none set, none sent."),
         Variable("VLLM_MODELS", values.comma_list, "", absent=(), per_instance="org/model-a,org/model-b", meaning=
@@ -53,7 +53,7 @@ SECTIONS = (
         Variable("VLLM_DP_RANKS", values.integer(1, 1024), "", absent=0, per_instance="", meaning=
             "Data-parallel engines behind each of its ports. A request that names no `X-data-parallel-rank` gets one, "
             "the same one for all of a conversation."),
-        Variable("VLLM_HEADERS", values.fixed_fields, "", absent=(), per_instance="", meaning=
+        Variable("VLLM_HEADERS", header_fields.fixed_fields, "", absent=(), per_instance="", meaning=
             "Fields that its requests get, in place of the client's of these names: `X-Team: search`, several with a "
             "vertical bar between them. `{key}` in a value is the name of the caller's key; without one that field is "
             "left out."),
@@ -84,12 +84,12 @@ SECTIONS = (
         Variable("ROUTING", values.choice("affinity", "least"), "affinity", meaning=
             "Which of several servers takes a request: `affinity` (the one that has the conversation in its cache, "
             "unless it has far more to do than the others) or `least` (the one with the fewest requests in flight)."),
-        Variable("SESSION_HEADERS", values.session_headers, "", absent=(), meaning=
+        Variable("SESSION_HEADERS", header_fields.session_headers, "", absent=(), meaning=
             "Further request headers that name a conversation, such as `X-Chat-Id`; `X-Session-ID` is known, and so is "
             "what common agents send."),
     )),
     Section("Access", (
-        Variable("GOMODEL_MASTER_KEY", values.bearer_token, "", secret=True, first=True, meaning=
+        Variable("GOMODEL_MASTER_KEY", header_fields.bearer_token, "", secret=True, first=True, meaning=
             "Key that callers must present, as Bearer, `x-api-key` or `api-key`; without one everything is open. The "
             "file may hold several, one a line: the next beside the one that it replaces."),
         Variable("GOMODEL_KEYS_FILE", str, "", content=True, first=True, meaning=
@@ -109,7 +109,7 @@ SECTIONS = (
         Variable("HTTP_HEADER_LIMIT", values.size_between("1K", "1M"), "64K", meaning=
             "Largest request line and header together, 1K to 1M; more is answered with 414 or 431. Any client may make "
             "the gateway hold as much on each of its connections."),
-        Variable("STRIP_REQUEST_HEADERS", values.header_names, "", absent=frozenset(), meaning=
+        Variable("STRIP_REQUEST_HEADERS", header_fields.header_names, "", absent=frozenset(), meaning=
             "Further request headers that must not reach vLLM, such as "
             "`X-Vllm-Priority,X-data-parallel-rank,X-Session-ID`."),
     )),

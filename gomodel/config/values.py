@@ -1,8 +1,8 @@
 """One environment value at a time: text in, a value out, or a ValueError saying what is wrong and what is accepted.
 
-Decides how booleans, durations, sizes, numbers, lists and keys are spelled; `addresses` has what says where something
-is. Knows no variable's name, reads no file and no environment. A message completes the sentence "<NAME>: ...". Keys are
-never quoted in one; every other value is.
+Decides how booleans, durations, sizes, numbers and lists are spelled; `addresses` has what says where something is,
+`header_fields` what names a header or stands in one. Knows no variable's name, reads no file and no environment. A
+message completes the sentence "<NAME>: ...". It quotes the value, unless that may be a secret.
 """
 
 import importlib.util
@@ -10,9 +10,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-
-from ..http1.field_kinds import OWN_MEANING
-from ..http1.hop_by_hop import HOP_BY_HOP
 
 # Event loops clamp or overflow timers beyond this (uvloop: 100 years); a longer value is a typo in any case.
 _LONGEST_S = Decimal(100 * 365 * 24 * 3600)
@@ -23,15 +20,6 @@ _DURATION = re.compile("".join(f"(?:(?P<{unit}>{_NUMBER}){unit})?" for unit in _
 _SIZE = re.compile(r"([0-9]{1,15})(?:([KMG])(?:i?B)?|B)?", re.IGNORECASE)
 _SIZES = "use bytes or 500K, 10M, 1G"
 _REFERENCE = re.compile(r"\$\{[^}]*\}")
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_VISIBLE = re.compile(r"[!-~]+")
-
-# What the client sends under these names never reaches vLLM; what does is about the connection to vLLM.
-_WRITTEN_ANEW = frozenset({"connection", "host", "upgrade", "x-request-id"})
-
-_NOT_FIXED = (_WRITTEN_ANEW | {name.decode() for name in HOP_BY_HOP}).union(
-    ("authorization", "content-encoding", "content-length", "content-type", "cookie", "expect", "x-gomodel-replica")
-)
 
 _BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 
@@ -202,63 +190,6 @@ def aliases(text: str) -> tuple[tuple[str, str], ...]:
                 f"{quoted(alias)} stands for {quoted(target)}, which is an alias: write what that stands for"
             )
     return tuple(pairs)
-
-
-def session_headers(text: str) -> tuple[str, ...]:
-    """A comma list of names of header fields (RFC 9110 5.1) that tell conversations apart, the likeliest first."""
-    names = comma_list(text)
-    for name in names:
-        if not _TOKEN.fullmatch(name):
-            raise ValueError(f"{quoted(name)} is not a header name; use a comma list such as X-Chat-Id,X-Foo")
-        if name.lower().encode() in OWN_MEANING:
-            raise ValueError(f"{quoted(name)} has a meaning of its own and names no conversation")
-    return names
-
-
-def header_names(text: str) -> frozenset[str]:
-    """A comma list of header field names (RFC 9110 5.1), lower case. Those that every request upstream needs are
-    refused: without framing headers the body could not be delimited (RFC 9112 6)."""
-    names = lower_set(text)
-    for name in sorted(names):
-        if not _TOKEN.fullmatch(name):
-            raise ValueError(f"{quoted(name)} is not a header name; use a comma list such as X-Vllm-Priority,X-Foo")
-        if name in {"content-length", "transfer-encoding"}:
-            raise ValueError(f"{quoted(name)} delimits the body and cannot be stripped")
-        if name in _WRITTEN_ANEW:
-            raise ValueError(f"{quoted(name)} is not the client's: gomodel writes its own, which cannot be stripped")
-    return names
-
-
-def fixed_fields(text: str) -> tuple[tuple[str, str], ...]:
-    """Header fields, as in `X-Team: search|X-Caller: {key}`, each with a value; the message quotes no value.
-
-    Refused are those that the gateway writes itself, and those that frame the message (RFC 9112 6).
-    """
-    example = "use fields separated by |, such as X-Team: search|X-Caller: {key}"
-    found: dict[str, tuple[str, str]] = {}
-    for number, entry in enumerate(text.split("|"), 1):
-        name, colon, value = entry.partition(":")
-        name, value = name.strip(), value.strip()
-        if not colon or not value or not _TOKEN.fullmatch(name):
-            raise ValueError(f"field {number} has no name and value; {example}")
-        if not re.fullmatch(r"[\t -~]+", value):
-            raise ValueError(f"the value of {quoted(name)} has a character outside printable ASCII")
-        if name.lower() in _NOT_FIXED:
-            raise ValueError(f"{quoted(name)} is the gateway's own to write, or the client's")
-        if name.lower() in found:
-            raise ValueError(f"{quoted(name)} is there twice")
-        found[name.lower()] = name, value
-    return tuple(found.values())
-
-
-def bearer_token(text: str) -> str:
-    """A key that can travel in `Authorization: Bearer <key>`: visible ASCII. The message never quotes it."""
-    if not _VISIBLE.fullmatch(text):
-        raise ValueError(
-            "holds whitespace, a control character or a character outside ASCII, "
-            "so it cannot be sent as a bearer token; use visible ASCII characters only"
-        )
-    return text
 
 
 def redis_url(text: str) -> str:

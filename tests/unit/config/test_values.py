@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gomodel.config import addresses, values
+from gomodel.config.header_fields import bearer_token, fixed_fields, header_names
 from gomodel.config.servers import servers
 
 ACCEPTED: list[tuple[Callable[[str], Any], str, Any]] = [
@@ -68,8 +69,12 @@ ACCEPTED: list[tuple[Callable[[str], Any], str, Any]] = [
     (values.number(1, 1000), "1.5", 1.5),
     (values.choice("text", "json"), "JSON", "json"),
     (values.choice("warning", aliases={"warn": "warning"}), "Warn", "warning"),
-    (values.fixed_fields, "X-Team: search", (("X-Team", "search"),)),
-    (values.fixed_fields, " X-Team :search: b |x-caller:\t{key}\t", (("X-Team", "search: b"), ("x-caller", "{key}"))),
+    (fixed_fields, "X-Team: search", (("X-Team", "search"),)),
+    (
+        fixed_fields,
+        " X-Team :search: b |x-caller:\t{key}\t",
+        (("X-Team", "search: b"), ("x-caller", "{key}")),
+    ),
     (values.comma_list, "a", ("a",)),
     (values.comma_list, "a,b", ("a", "b")),
     (values.comma_list, " a , b ,", ("a", "b")),
@@ -78,10 +83,10 @@ ACCEPTED: list[tuple[Callable[[str], Any], str, Any]] = [
     (values.comma_list, "org/model:v1,Org/Model:v1", ("org/model:v1", "Org/Model:v1")),
     (values.comma_list, "my model", ("my model",)),
     (values.lower_set, "VLLM, openai,vllm", frozenset({"vllm", "openai"})),
-    (values.header_names, "X-Vllm-Priority,x-session-id", frozenset({"x-vllm-priority", "x-session-id"})),
-    (values.header_names, "X_Under.score!", frozenset({"x_under.score!"})),
-    (values.bearer_token, "sk-123", "sk-123"),
-    (values.bearer_token, "a+/=~!\"'\\$#", "a+/=~!\"'\\$#"),
+    (header_names, "X-Vllm-Priority,x-session-id", frozenset({"x-vllm-priority", "x-session-id"})),
+    (header_names, "X_Under.score!", frozenset({"x_under.score!"})),
+    (bearer_token, "sk-123", "sk-123"),
+    (bearer_token, "a+/=~!\"'\\$#", "a+/=~!\"'\\$#"),
     (addresses.listen_host, "0.0.0.0", "0.0.0.0"),
     (addresses.listen_host, "127.0.0.1", "127.0.0.1"),
     (addresses.listen_host, "::", "::"),
@@ -215,33 +220,30 @@ REFUSED: list[tuple[Callable[[str], Any], str, str]] = [
         for text in ("", "trace", "warning ", "10")
     ],
     *[
-        (values.fixed_fields, text, "has no name and value")
+        (fixed_fields, text, "has no name and value")
         for text in ("", "X-Team", "X-Team:", ": a", "X Team: a", "X-Team: a|", "|X-Team: a", "X\u00e9: a", "(X): a")
     ],
-    (values.fixed_fields, "X-A: a|X-B", "field 2 has no name and value"),
+    (fixed_fields, "X-A: a|X-B", "field 2 has no name and value"),
+    *[(fixed_fields, f"X-Team: a{text}b", "outside printable ASCII") for text in ("\r\n", "\x00", "\x7f", "\u00e9")],
     *[
-        (values.fixed_fields, f"X-Team: a{text}b", "outside printable ASCII")
-        for text in ("\r\n", "\x00", "\x7f", "\u00e9")
-    ],
-    *[
-        (values.fixed_fields, f"{name}: a", "is the gateway's own to write")
+        (fixed_fields, f"{name}: a", "is the gateway's own to write")
         for name in ("Host", "CONNECTION", "te", "Content-Length", "Authorization", "X-Gomodel-Replica", "X-Request-Id")
     ],
-    (values.fixed_fields, "X-Team: a|x-team: b", "'x-team' is there twice"),
+    (fixed_fields, "X-Team: a|x-team: b", "'x-team' is there twice"),
     *[(values.comma_list, text, "names nothing") for text in ("", ",", " , ,", "\t")],
     *[(values.comma_list, text, "holds a control character") for text in ("a\x00", "a,b\nc", "a\x7fb")],
     *[
-        (values.header_names, text, "is not a header name")
+        (header_names, text, "is not a header name")
         for text in ("X Foo", "X:Foo", "X-Foo:", "a,(b)", "ä", "X-Foo;X-Bar", "X/Y", '"X"')
     ],
-    *[(values.header_names, text, "delimits the body") for text in ("Content-Length", "x-foo, TRANSFER-ENCODING")],
+    *[(header_names, text, "delimits the body") for text in ("Content-Length", "x-foo, TRANSFER-ENCODING")],
     *[
-        (values.header_names, text, "gomodel writes its own")
+        (header_names, text, "gomodel writes its own")
         for text in ("Host", "x-foo,X-Request-ID", "UPGRADE", "connection")
     ],
-    (values.header_names, ",", "names nothing"),
+    (header_names, ",", "names nothing"),
     *[
-        (values.bearer_token, text, "holds whitespace, a control character or a character outside ASCII")
+        (bearer_token, text, "holds whitespace, a control character or a character outside ASCII")
         for text in ("", " ", "a b", " a", "a ", "a\n", "a\t", "\x00", "a\x7f", "clé", "ключ", "a\udc80", "a\u00a0b")
     ],
     *[
@@ -341,7 +343,7 @@ def test_a_message_is_one_printable_line_of_bounded_length(
 @pytest.mark.parametrize("text", ["hunter2 ", "\nhunter2", "hunter2é"])
 def test_a_refused_key_is_never_quoted(text: str) -> None:
     with pytest.raises(ValueError, match="bearer token") as caught:
-        values.bearer_token(text)
+        bearer_token(text)
     assert "hunter2" not in str(caught.value)
 
 
