@@ -79,7 +79,7 @@ class Relay(Exchange):
                 self._withhold(answer, complete)
                 return
         now = monotonic()
-        if self._upload is not None and not (self.channel.sent or self.refusal):
+        if self._upload is not None and not self.channel.sent:
             self._answered_early = True
         if self._answered_early or protocol.last:
             request.keep_alive = False

@@ -9,6 +9,7 @@ import pytest
 from gomodel.config.load import from_environ
 from gomodel.downstream.body import IN_MEMORY_BYTES
 from gomodel.upstream import probes
+from gomodel.upstream.channel import Channel
 
 from ..harness.forms import form
 from ..harness.forms import post as form_post
@@ -147,6 +148,27 @@ async def test_a_refused_key_is_a_502_that_says_whose_key_it_was(gateway, upstre
     (line,) = access_lines(handle)
     assert (line["ended_by"], line["reason"], line["instance"]) == ("upstream", "instance_key_refused", "vllm")
     assert instance_of(handle).breaker.closed
+
+
+@pytest.mark.parametrize("refusal", [UNAUTHORIZED, LONG_401])
+async def test_what_else_comes_of_a_refused_key_in_the_same_turn_reaches_nobody(
+    gateway, upstream, connect, monkeypatch, refusal
+):
+    """TLS, and a reset behind an answer, hand over several pieces before the request's task has its turn."""
+    received = Channel.data_received
+
+    def head_and_rest(channel, data):
+        at = data.find(b"\r\n\r\n") + 4
+        received(channel, data[:at])
+        received(channel, data[at:])
+
+    monkeypatch.setattr(Channel, "data_received", head_and_rest)
+    client = await connect(await gateway(vllm=upstream))
+    for _ in "first", "on an idle connection":
+        upstream.on_request(OK)
+        assert (await ask(client, bound_post())).status == 200
+        upstream.on_request(refusal)
+        own_error(await ask(client, bound_post()), 502, "instance_key_refused")
 
 
 async def test_an_anthropic_client_reads_it_in_its_own_shape(gateway, upstream, connect):
