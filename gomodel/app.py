@@ -34,6 +34,7 @@ from .middleware import CallerRecording, Middleware, Recording, compose, errors
 from .operations.handlers import Operations
 from .operations.status_page import status_page
 from .relay.batch_calls import BatchCalls
+from .relay.digest import EVERY, sampling
 from .relay.forward import Forwarder
 from .relay.inference import Inference
 from .relay.passthrough import Passthrough
@@ -155,7 +156,9 @@ class App:
             door = own_pages(origins, loopback=config.port is not None and is_loopback(config.host))
         checks = [sanity, *([preflights(origins)] if origins is not None else []), door, allowed]
         recording = Recording if self.callers is None else CallerRecording
-        self._recording = recording(telemetry, router, self.providers, strip, config.session_headers, proxies)
+        self._sample = None if config.digest == "off" else sampling(1 if config.digest == "all" else EVERY)
+        known_by = telemetry, router, self.providers, strip, config.session_headers
+        self._recording = recording(*known_by, proxies, self._sample)
         self._checks = Checks(checks) if self.callers is None else CallerChecks(checks, self.callers)
         self._shared = origins is not None
         shared = [sharing(origins)] if origins is not None else []
@@ -169,7 +172,7 @@ class App:
         config, callers = self.config, self.callers
         strip = frozenset(name.encode() for name in config.strip_request_headers) - {b"x-vllm-priority"}
         recording = Recording if callers is None else CallerRecording
-        record = recording(telemetry, router, self.providers, strip, config.session_headers)
+        record = recording(telemetry, router, self.providers, strip, config.session_headers, sample=self._sample)
         if callers is None:
             return compose(self._dispatch, [record, errors, LineChecks([sanity, allowed])])
         return compose(

@@ -55,7 +55,9 @@ class Recording:
         strip: frozenset[bytes],
         sessions: Iterable[str] = (),
         proxies: TrustedProxies | None = None,
+        sample: Callable[[Request], None] | None = None,
     ) -> None:
+        """`sample` begins a digest of the request where it is to have one."""
         self._telemetry = telemetry
         self._running = telemetry.running.records
         self._resolve = router.resolve
@@ -63,6 +65,7 @@ class Recording:
         self._strip = strip
         self._kinds = kinds_of_fields((*SESSION_NAMES, *sessions))
         self._proxies = proxies
+        self._sample = sample
         self._new_id = telemetry.running.new_id
 
     def begin(self, request: Request) -> None:
@@ -80,6 +83,8 @@ class Recording:
         entry.task = protocol.task
         self._running.add(entry)
         request.recorded = True
+        if self._sample is not None:
+            self._sample(request)
 
     def end(self, request: Request) -> None:
         """It is over, and its record says how it ended."""
@@ -87,8 +92,17 @@ class Recording:
         if entry.place is not None:
             entry.place.leave()
         self._running.discard(entry)
+        if request.digest is not None:
+            self._compare(request)
         route, label = request.route, self._label(entry.instance, entry.model)
         self._telemetry.finish(entry, label, monotonic(), polled=route.polled, metered=route.metered)
+
+    def _compare(self, request: Request) -> None:
+        """Whether the bytes that went out are those that came in."""
+        digest, request.digest = request.digest, None  # each knows the other
+        for direction in digest.compare():
+            self._telemetry.mismatches[direction] += 1
+            _logger.error("The %s body of request %s is not the one that came in", direction, request.record.id)
 
     async def __call__(self, request: Request, handler: Handler) -> Reply | None:
         if not request.recorded:

@@ -94,6 +94,7 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
         metrics_enabled=v["METRICS_ENABLED"],
         metrics_path=v["METRICS_ENDPOINT"],
         metrics_public=v["METRICS_PUBLIC"],
+        digest=v["DIGEST"],
         log_level=v["LOG_LEVEL"],
         log_format=v["LOG_FORMAT"],
         workers=v["GOMODEL_WORKERS"],

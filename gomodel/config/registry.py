@@ -227,6 +227,10 @@ SECTIONS = (
             "Path of the metrics."),
         Variable("METRICS_PUBLIC", _BOOLEAN, "false", meaning=
             "Serve the metrics without the master key; they name no replica's address then."),
+        Variable("DIGEST", values.choice("off", "sampled", "all"), "sampled", meaning=
+            "Of which requests the bytes that came in are compared with those that went out, both ways: `sampled` (one "
+            "of 101; summing all of them would take more than 2 % of each), `all` or `off`. A difference is a bug of "
+            "gomodel's: an ERROR with the request's id, and `gomodel_byte_mismatch_total`."),
         Variable("LOG_LEVEL", values.choice("debug", "info", "warning", "error", aliases={"warn": "warning"}), "info",
                  first=True, meaning=
             "Least severe level that is logged: `debug`, `info`, `warn` (or `warning`), `error`."),

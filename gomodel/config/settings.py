@@ -232,6 +232,7 @@ class Config:
     metrics_enabled: bool
     metrics_path: str
     metrics_public: bool
+    digest: Literal["off", "sampled", "all"]
     log_level: str
     log_format: Literal["auto", "text", "json"]
     workers: int

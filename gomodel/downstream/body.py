@@ -133,6 +133,9 @@ class RequestBody:
     def cut(self, at: int, size: int, instead: bytes = b"") -> None:
         """Leave out `size` bytes at offset `at` of what is held, or send others. To be called once at the most."""
         self.removed_bytes = size - len(instead)
+        if self._request.digest is not None:
+            held = b"".join(self.held)[at : at + size] if self._spool is None else self._spool.peek(at, size)
+            self._request.digest.cuts(at, held, instead)
         if self._spool is not None:
             self._spool.cut(at, size, instead)
             return

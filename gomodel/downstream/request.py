@@ -132,6 +132,7 @@ class Request:
         "added",
         "app",
         "cors",
+        "digest",
         "error",
         "fields",
         "http_10",
@@ -171,6 +172,7 @@ class Request:
         self.reading: Any = None  # of its body, which waits for more of it
         self.recorded = False
         self.refusal: Exception | None = None  # what `App.begin` came upon
+        self.digest: Any = None  # of its bodies (`relay.digest`), where they are summed
         self.record: Record
         self.fields: RequestFields
         self.route: Any = None

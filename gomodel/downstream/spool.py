@@ -44,6 +44,13 @@ class Spool:
             ) from exc
         self._size += len(piece)
 
+    def peek(self, at: int, size: int) -> bytes:
+        """Bytes as they were written."""
+        if self._file is None:
+            return b""
+        self._file.seek(at)
+        return self._file.read(size)
+
     def cut(self, at: int, size: int, instead: bytes) -> None:
         """Leave out `size` bytes at offset `at` when reading, or read others in their place."""
         self._instead = instead

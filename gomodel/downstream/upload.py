@@ -33,6 +33,7 @@ class Upload:
         "_connection",
         "_ended",
         "_error",
+        "_observer",
         "_paused",
         "_pieces",
         "_waiter",
@@ -49,6 +50,7 @@ class Upload:
         self._pieces: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
+        self._observer: Callable[[bytes], None] | None = None
         self._ended = False
         self._paused = False
         self.waiting_bytes = 0
@@ -58,6 +60,8 @@ class Upload:
         if data:
             self._pieces.append(data)
             self.waiting_bytes += len(data)
+            if self._observer is not None:
+                self._observer(data)
         elif not last:
             return
         if last:
@@ -65,6 +69,12 @@ class Upload:
         self._tell()
         if last:
             self.ask()
+
+    def observe(self, observer: Callable[[bytes], None]) -> None:
+        """Show every piece to `observer`, as it comes; to be called before any is taken."""
+        for piece in self._pieces:
+            observer(piece)
+        self._observer = observer
 
     def limit(self) -> None:
         """Whoever reads it has had the opportunity: hold the client back where too much waits."""

@@ -73,6 +73,13 @@ FAMILIES = (
         _histograms,
     ),
     Family(
+        "gomodel_byte_mismatch_total",
+        "counter",
+        ("direction",),
+        "Bodies (of a request or a response) that gomodel sent on with other bytes than they came with: a bug in it. "
+        "DIGEST says of how many requests that is looked at.",
+    ),
+    Family(
         "gomodel_wasted_seconds_total",
         "counter",
         ("upstream", "key"),

@@ -97,6 +97,7 @@ def snapshot(
         ),
         "gomodel_chunk_gap_seconds": (((name,), _plain(each)) for name, each in telemetry.gaps.totals()),
         "gomodel_gap_seconds": (((whom,), _plain(each)) for whom, each in telemetry.waits.items()),
+        "gomodel_byte_mismatch_total": (((direction,), count) for direction, count in telemetry.mismatches.items()),
         "gomodel_wasted_seconds_total": ((key, each.seconds) for key, each in wasted.items()),
         "gomodel_wasted_events_total": ((key, each.events) for key, each in wasted.items()),
         "gomodel_cancel_seconds": (((name,), _plain(each)) for name, each in cancels.items()),

@@ -173,6 +173,8 @@ class Forwarder:
         if channel is None:
             return False
         outgoing.begun = relay = self._relay(outgoing, replica, replica.breaker.ordinary)
+        if outgoing.request.digest is not None:
+            channel = outgoing.request.digest.on(channel)
         relay.begin(channel, self._head(outgoing, replica), outgoing)
         return True
 
@@ -246,6 +248,8 @@ class Forwarder:
                         return Attempt(replica, outcome, relay, exc)
                     if admission.trial:
                         relay.trial = admission
+                    if outgoing.request.digest is not None:
+                        channel = outgoing.request.digest.on(channel)
                     error = await relay.run(channel, self._head(outgoing, replica), outgoing)
                 if isinstance(error, ConnectError):
                     unreachable(replica, admission, error, failed)

@@ -134,6 +134,8 @@ def fields(record: Record, seconds: float) -> dict[str, object]:
         found["reason"] = record.reason
     if record.affinity:
         found["affinity"] = record.affinity
+    if record.digest:
+        found["digest"] = record.digest
     if record.batch:
         found["batch"] = record.batch
     if record.retries:

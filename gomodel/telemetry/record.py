@@ -77,6 +77,7 @@ class Record:
         "cancel_s",
         "client",
         "client_s",
+        "digest",
         "ended_by",
         "events",
         "first_byte",
@@ -129,6 +130,7 @@ class Record:
         self.named_by = ""  # what named its conversation: "header", "body" ...; only where servers were chosen from
         self.affinity = ""  # where it was served, seen from its conversation's home
         self.status = 0
+        self.digest = ""  # sums of its bodies as they came, where they were summed
         self.batch = ""  # whose line it is
         self.streamed = False  # the answer is a stream of events
         self.bytes_in = 0

@@ -88,6 +88,7 @@ DEFAULTS = [
     ("metrics_enabled", True),
     ("metrics_path", "/metrics"),
     ("metrics_public", False),
+    ("digest", "sampled"),
     ("log_level", "info"),
     ("log_format", "auto"),
     ("workers", 1),
@@ -198,6 +199,7 @@ SETTINGS = [
     ("METRICS_ENDPOINT", "/internal/metrics/", "metrics_path", "/internal/metrics"),
     ("METRICS_ENDPOINT", "/healthz", "metrics_path", "/healthz"),
     ("METRICS_PUBLIC", "yes", "metrics_public", True),
+    ("DIGEST", "all", "digest", "all"),
     ("LOG_LEVEL", "DEBUG", "log_level", "debug"),
     ("LOG_LEVEL", "warn", "log_level", "warning"),
     ("LOG_LEVEL", "Warning", "log_level", "warning"),
@@ -1196,7 +1198,7 @@ CONTRACT = re.findall(
     CIRCUIT_BREAKER_FAILURE_THRESHOLD CIRCUIT_BREAKER_SUCCESS_THRESHOLD CIRCUIT_BREAKER_TIMEOUT
     CACHE_REFRESH_INTERVAL STRIP_REQUEST_HEADERS ROUTING SESSION_HEADERS METRICS_ENABLED METRICS_ENDPOINT METRICS_PUBLIC
     GOMODEL_DATA_DIR GOMODEL_DATABASE_URL GOMODEL_DATABASE_URL_FILE FILE_SIZE_LIMIT FILE_TTL BATCH_CONCURRENCY
-    BATCH_PRIORITY
+    BATCH_PRIORITY DIGEST
     FORWARDED_ALLOW_IPS LOG_LEVEL LOG_FORMAT GOMODEL_WORKERS GOMODEL_WATCH GOMODEL_DRAIN_TIMEOUT
     TLS_CERT_FILE TLS_KEY_FILE
     """,

@@ -34,6 +34,7 @@ CONTRACT = {
     "gomodel_time_to_first_byte_seconds": ("upstream", "route", "stream"),
     "gomodel_chunk_gap_seconds": ("upstream",),
     "gomodel_gap_seconds": ("where",),
+    "gomodel_byte_mismatch_total": ("direction",),
     "gomodel_wasted_seconds_total": ("upstream", "key"),
     "gomodel_wasted_events_total": ("upstream", "key"),
     "gomodel_cancel_seconds": ("upstream",),
