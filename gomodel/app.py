@@ -136,7 +136,7 @@ class App:
             Kind.MODELS: self.model_list,
             Kind.MODEL: self.model,
             Kind.HEALTH: self.health,
-            Kind.STATUS_PAGE: status_page(config.metrics_path if config.metrics_enabled else None),
+            Kind.STATUS_PAGE: status_page,
             **self._operations.handlers,
         }
         self._batch_calls: BatchCalls | None = None

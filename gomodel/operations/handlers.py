@@ -24,6 +24,7 @@ from ..telemetry.history import charts
 from ..telemetry.record import Record
 from ..telemetry.usage_table import Asked, as_csv, as_json, summed
 from ..upstream.probes import Probes
+from ..version import VERSION
 from . import instances, keys
 from .engines import Engines
 from .history import Sampling, Window, said
@@ -209,7 +210,8 @@ class Operations:
     async def configuration(self, request: Request) -> Reply:
         """GET /admin/configuration: every variable with its value in force, and no secret."""
         names = ("section", "variable", "value", "set")
-        return _json({"configuration": [dict(zip(names, row, strict=True)) for row in self._said]})
+        rows = [dict(zip(names, row, strict=True)) for row in self._said]
+        return _json({"version": VERSION, "configuration": rows})
 
     def counted(self) -> dict[str, Any]:
         """All numbers of this process."""

@@ -15,6 +15,7 @@ from ..telemetry.counters import Telemetry
 from ..telemetry.history import ALL, POINTS, SLOT_S, SLOTS, Counts, Name, Totals
 
 _WINDOW_S = SLOT_S * SLOTS
+_PLACED = frozenset({"home", "spilled", "moved"})
 
 
 class Sampling:
@@ -63,6 +64,10 @@ def totals(telemetry: Telemetry) -> Mapping[Name, Counts]:
         sums.add(names, "prompt_tokens", spent.prompt)
         sums.add(names, "cached_tokens", spent.cached)
         sums.add(names, "completion_tokens", spent.completion)
+        sums.add(names, "generation_seconds", spent.seconds)
+    for (instance, key), wasted in telemetry.waste.by_key.items():
+        names = [ALL, ("instance", instance), *([("key", key)] if key else [])]
+        sums.add(names, "wasted_seconds", wasted.seconds)
     for (instance, _), latency in telemetry.latency.items():
         if instance:
             names = [ALL, ("instance", instance)]
@@ -72,6 +77,10 @@ def totals(telemetry: Telemetry) -> Mapping[Name, Counts]:
         names = [ALL, ("instance", instance)]
         sums.add(names, "events", sum(gaps.counts))
         sums.buckets(names, "gap", gaps.counts)
+    for (_, result), count in telemetry.affinity.items():
+        if result in _PLACED:
+            sums.add([ALL], f"conversations_{result}", count)
+    sums.buckets([ALL], "lag", telemetry.lag.counts)
     words = {"client": "client_left", "upstream": "upstream_broke", "gomodel": "gateway_ended"}
     for (who, _), count in telemetry.aborted.items():
         sums.add([ALL], words[who], count)

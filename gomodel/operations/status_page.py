@@ -6,33 +6,33 @@ holds no data; it asks for the master key and reads the same routes as every oth
 
 import base64
 import hashlib
-import html
 import re
 from functools import cache
 
-from ..downstream.request import Handler, Reply, Request
+from ..downstream.request import Reply, Request
 
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+# One script in the end, whose parts see each other and nobody else sees.
+_SCRIPTS = ("state", "ask", "words", "document", "chart", "figures", "tables", "main")
 
 
-def status_page(metrics_path: str | None) -> Handler:
-    """The handler of GET and HEAD /. `metrics_path` is that of the metrics, below the base; None when they are off."""
-
-    async def serve(request: Request) -> Reply:
-        body, headers = _page(metrics_path or "")
-        return Reply(200, body, dict(headers), content_type="text/html; charset=utf-8")
-
-    return serve
+async def status_page(request: Request) -> Reply:
+    """GET and HEAD /."""
+    body, headers = _page()
+    return Reply(200, body, dict(headers), content_type="text/html; charset=utf-8")
 
 
 @cache
-def _page(metrics_path: str) -> tuple[bytes, dict[str, str]]:
+def _page() -> tuple[bytes, dict[str, str]]:
     """Read by the first request: a gateway that nobody looks at should not start later for it."""
     from importlib.resources import files  # noqa: PLC0415
 
-    # Relative, so that the page works below BASE_PATH and whatever a proxy in front puts before it.
-    metrics = html.escape(metrics_path.removeprefix("/"))
-    page = files(__package__).joinpath("status.html").read_text(encoding="utf-8").replace("{metrics}", metrics, 1)
+    def part(name: str) -> str:
+        return files(__package__).joinpath("page", name).read_text(encoding="utf-8")
+
+    script = "".join(part(f"{name}.js") for name in _SCRIPTS)
+    page = part("page.html").replace("{style}", part("page.css"), 1)
+    page = page.replace("{script}", f'\n"use strict";\n(() => {{\n{script}}})();\n', 1)
     return page.encode(), _headers(page)
 
 

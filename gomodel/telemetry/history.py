@@ -6,7 +6,7 @@ looks at the clock and at the counters is `operations.history`.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -36,11 +36,18 @@ COUNTED = (
     "cached_tokens",
     "completion_tokens",
     "events",
+    "generation_seconds",
+    "wasted_seconds",
+    "conversations_home",
+    "conversations_spilled",
+    "conversations_moved",
 )
 # Most at once in a step, where the others are sums.
 GAUGES = ("running", "waiting")
-# First byte of a stream and of an answer that comes whole, and between two pieces of a body; two quantiles of each.
-DURATIONS = ("stream_first_byte", "answer_first_byte", "gap")
+# First byte of a stream and of an answer that comes whole, between two pieces of a body, and how late the event loop
+# was; two quantiles of each.
+DURATIONS = ("stream_first_byte", "answer_first_byte", "gap", "lag")
+_TOKENS = ("prompt_tokens", "completion_tokens")
 _QUANTILES = {"p50_s": 0.5, "p95_s": 0.95}
 
 
@@ -88,36 +95,40 @@ def _add(rows: dict[Name, Counts], more: Mapping[Name, Counts], *, most: bool) -
 
 def charts(workers: Iterable[dict[int, dict[Name, Counts]]], steps: int, step_s: int) -> list[dict[str, Any]]:
     """What all workers have read as one series for each name, the busiest first: for each figure a value a step, and
-    one for the whole window. None is a step in which it cannot be said. JSON-serialisable.
+    one for the whole window. None is a step in which it cannot be said, as before the start. JSON-serialisable.
     """
-    together: list[dict[Name, Counts]] = [{} for _ in range(steps)]
+    together: list[dict[Name, Counts] | None] = [None] * steps
     for found in workers:
         for number, rows in found.items():
             if 0 <= number < steps:
-                _add(together[number], rows, most=False)
+                known = together[number] = together[number] or {}
+                _add(known, rows, most=False)
     whole: dict[Name, Counts] = {}
-    for rows in together:
-        _add(whole, rows, most=True)
+    for each in together:
+        _add(whole, each or {}, most=True)
     names = sorted(whole, key=lambda name: (name != ALL, -whole[name].get("requests", 0), name))
+    known_s = step_s * (steps - together.count(None))
     return [
         {
             "by": by,
             "name": name,
-            "points": _columns([rows.get((by, name), {}) for rows in together], step_s),
-            "window": {what: values[0] for what, values in _columns([whole[by, name]], step_s * steps).items()},
+            "points": _columns([None if rows is None else rows.get((by, name), {}) for rows in together], step_s),
+            "window": {what: values[0] for what, values in _columns([whole[by, name]], known_s).items()},
         }
         for by, name in names
     ]
 
 
-def _columns(rows: list[Counts], seconds: int) -> dict[str, list[float | None]]:
-    columns: dict[str, list[float | None]] = {what: [row.get(what, 0) for row in rows] for what in (*COUNTED, *GAUGES)}
-    columns["requests_per_second"] = [round(row.get("requests", 0) / seconds, 3) for row in rows]
-    tokens = [row.get("prompt_tokens", 0) + row.get("completion_tokens", 0) for row in rows]
-    columns["tokens_per_second"] = [round(each / seconds, 1) for each in tokens]
+def _columns(rows: list[Counts | None], seconds: int) -> dict[str, list[float | None]]:
+    def column(figure: Callable[[Counts], float | None]) -> list[float | None]:
+        return [None if row is None else figure(row) for row in rows]
+
+    columns = {what: column(lambda row, what=what: row.get(what, 0)) for what in (*COUNTED, *GAUGES)}  # type: ignore[misc]
+    columns["requests_per_second"] = column(lambda row: round(row.get("requests", 0) / seconds, 3))
+    columns["tokens_per_second"] = column(lambda row: round(sum(row.get(each, 0) for each in _TOKENS) / seconds, 1))
     for what in DURATIONS:
         for word, share in _QUANTILES.items():
-            columns[f"{what}_{word}"] = [quantile(row, what, share) for row in rows]
+            columns[f"{what}_{word}"] = column(lambda row, what=what, share=share: quantile(row, what, share))  # type: ignore[misc]
     return columns
 
 

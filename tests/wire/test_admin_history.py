@@ -41,7 +41,7 @@ async def test_what_was_counted_is_there_when_its_slot_is_over(gateway, upstream
     assert list(counted) == [("all", ""), ("instance", "vllm"), ("model", "vllm/other")]
     for each in counted.values():
         assert each["window"]["requests"] == 3
-        assert each["points"]["requests"] == [*[0] * 59, 3]
+        assert each["points"]["requests"] == [*[None] * 59, 3]
 
 
 async def test_the_last_failures_are_listed_newest_first_without_a_clients_words(gateway, upstream, connect):

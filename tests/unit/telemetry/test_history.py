@@ -57,7 +57,7 @@ def test_of_too_many_rows_those_of_the_busiest_are_kept_and_that_of_all():
 
 def test_charts_have_a_value_for_each_step_and_one_for_the_window():
     counts = {"requests": 30, "prompt_tokens": 100, "completion_tokens": 50, ("stream_first_byte", 3): 30}
-    found = charts([{1: {ALL: counts, VLLM: counts}}, {1: {ALL: counts}, 7: {ALL: counts}}], 3, 20)
+    found = charts([{0: {}, 1: {ALL: counts, VLLM: counts}, 2: {}}, {1: {ALL: counts}, 7: {ALL: counts}}], 3, 20)
     assert [(each["by"], each["name"]) for each in found] == [("all", ""), VLLM]
     points, window = of(found)["points"], of(found)["window"]
     assert points["requests"] == [0, 60, 0]
@@ -66,6 +66,13 @@ def test_charts_have_a_value_for_each_step_and_one_for_the_window():
     assert points["stream_first_byte_p50_s"] == [None, 0.0075, None]
     assert (window["requests"], window["requests_per_second"]) == (60, 1)
     assert window["answer_first_byte_p95_s"] is None
+
+
+def test_steps_before_the_start_are_unknown_and_no_part_of_a_rate():
+    (found,) = charts([{2: {ALL: {"requests": 20}}, 3: {}}], 4, 10)
+    assert found["points"]["requests"] == [None, None, 20, 0]
+    assert found["points"]["gap_p50_s"] == [None] * 4
+    assert found["window"]["requests_per_second"] == 1
 
 
 def test_nothing_counted_is_no_series():
