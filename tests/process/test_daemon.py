@@ -556,6 +556,7 @@ async def test_a_restart_behind_a_socket_of_systemd_fails_no_request(
                 if answer.must_close:
                     client.wire.close()
                     client = None
+                await asyncio.sleep(0.005)  # the daemons that start need the processor too
             if client is not None:
                 client.wire.close()
 

@@ -217,17 +217,18 @@ async def cost_of_stalled(make_upstream, connect, run, transports, what: str) ->
     else:
         upstream.repeat(ReadHead(), Stall())
     clients, sending = [], []
+    upload = request("POST", CHAT, body=b'{"model":"m"' + bytes(FLOOD_BYTES))
 
     async def stall(count: int) -> int:
         for _ in range(count):
             client = await connect(target, receive_buffer=4096, tls=tls)
+            client.wire._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
             clients.append(client)
             if what == "answer":
                 await client.send(post(model="m"))
                 await client.read_head()
             else:
-                body = b'{"model":"m"' + bytes(FLOOD_BYTES)
-                sending.append(asyncio.create_task(client.wire.send(request("POST", CHAT, body=body))))
+                sending.append(asyncio.create_task(client.wire.send(upload)))
         wires = [each.wire for each in (upstream.connections if what == "answer" else clients)]
         before = -1
         while before != (sent := sum(wire.sent_bytes for wire in wires)):

@@ -12,7 +12,7 @@ from gomodel.selector.form import HEADERS_LIMIT_BYTES, PARTS_LIMIT, MultipartSca
 from gomodel.selector.form_headers import boundary
 from gomodel.selector.selector import VALUE_LIMIT_BYTES, Selector
 
-modest = settings(derandomize=True, deadline=None, database=None, max_examples=400)
+modest = settings(derandomize=True, deadline=None, database=None, max_examples=200)
 
 Outcome = Selector | type[GatewayError] | None
 
@@ -382,7 +382,7 @@ def test_any_form_in_any_pieces_gives_its_field(form: tuple[bytes, bytes, Outcom
     assert scanned(cut(body + b"\r\nepilogue", random.Random(seed)), mark) in outcomes
 
 
-@settings(modest, max_examples=800)
+@settings(modest, max_examples=400)
 @given(
     body=st.binary(max_size=60)
     | st.lists(

@@ -9,7 +9,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from gomodel.errors import InvalidBody, ModelRequired
 from gomodel.selector.form import MultipartScan
 
-modest = settings(derandomize=True, deadline=None, database=None, max_examples=800)
+modest = settings(derandomize=True, deadline=None, database=None, max_examples=400)
 
 
 class Refused(Exception):

@@ -162,7 +162,7 @@ def test_an_end_that_does_not_tell_tells_nothing(tail):
     assert ending(tail) is None
 
 
-@settings(derandomize=True, database=None, deadline=None, max_examples=60)
+@settings(derandomize=True, database=None, deadline=None, max_examples=25)
 @given(document=DOCUMENTS, seed=st.integers(0, 1 << 30))
 def test_any_document_in_any_pieces_gives_what_a_scan_of_it_gives(document: Pairs, seed: int) -> None:
     dice = random.Random(seed)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gomodel.selector.previous_response import PreviousResponse
 
-modest = settings(derandomize=True, deadline=None, database=None, max_examples=300)
+modest = settings(derandomize=True, deadline=None, database=None, max_examples=150)
 
 ID = "resp_0a1B-c.d_9"
 NAME = "previous_response_id"

@@ -198,7 +198,7 @@ TOKENS = st.sampled_from(
 STARTS = st.sampled_from([b"{", b'{"a":', b'{"a":[', b'{"a":"', b'{"', b'{"a":' + b"[" * 30_000, b'{"model":"m",'])
 
 
-@settings(derandomize=True, database=None, deadline=None, max_examples=60)
+@settings(derandomize=True, database=None, deadline=None, max_examples=30)
 @given(start=STARTS, tokens=st.lists(TOKENS, min_size=1, max_size=6), again=st.booleans())
 @example(start=b'{"a":', tokens=[b"[", b'"\\\\"', b","], again=True)
 def test_no_bytes_make_a_turn_long(start: bytes, tokens: list[bytes], again: bool) -> None:

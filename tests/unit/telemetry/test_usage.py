@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gomodel.telemetry.usage import LAST_BYTES, Usage, usage_of
 
-modest = settings(derandomize=True, deadline=None, database=None, max_examples=300)
+modest = settings(derandomize=True, deadline=None, database=None, max_examples=150)
 
 CHAT = {"prompt_tokens": 12, "total_tokens": 19, "completion_tokens": 7, "prompt_tokens_details": None}
 CACHED = {**CHAT, "prompt_tokens_details": {"cached_tokens": 8}}

@@ -14,7 +14,7 @@ from gomodel.upstream.model_list import ENTRY_LIMIT_BYTES, MODELS_LIMIT, ListErr
 
 from ..selector.test_scan_turns import CALLS, calls_of
 
-modest = settings(derandomize=True, deadline=None, database=None, max_examples=200)
+modest = settings(derandomize=True, deadline=None, database=None, max_examples=80)
 
 
 async def models(body: bytes) -> list[dict[str, Any]]:
