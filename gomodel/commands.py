@@ -287,15 +287,116 @@ exit status: 0 when nothing is broken, 1 otherwise, 2 for wrong use
 """
 
 
+def _record(options: "Namespace | None") -> int:
+    from pathlib import Path  # noqa: PLC0415
+
+    from .config.load import load  # noqa: PLC0415
+    from .doctor.places import of_instance, place_of  # noqa: PLC0415
+    from .recording.command import Recording, Refused, record  # noqa: PLC0415
+
+    assert options is not None
+    try:
+        to = place_of(options.to, None) if options.to else of_instance(load(os.environ).instances[0])
+    except ValueError as error:
+        print(f"gomodel record: --to: {error}", file=sys.stderr)
+        return WRONG_USE
+    host, port = options.listen
+    try:
+        record(Recording(Path(options.directory), to, host, port, int(options.limit * (1 << 20))))
+    except Refused as refused:
+        print(f"gomodel record: {refused}", file=sys.stderr)
+        return FAILED
+    return OK
+
+
+def _record_options(parser: "ArgumentParser") -> None:
+    add = parser.add_argument
+    add("directory", metavar="DIR", help="where a file of what passes is made")
+    add("--to", metavar="URL", help="where it goes (default: the first instance)")
+    add("--listen", type=_address, default=("127.0.0.1", 8090), metavar="HOST:PORT", help="(default 127.0.0.1:8090)")
+    add("--limit", type=_number(float, 1 << 40), default=1024, metavar="MIB", help="size of the file (default 1024)")
+
+
+def _record_epilog() -> str:
+    return """\
+A relay of its own, to be set between: as VLLM_BASE_URL of a gateway, or as the
+base URL of clients. No byte is changed. Keys and cookies are not recorded;
+prompts and answers are, readable by you alone. At the limit, or where the disk
+is full, recording ends and what passes still passes. Ctrl-C ends it.
+
+exit status: 0, or 1 when it cannot listen or write
+"""
+
+
+def _replay(options: "Namespace | None") -> int:
+    from pathlib import Path  # noqa: PLC0415
+
+    from .config.settings import Secret  # noqa: PLC0415
+    from .doctor.places import place_of  # noqa: PLC0415
+    from .recording.command import Refused, as_load, replay  # noqa: PLC0415
+
+    assert options is not None
+    directory, (host, port) = Path(options.directory), options.listen
+    try:
+        if options.as_load is None:
+            replay(directory, host, port, options.speed, any_body=options.any_body)
+            return OK
+        key = os.environ.get("OPENAI_API_KEY") or os.environ.get("GOMODEL_MASTER_KEY")
+        if options.key_file:
+            key = Path(options.key_file).read_text().strip()
+        place = place_of(options.as_load, Secret(key) if key else None)
+        return OK if as_load(directory, place, options.speed) else FAILED
+    except Refused as refused:
+        print(f"gomodel replay: {refused}", file=sys.stderr)
+        return FAILED
+    except OSError as error:
+        print(f"gomodel replay: --key-file {options.key_file}: {error.strerror}", file=sys.stderr)
+        return WRONG_USE
+    except ValueError as error:
+        print(f"gomodel replay: --as-load: {error}", file=sys.stderr)
+        return WRONG_USE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _replay_options(parser: "ArgumentParser") -> None:
+    add = parser.add_argument
+    add("directory", metavar="DIR", help="of a recording, or its file")
+    add("--speed", type=_number(float, 1e6), default=1, metavar="N", help="times as fast; 0: no pauses")
+    add("--listen", type=_address, default=("127.0.0.1", 8000), metavar="HOST:PORT", help="(default 127.0.0.1:8000)")
+    add("--any-body", action="store_true", help="answer by method and path alone")
+    add("--as-load", metavar="URL", help="send what was asked to this gateway instead")
+    add("--key-file", metavar="FILE", help="its key (default: OPENAI_API_KEY, the master key)")
+
+
+def _replay_epilog() -> str:
+    return """\
+A vLLM that answers as recorded, byte for byte and at the recorded pace, what is
+asked to the byte as then; anything else is 404. With --as-load the requests are
+sent at their recorded times, and what came is summed up.
+
+exit status: 0; with --as-load 1 when something failed that had not
+"""
+
+
+def _address(text: str) -> tuple[str, int]:
+    """HOST:PORT, or PORT alone."""
+    host, _, port = text.rpartition(":")
+    number = int(port)
+    if not 0 <= number < 1 << 16:
+        raise ValueError
+    return host.strip("[]") or "127.0.0.1", number
+
+
 # The first is meant where none is named.
 COMMANDS = (
     Command("serve", "serve what the environment describes (default)", serve, epilog=_variables),
-    Command("check", "check the configuration, ask every instance once, and exit", _check),
+    Command("check", "check the configuration, and ask every instance once", _check),
     Command("demo", "serve in front of a simulated vLLM: no GPU, no key", _demo, _demo_options),
     Command("doctor", "find what a gateway, or a proxy before it, breaks", _doctor, _doctor_options, _doctor_epilog),
+    Command("record", "write down what passes between clients and a server", _record, _record_options, _record_epilog),
+    Command("replay", "answer, or ask, as a recording says", _replay, _replay_options, _replay_epilog),
     Command("usage", "print who used how many tokens", _usage, _usage_options),
     Command("new-key", "print a new key once, and its entry for the keys file", _new_key, _new_key_options),
-    Command(
-        "batch", "run a file of requests by a gateway, and write the answers", _batch, _batch_options, _batch_epilog
-    ),
+    Command("batch", "run a file of requests by a gateway", _batch, _batch_options, _batch_epilog),
 )

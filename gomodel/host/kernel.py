@@ -54,7 +54,7 @@ def _unconfirmed(sock: socket.socket) -> int:
     return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
-def reset_on_close(transport: asyncio.Transport) -> None:
+def reset_on_close(transport: asyncio.BaseTransport) -> None:
     """Make the close of a TCP connection a reset, which does not wait behind what the kernel still holds."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family != socket.AF_UNIX:

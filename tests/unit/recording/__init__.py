@@ -1,0 +1,1 @@
+"""Rules of recordings: messages, credentials, lines, which answer fits."""
