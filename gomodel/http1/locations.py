@@ -109,7 +109,7 @@ def _own(path: str, site: Site) -> str:
 def _split(authority: str) -> tuple[str, str]:
     """Host, without brackets, and port."""
     host, port = re.fullmatch(r"(.*?)(?::([0-9]*))?", authority.rpartition("@")[2], re.DOTALL).groups()  # type: ignore[union-attr]
-    return host.lower().strip("[]").rstrip("."), port or ""
+    return host.strip("[]").rstrip("."), port or ""
 
 
 def _usual(host: str) -> str:

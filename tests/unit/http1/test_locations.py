@@ -88,6 +88,11 @@ OWN = {
     "\\v1\\models": "/p/vllm/v1/models",
     "ht\ttp:/\t/gpu-1.internal:8000/v1/models": "/p/vllm/v1/models",
     "\x01http://gpu-1.internal:8000/v1/models\x1f": "/p/vllm/v1/models",
+    # No scheme, since it does not stand first; dots that are encoded, and that stand last.
+    "/v1/models/a:b": "/p/vllm/v1/models/a:b",
+    "/v1/x/%2e%2e/models": "/p/vllm/v1/models",
+    "/v1/a/b/c/..": "/p/vllm/v1/a/b/",
+    "/v1/a/b/.": "/p/vllm/v1/a/b/",
     "next": "/p/vllm/v1/models/next",
     "../files/1": "/p/vllm/v1/files/1",
     "../../../../admin/requests": "/p/vllm/admin/requests",
@@ -286,3 +291,8 @@ async def test_over_a_unix_socket_the_placeholder_is_the_instance(gateway, make_
     upstream.on_request(moved(307, "http://localhost/v1/x/"))
     client = await connect(await gateway(vllm=upstream))
     assert (await ask(client, request("GET", "/p/vllm/v1/x"))).get("Location") == "/p/vllm/v1/x/"
+
+
+def test_an_address_that_leads_back_by_another_scheme_is_known_however_that_is_written() -> None:
+    for value in ("https://gpu-1.internal/v1/models/", "HTTPS://gpu-1.internal:8000/v1/models/"):
+        assert mapped(value, site()) is None

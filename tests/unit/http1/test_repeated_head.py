@@ -21,6 +21,7 @@ def test_the_same_head_with_another_length_is_known(length):
     head = known()
     assert head.match(sent + b"the body") == len(sent)
     assert head.length == int(length)
+    assert head.with_length(int(length)) == sent
 
 
 @pytest.mark.parametrize(

@@ -344,6 +344,13 @@ def test_a_length_that_nobody_needs_or_that_stands_beside_chunks_is_refused(pair
         fields(*pairs).check(http_10)
 
 
+@pytest.mark.parametrize(("given", "length"), [(b"0" * 19 + b"7", 7), (b"9" * 20, int("9" * 20))])
+def test_a_length_may_have_as_many_digits_as_64_bits_need(given, length):
+    made = fields((b"Content-Length", given))
+    made.check(False)
+    assert made.content_length == length
+
+
 @pytest.mark.parametrize(
     ("value", "form"),
     [

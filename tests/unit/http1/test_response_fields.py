@@ -54,6 +54,27 @@ def test_the_facts_of_a_response_are_told():
 
 
 @pytest.mark.parametrize(
+    ("pairs", "may"),
+    [
+        ([(b"content-length", b"2"), (b"X-A", b"1")], True),
+        ([(b"X-A", b"1"), (b"Content-Length", b"2")], True),
+        ([(b"Content-Length", b"2"), (b"Connection", b"close")], False),
+        ([(b"Content-Length", b"2"), (b"Content-Length", b"2")], False),
+        ([(b"X-A", b"1")], False),
+    ],
+)
+def test_a_head_may_come_again_with_another_length_where_it_has_one(pairs, may):
+    made = ResponseFields(pairs)
+    assert made.may_repeat is may
+    if may:
+        made.repeat(345)
+        again = ResponseFields(
+            [(name, b"345" if name.lower() == b"content-length" else value) for name, value in pairs]
+        )
+        assert (made.lines, made.lengths) == (again.lines, again.lengths)
+
+
+@pytest.mark.parametrize(
     "name", [b"Content-Length ", b"CONTENT-length   ", b"Transfer-Encoding ", b"Connection ", b"X-A "]
 )
 def test_spaces_after_a_response_fields_name_are_no_part_of_it(name):

@@ -171,6 +171,23 @@ def test_what_differed_in_one_head_is_as_it_was_in_the_next():
     assert facts(message, fields) == facts(message, fresh)
 
 
+def test_every_value_that_differs_counts_wherever_it_stands_and_whatever_stands_before_it() -> None:
+    first = BASE.replace(b"Host: x\r\n", b"X-First: 1\r\nHost: x\r\n", 1)
+    assert same(first.replace(b"X-First: 1", b"X-First: 2", 1), first)
+    # The length comes before the other.
+    assert same(BASE.replace(b": 17", b": 18").replace(b"X-Named: 1", b"X-Named: 2").replace(b"x-a:2", b"x-a:3"))
+
+
+def test_fields_that_were_another_heads_say_so() -> None:
+    head, fields = known()
+    assert not fields.varied
+    assert head.match(BASE.replace(b": 17", b": 0", 1)) == 0 or not fields.vary(head.changed)
+    assert not fields.varied
+    assert head.match(BASE.replace(b"X-A: 1", b"X-A: 2", 1))
+    assert fields.vary(head.changed)
+    assert fields.varied
+
+
 @pytest.mark.parametrize("line", [b"X-Of-Eight: \xe9", b"X-Folded: 1\r\n 2"])
 def test_heads_that_are_not_plain_are_like_none(line):
     base = BASE.replace(b"X-A: 1", line, 1)
