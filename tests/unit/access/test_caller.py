@@ -104,7 +104,7 @@ def test_who_loses_every_limit_goes_on_being_counted() -> None:
 
 
 def test_what_an_answer_took_counts_and_a_place_is_free_when_it_ends() -> None:
-    caller = Caller(Key("spender", (), in_flight=1, tokens_per_minute=9), USAGE)
+    caller = Caller(Key("k", (), in_flight=1, tokens_per_minute=9), HostUsage())
     assert caller.limits is not None
     for usage, used in ((Usage(3, 4), (0, 1, 7)), (None, (0, 2, 7))):
         record = Record("POST", "c", 0.0)

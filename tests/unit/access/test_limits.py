@@ -205,8 +205,11 @@ def test_while_another_worker_decides_nothing_is_decided(clock: Clock, monkeypat
     refusal(there)  # full: nobody's decision could change that
 
 
-def test_far_from_the_limit_no_lock_is_taken(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, there = pair(in_flight=8, requests_per_minute=100)
+@pytest.mark.parametrize("fields", [{"in_flight": 8, "requests_per_minute": 100}, {"requests_per_minute": 8}])
+def test_far_from_the_limit_no_lock_is_taken(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, fields: dict[str, int]
+) -> None:
+    here, there = pair(**fields)
     locks = []
     genuine = type(here._account).lock
     monkeypatch.setattr(type(here._account), "lock", lambda self: locks.append(self) or genuine(self))

@@ -94,7 +94,7 @@ def same(data, base=BASE):
 )
 def test_a_head_with_another_value_is_like_it(old, new):
     assert same(BASE.replace(old, new, 1))
-    assert same(BASE.replace(old, new, 1) + b'{"model":"m"}')
+    assert same(BASE.replace(old, new, 1) + b'{"model":"m"}\r\n\r\n')
 
 
 @pytest.mark.parametrize(
