@@ -102,6 +102,22 @@ def test_a_key_with_a_limit_waits_for_itself_and_holds_up_nobody() -> None:
     assert line.leave(running[0]) == waiting[:1]
 
 
+def test_a_key_that_is_full_holds_up_nobody_who_waits_behind_it() -> None:
+    line = FairQueue(10)
+    full, running = came(line, "k", (("b", 9),), most=1), came(line)
+    behind = [came(line, key, most=1 if key == "k" else None) for key in ("k", "other")]  # type: ignore[arg-type]
+    assert line.leave(running) == [behind[1]]
+    assert line.leave(full) == []
+    assert line.leave(behind[1]) == [behind[0]]
+
+
+def test_of_one_key_the_first_that_came_is_the_first_that_goes_wherever_else_it_might_go() -> None:
+    line, both = FairQueue(10), (("a", 1), ("b", 1))
+    running = [came(line), came(line, replicas=(("b", 1),))]
+    waiting = [came(line), came(line, replicas=both), came(line)]
+    assert list(served(line, running[0])) == waiting
+
+
 def test_a_full_line_refuses() -> None:
     line = FairQueue(2)
     came(line)
@@ -121,6 +137,32 @@ def test_who_has_less_than_a_share_of_a_full_line_takes_the_place_of_the_last_of
     assert [each.refused for each in modest] == [None, None, Refused.SHARE], "its share it has"
     assert came(line, "greedy").refused is Refused.SHARE
     assert line.waiting == 4
+
+
+def test_of_two_that_would_have_as_much_neither_takes_the_others_place() -> None:
+    line = FairQueue(5)
+    came(line, "first")
+    for key in ("first", "first", "first", "second", "second"):
+        came(line, key)
+    assert came(line, "second").refused is Refused.SHARE
+    assert came(line, "second", weight=1.01).refused is None
+
+
+def test_the_last_that_came_gives_up_its_place_wherever_it_might_go() -> None:
+    both = (("a", 1), ("b", 1))
+    for last, before in ((ONE, both), (both, ONE)):
+        line = FairQueue(3)
+        running = [came(line, "greedy"), came(line, "greedy", (("b", 1),))]
+        greedy = [came(line, "greedy", each) for each in (last, before, last)]
+        came(line, "modest")
+        assert [each.refused for each in (*running, *greedy)] == [None, None, None, None, Refused.SHARE]
+
+
+def test_it_is_full_and_no_matter_of_shares_where_nobody_else_waits_any_more() -> None:
+    line = FairQueue(1)
+    came(line)
+    line.leave(came(line, "gone"))
+    assert [came(line).refused for _ in range(2)] == [None, Refused.FULL]
 
 
 def test_a_share_goes_by_weight() -> None:
@@ -161,6 +203,11 @@ def test_the_order_is_that_in_which_they_go() -> None:
     running = came(line, "x")
     for key in "aabacbbcca":
         came(line, key, weight={"a": 2.0}.get(key, 1.0))
+    for _ in range(4):
+        (going,) = line.leave(running)
+        running = going
+    for key in "dcd":
+        came(line, key)
     order = list(line.order())
     assert order == list(served(line, running))
 
