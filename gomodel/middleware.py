@@ -70,17 +70,20 @@ class Recording:
 
     def begin(self, request: Request) -> None:
         """The request runs from now on."""
-        protocol = request.protocol
-        request.fields = fields = request.known or RequestFields(request.message.raw_headers, self._strip, self._kinds)
-        request.route = route = self._resolve(request.target)
+        protocol, fields, target = request.protocol, request.known, request.target
+        if fields is None:
+            fields = RequestFields(request.message.raw_headers, self._strip, self._kinds)
+            fields.route = self._resolve(target)
+        request.fields = fields
+        request.route = route = fields.route
         client = protocol.client if self._proxies is None else _client(self._proxies, request)
-        request.record = entry = Record(request.method, client, monotonic())
         given = fields.request_id
-        entry.id = given.decode() if given is not None else self._new_id()
-        entry.route = route.template
-        entry.target = request.target
-        entry.trace = fields.trace.decode("latin-1")
-        entry.task = protocol.task
+        number = given.decode() if given is not None else self._new_id()
+        request.record = entry = Record(
+            request.method, client, monotonic(), number, route.template, target, protocol.task
+        )
+        if fields.trace:
+            entry.trace = fields.trace.decode("latin-1")
         self._running.add(entry)
         request.recorded = True
         if self._sample is not None:

@@ -31,20 +31,21 @@ class Downstream(ServedByTask):
 
     def data_received(self, data: bytes) -> None:
         known, waiter = self._known, self._waiter
-        if known is not None and known.fields is not None and waiter is not None and not waiter.done():
-            fields, head = known.fields, known.head
+        if known is not None and waiter is not None and (fields := known.fields) is not None and not waiter.done():
+            head = known.head
             start = head.match(data)
             if start:
                 if fields.varied:
                     fields.vary(())
                     fields.varied = False
-                fields.content_length = head.length
+                fields.content_length = length = head.length
             else:
                 start = known.like(data, self._heads.limit)
-            if start and (missing := (fields.content_length or 0) - len(data) + start) >= 0:
+                length = fields.content_length or 0
+            if start and (missing := length - len(data) + start) >= 0:
                 self._misses = 0
                 if missing:
-                    upload = self._begin_body(Sized(fields.content_length or 0), data[start:], fields)
+                    upload = self._begin_body(Sized(length), data[start:], fields)
                     self._serve_now(Request(self, known.message, upload), waiter)
                     upload.limit()
                 else:

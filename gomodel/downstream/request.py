@@ -158,10 +158,14 @@ class Request:
         self.payload = payload
         self.method: str = message.method
         self.target: str = message.path
-        self.http_10 = message.version < _HTTP_11
-        self.keep_alive = not (message.should_close or self.http_10 or message.method == "CONNECT")
         # The fields, when they were looked at and found good with an equal head before.
-        self.known = payload.fields
+        self.known = known = payload.fields
+        if known is None:
+            self.http_10 = message.version < _HTTP_11
+            self.keep_alive = not (message.should_close or self.http_10 or message.method == "CONNECT")
+        else:  # of a head that was remembered (`known_head`)
+            self.http_10 = False
+            self.keep_alive = True
         self.error: BadRequest | None = None  # the message could not be parsed
         self.cors = b""  # lines for the answer; an instance's own are dropped where there are some
         self.added = b""  # what the gateway says of the caller's limits; an instance's own is dropped likewise
@@ -175,7 +179,7 @@ class Request:
         self.digest: Any = None  # of its bodies (`relay.digest`), where they are summed
         self.record: Record
         self.fields: RequestFields
-        self.route: Any = None
+        self.route: Any
 
     @property
     def caller(self) -> Any:

@@ -17,12 +17,14 @@ LIMIT_BYTES = 2048
 class RepeatedHead:
     """One head, cut at the digits of its Content-Length. `length` is that of the last match."""
 
-    __slots__ = ("_after", "_before", "length")
+    __slots__ = ("_after", "_before", "_last", "_last_bytes", "length")
 
-    def __init__(self, before: bytes, after: bytes) -> None:
+    def __init__(self, before: bytes, length: int, after: bytes) -> None:
         self._before = before
         self._after = after
-        self.length = 0
+        self.length = length
+        self._last = self.with_length(length)
+        self._last_bytes = len(self._last)
 
     def with_length(self, length: int) -> bytes:
         """The head with this Content-Length."""
@@ -30,6 +32,8 @@ class RepeatedHead:
 
     def match(self, data: bytes) -> int:
         """Where the body begins in `data` if this head stands at its beginning, else 0."""
+        if data.startswith(self._last):  # with the same length, too
+            return self._last_bytes
         before, after = self._before, self._after
         if not data.startswith(before):
             return 0
@@ -40,7 +44,9 @@ class RepeatedHead:
         if end < 0 or not digits.isdigit() or digits[0] == _ZERO or not data.startswith(after, end):
             return 0
         self.length = int(digits)
-        return end + len(after)
+        self._last_bytes = end = end + len(after)
+        self._last = data[:end]
+        return end
 
 
 _ZERO = 0x30
@@ -51,4 +57,7 @@ def repeatable(data: bytes, head_bytes: int) -> RepeatedHead | None:
     if head_bytes > LIMIT_BYTES:
         return None
     found = _LENGTH.search(data, 0, head_bytes - 2)
-    return RepeatedHead(data[: found.start(1)], data[found.end(1) : head_bytes]) if found else None
+    if found is None:
+        return None
+    start, end = found.span(1)
+    return RepeatedHead(data[:start], int(data[start:end]), data[end:head_bytes])

@@ -80,6 +80,7 @@ class RequestFields:
         "owner",
         "replica",
         "request_id",
+        "route",
         "session",
         "trace",
         "varied",
@@ -97,6 +98,7 @@ class RequestFields:
         self.allowed: object = False  # a head with these fields has passed every check of the chain
         self.caller: Any = None  # whose key it has, where callers are told apart
         self.client = ""  # behind the proxies that are believed; only where there are any
+        self.route: Any = None  # of the target that the head has, once it is known
         self.content_length: int | None = None
         self.content_type = b""
         self.form = False  # the body is one, by its Content-Type; any other is taken for JSON

@@ -45,19 +45,25 @@ class ResponseFields:
     __slots__ = (
         "_length_at",
         "_length_name",
+        "_written_around",
         "accel",
         "cache",
         "codings",
         "dated",
         "encoded",
         "event_stream",
+        "length",
         "lengths",
         "lines",
         "locating",
+        "written",
     )
 
     def __init__(self, raw_headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.lengths: list[bytes] = []
+        self.length = -1  # as a number, once the head is believed; -1 without one
+        self.written = b""  # the whole head but for what the gateway adds, once `write_once` was called
+        self._written_around = b"", b""
         self.codings: list[bytes] = []
         self._length_at = -1
         self._length_name = b""
@@ -111,7 +117,19 @@ class ResponseFields:
         """Whether `repeat` may be called: the one thing that differs in the same head another time is its length."""
         return len(self.lengths) == 1 and self._length_at >= 0
 
+    def write_once(self, status: bytes) -> None:
+        """Write the head as the client gets it behind the `status` line, where nothing in it needs another look."""
+        if not (self.locating or self.event_stream):
+            at, lines = self._length_at, self.lines
+            before = b"%b%b%b: " % (status, b"".join(lines[:at]), self._length_name)
+            self._written_around = before, b"\r\n" + b"".join(lines[at + 1 :])
+            self.written = b"%b%d%b" % (before, self.length, self._written_around[1])
+
     def repeat(self, length: int) -> None:
         """Make these the fields of the same head with another Content-Length."""
+        self.length = length
         self.lengths[0] = digits = b"%d" % length
         self.lines[self._length_at] = b"%b: %b\r\n" % (self._length_name, digits)
+        if self.written:
+            before, after = self._written_around
+            self.written = b"%b%b%b" % (before, digits, after)

@@ -149,15 +149,16 @@ class Exchange(ABC):
         return self._over or (self._done is not None and self._done.done())
 
     def _end(self, error: GatewayError | None) -> None:
-        if self._is_over():
+        done = self._done
+        if self._over or (done is not None and done.done()):
             return
         self._over = True
         broken_off = error is not None and self.status
         if not broken_off:
             self.error = error
         # Before the connection is closed, whose loss cancels the task: it has yet to say whose failure this was.
-        if self._done is not None:
-            self._done.set_result(None)
+        if done is not None:
+            done.set_result(None)
         else:
             self._protocol.answered(self._request)
         if broken_off:

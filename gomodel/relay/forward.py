@@ -161,9 +161,11 @@ class Forwarder:
         False where it does, with nothing done; raises as `forward`. When the answer is over `end` takes account of it,
         or `forward` goes on.
         """
-        if not outgoing.choice.candidates:
+        candidates, request = outgoing.choice.candidates, outgoing.request
+        if not candidates:
             return False
-        self._refuse_own(outgoing.request)
+        if request.fields.request_id is not None:
+            self._refuse_own(request)
         if self._queueing is not None and not self._queueing.at_once(outgoing):
             return False
         replica = outgoing.choice.candidates[0]
@@ -214,11 +216,11 @@ class Forwarder:
     @staticmethod
     def _relay(outgoing: Outgoing, replica: Replica, admission: Admission) -> Relay:
         """For an attempt, which begins to count here."""
-        make = outgoing.relay or Relay
-        relay: Relay = make(outgoing.request, replica)
+        request = outgoing.request
+        relay: Relay = (outgoing.relay or Relay)(request, replica)
         relay.admission = admission
         relay.failures = replica.health.failures
-        record = outgoing.request.record
+        record = request.record
         record.instance, record.replica, record.tried = replica.name, replica.shown_address, True
         replica.requests.enter()
         if replica.ranks is not None:

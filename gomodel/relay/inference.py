@@ -12,7 +12,7 @@ from ..balancing.instance import Instance
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..balancing.stored_responses import StoredResponses
-from ..downstream.body import RequestBody
+from ..downstream.body import RequestBody, too_large
 from ..downstream.request import Arrived, Request
 from ..errors import ConnectError, GatewayError, ModelRequired, NotFound, Overloaded
 from ..routes.route import Kind, Route
@@ -96,9 +96,7 @@ class Inference:
             # Nearly every request: whole, and short or with its model first.
             choice = self._providers.resolve(selector.value)
             if choice is not None and (not choice.placed or self._placed(request, choice, payload.data)):
-                body = RequestBody(request, self._limit)
-                body.hold_arrived()
-                return self._send(request, choice, body, selector)
+                return self._send_whole(request, choice, payload.read_nowait(), selector)
         request.reading = reading = self._reading(request)
         if self._go_on(request, reading):
             return True
@@ -133,6 +131,29 @@ class Inference:
         _name_model(body, selector, choice, form=False)
         request.record.model = choice.model
         request.outgoing = outgoing = self._outgoing(request, choice, body)
+        return self._forwarder.begin(outgoing)
+
+    def _send_whole(self, request: Request, choice: Choice, body: bytes, selector: Selector) -> bool:
+        """As `_send`, of a body that came with its head. Raises BodyTooLarge."""
+        size, at = len(body), selector.start
+        if size > self._limit:
+            raise too_large(self._limit)
+        record, route = request.record, request.route
+        record.bytes_in = size
+        record.model = choice.model
+        request.outgoing = outgoing = Outgoing(request, choice)
+        if choice.renamed:
+            instead = _written(choice.model, form=False)
+            outgoing.removed_bytes = selector.end - at - len(instead)
+            outgoing.parts = [body[:at], instead, body[selector.end :]]
+        elif choice.bound:
+            outgoing.removed_bytes = removed = selector.prefix_bytes
+            outgoing.parts = [body[:at], body[at + removed :]]
+        else:
+            outgoing.parts = [body]
+        outgoing.replayable = route.replayable
+        if route.template == _STORING:
+            outgoing.relay = self._learning
         return self._forwarder.begin(outgoing)
 
     def _placed(self, request: Request, choice: Choice, whole: bytes | None) -> bool:
@@ -265,7 +286,11 @@ def _restricted(request: Request) -> bool:
 def _name_model(body: RequestBody, selector: Selector, choice: Choice, *, form: bool) -> None:
     """Write the model as its server knows it: without its instance, or in the place of an alias."""
     if choice.renamed:
-        model = choice.model.encode() if form else json.dumps(choice.model)[1:-1].encode()
-        body.cut(selector.start, selector.end - selector.start, model)
+        body.cut(selector.start, selector.end - selector.start, _written(choice.model, form=form))
     elif choice.bound:
         body.cut(selector.start, selector.prefix_bytes)
+
+
+def _written(model: str, *, form: bool) -> bytes:
+    """A model's name as it stands in a body."""
+    return model.encode() if form else json.dumps(model)[1:-1].encode()

@@ -19,7 +19,6 @@ class Outgoing:
     __slots__ = (
         "added",
         "begun",
-        "body",
         "choice",
         "kept_bytes",
         "parts",
@@ -50,33 +49,36 @@ class Outgoing:
         """
         self.request = request
         self.choice = choice
-        self.body = body
         self.relay = relay
         self.added = added
         self.rank = -1  # the data-parallel rank of the attempt
         self.begun: Any = None  # the Relay of a first attempt that goes on
         self.tail: str = request.route.tail
-        held: list[bytes] = []
-        rest: RequestBody | None = None
+        self.parts: list[bytes] = []  # what is here of it, as it goes out
         self.removed_bytes = 0
+        self.rest: RequestBody | None = None  # what brings all that is not in `parts`
+        self.whole = True  # all that was sent is here, in memory or on disk, and can be sent again
+        self.replayable = replayable  # so far as a connection that was used before may be tried
+        self.kept_bytes = 0  # of what was sent while more of it comes
         if body is not None:
-            held, rest = body.release()
-            self.removed_bytes = body.removed_bytes
-        fields = request.fields
+            self._frame(body)
+
+    def _frame(self, body: RequestBody) -> None:
+        """Take what is held of the body, framed as the head says."""
+        held, rest = body.release()
+        self.removed_bytes = body.removed_bytes
+        fields = self.request.fields
         if fields.chunked:
             size = sum(map(len, held))
             end = b"" if rest else b"0\r\n\r\n"
             held = [b"%x\r\n" % size, *held, b"\r\n" + end] if size else [end]
-        self.parts: list[bytes] = held  # what is here of it, as it goes out
-        self.rest = rest  # what brings all that is not in `parts`
-        self.whole = True  # all that was sent is here, in memory or on disk, and can be sent again
-        self.replayable = replayable  # so far as a connection that was used before may be tried
-        self.kept_bytes = 0  # of what was sent while more of it comes
+        self.parts = held
         if rest is not None:
+            self.rest = rest
             self.kept_bytes = sum(map(len, held))
             self.whole = rest.complete if rest.spooled else self.kept_bytes <= IN_MEMORY_BYTES
             enough = not rest.spooled and (fields.content_length or self.kept_bytes) <= IN_MEMORY_BYTES
-            self.replayable = replayable and enough
+            self.replayable = self.replayable and enough
 
     def flows(self) -> None:
         """The `parts` are sent and the `rest` follows; what is too much to be sent again is let go."""

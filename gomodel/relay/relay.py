@@ -84,7 +84,7 @@ class Relay(Exchange):
         if self._answered_early or protocol.last:
             request.keep_alive = False
         try:
-            parts, writer = begin_response(
+            written, writer = begin_response(
                 request, self.replica, self.channel.transport, message, fields, data, complete
             )
         except OldHttp as exc:
@@ -94,12 +94,12 @@ class Relay(Exchange):
         except WrongLength:
             self._miscounted()
             return
-        self._writer = writer
         if data:
             record.bytes_out += len(data)
             record.first_byte = now
             self._first, self._last = data[:FIRST_BYTES], data[-_END_BYTES:]
         if writer is not None:
+            self._writer = writer
             self._as_framed = isinstance(writer, Chunked) and bool(data) and fields.event_stream and self._begun()
         if fields.event_stream:
             record.streamed = True
@@ -118,7 +118,7 @@ class Relay(Exchange):
             record.wait_for(ENGINE, now)
         transport = protocol.transport
         if transport is not None:
-            transport.write(b"".join(parts))
+            transport.write(written)
         if complete:
             self._end(None)
 

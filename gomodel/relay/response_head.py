@@ -28,19 +28,30 @@ def begin_response(
     fields: ResponseFields,
     data: bytes,
     complete: bool,
-) -> tuple[list[bytes], Writer | None]:
-    """The head and behind it `data`, as parts for one write; and the writer for what follows, None where nothing can.
+) -> tuple[bytes, Writer | None]:
+    """The head and behind it `data`, for one write; and the writer for what follows, None where nothing can.
 
     `upstream` is the connection that it came over. Raises OldHttp for a body whose end the client could not tell from a
     broken connection (RFC 9112 8), WrongLength for one that is not as long as its head says.
     """
+    if (
+        fields.written
+        and complete
+        and request.keep_alive
+        and not (request.cors or request.added)
+        and request.method != "HEAD"
+    ):  # nearly every answer that is no stream: its head came before
+        if len(data) != fields.length:
+            raise WrongLength
+        date, request_id = b"" if fields.dated else date_line(), request.record.id.encode()
+        return b"".join((fields.written, date, b"X-Request-Id: ", request_id, replica.provider_lines, data)), None
     status, lines = message.code, fields.lines
     writer: Writer | None = None
     declared = b""
     if request.method == "HEAD" or status in _NO_BODY:
         pass
     elif fields.lengths:
-        length = int(fields.lengths[0])
+        length = fields.length
         if not complete:
             writer = Sized(length)
         elif len(data) != length:
@@ -74,9 +85,9 @@ def begin_response(
             parts.append(b"X-Accel-Buffering: no\r\n")
     if not request.keep_alive:
         parts.append(b"Connection: close\r\n")
-    parts.append(b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (request.record.id.encode(), replica.label))
+    parts += b"X-Request-Id: ", request.record.id.encode(), replica.provider_lines
     parts.append(data if writer is None else writer.write(data, complete))
-    return parts, writer
+    return b"".join(parts), writer
 
 
 def _site(request: Request, replica: Replica, upstream: asyncio.BaseTransport | None) -> Site:

@@ -92,7 +92,7 @@ class Tunnel(Relay):
         if self.trial is not None:
             self.trial.succeeded(now)
             self.trial = None
-        own = b"X-Request-Id: %b\r\nX-GoModel-Provider: %b\r\n\r\n" % (record.id.encode(), self.replica.label)
+        own = b"X-Request-Id: %b%b" % (record.id.encode(), self.replica.provider_lines)
         transport = self._protocol.transport
         if transport is not None:
             transport.write(b"".join([status_line(101, message.reason), *lines, UPGRADE, own, data]))

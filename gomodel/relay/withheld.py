@@ -29,6 +29,6 @@ def withheld(message: RawResponseMessage, fields: ResponseFields, data: bytes, c
     if complete or message.code == _UNAUTHORIZED:
         refusal = refusals.refusal(message.code, data)
         return None if refusal is None else Withheld(message, fields, data, refusal)
-    if not fields.lengths or int(fields.lengths[0]) > refusals.LIMIT_BYTES:
+    if not 0 <= fields.length <= refusals.LIMIT_BYTES:
         return None
     return Withheld(message, fields, data, None)

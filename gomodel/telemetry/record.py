@@ -108,10 +108,23 @@ class Record:
         "waits_since",
     )
 
-    def __init__(self, method: str, client: str, now: float) -> None:
+    def __init__(
+        self,
+        method: str,
+        client: str,
+        now: float,
+        id: str = "",
+        route: str = "unknown",
+        target: str = "",
+        task: "asyncio.Task[None] | None" = None,
+    ) -> None:
         """`client` is the peer's address; `now`, and every time here, is time.monotonic in seconds
-        (uvloop's own clock stands still within a turn and counts whole milliseconds)."""
-        self.id = ""
+        (uvloop's own clock stands still within a turn and counts whole milliseconds).
+
+        `route` is its template. `target` is as the client sent it, query included: never to be shown as it is. `task`
+        serves it; cancelling it ends the request in any phase.
+        """
+        self.id = id
         self.method = method
         self.client = client
         self.caller: Asking | None = None
@@ -122,8 +135,8 @@ class Record:
         self.first_byte = 0.0
         self.phase = Phase.REQUEST
         self.owner: Watched | None = None
-        self.route = "unknown"
-        self.target = ""  # as the client sent it, query included: never to be shown as it is
+        self.route = route
+        self.target = target
         self.instance = ""
         self.replica = ""  # its address, where the instance has several
         self.model = ""
@@ -145,7 +158,7 @@ class Record:
         self.reason = ""
         self.cancel_s: float | None = None  # from the client's leaving to the close of the instance's connection
         self.trace = ""
-        self.task: asyncio.Task[None] | None = None  # that serves it; cancelling it ends it in any phase
+        self.task = task
         self.aborted = ""  # why it was cancelled on purpose, by `abort`
 
     def enter(self, phase: Phase, now: float, owner: Watched | None) -> None:

@@ -32,7 +32,6 @@ SILENT_HOST_S = 45.0
 # Up to this size copying a request into one piece costs less than saying where its parts are.
 _JOIN_BYTES = 1 << 16
 _SWITCHING = 101
-_NO_BODY = frozenset({204, 304})
 
 
 class Sink(Protocol):
@@ -144,21 +143,26 @@ class Channel(ResponseHandler):
             return
         if head is None:
             return
-        message, fields, code, rest = head.message, head.fields, head.code, data[heads.end :]
-        if code == _SWITCHING:
+        message, fields, rest = head.message, head.fields, data[heads.end :]
+        if head.code == _SWITCHING:
             self.tunnel = True
             sink.on_response(message, fields, rest, False)
             return
         self._keep = not head.last
-        body: Body | None = None
-        length = 0 if self._head_only or code in _NO_BODY else int(fields.lengths[0]) if fields.lengths else -1
-        if 0 <= length <= len(rest):
-            payload, surplus = rest[:length], len(rest) > length  # all of it, as usual; no need of a body to follow
-        else:
-            body = Sized(length) if length > 0 else Chunked() if message.chunked else UntilClose()
-            payload, surplus = body.feed(rest), bool(body.rest)
-        if body is None or body.complete:
-            self._keep = self._keep and not surplus
+        length = 0 if self._head_only or head.bodiless else fields.length
+        if length == len(rest):  # all of it, as usual; no need of a body to follow
+            self._complete()
+            sink.on_response(message, fields, rest, True)
+            return
+        if 0 <= length < len(rest):
+            self._keep = False
+            self._complete()
+            sink.on_response(message, fields, rest[:length], True)
+            return
+        body: Body = Sized(length) if length > 0 else Chunked() if message.chunked else UntilClose()
+        payload = body.feed(rest)
+        if body.complete:
+            self._keep = self._keep and not body.rest
             self._complete()
             sink.on_response(message, fields, payload, True)
             return

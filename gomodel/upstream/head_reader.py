@@ -13,6 +13,7 @@ import re
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpResponseParser, RawResponseMessage
 
+from ..http1.head import status_line
 from ..http1.repeated_head import RepeatedHead, repeatable
 from ..http1.response_fields import ResponseFields
 from .response_checks import distrust, fault, parse_error
@@ -28,6 +29,9 @@ _blank_line = re.compile(rb"\n\r?\n").search
 # aiohttp's limit for a reader of bodies, which this parser never has.
 _NO_READER = 1
 _PROTOCOL = b"HTTP/"
+_NO_BODY = frozenset({204, 304})
+# Of answers with these and higher statuses some are withheld, with their fields; those must not become another head's.
+_WITHHELD = 400
 
 
 class Head:
@@ -36,13 +40,14 @@ class Head:
     What is asked of every response is looked up once, for a head that comes again.
     """
 
-    __slots__ = ("code", "fields", "last", "message")
+    __slots__ = ("bodiless", "code", "fields", "last", "message")
 
     def __init__(self, message: RawResponseMessage, fields: ResponseFields) -> None:
         self.message = message
         self.fields = fields
         self.code: int = message.code
         self.last: bool = message.should_close  # the connection ends with it
+        self.bodiless = self.code in _NO_BODY
 
 
 class HeadReader:
@@ -87,8 +92,10 @@ class HeadReader:
         repeated = self._repeated
         if repeated is not None and not self._begun_bytes and (start := repeated.match(data)):
             self.end = start
-            self._known.fields.repeat(repeated.length)
-            return self._known
+            known = self._known
+            if repeated.length != known.fields.length:
+                known.fields.repeat(repeated.length)
+            return known
         return self._parse(data, upgradable)
 
     def _parse(self, data: bytes, upgradable: bool) -> Head | None:
@@ -144,9 +151,13 @@ class HeadReader:
         doubt = distrust(message, fields)
         if doubt is not None:
             raise fault(self._instance, *doubt)
-        if alone and fields.may_repeat:
+        if fields.lengths:
+            fields.length = int(fields.lengths[0])
+        if alone and fields.may_repeat and message.code < _WITHHELD:
             self._known = head
             self._repeated = repeatable(data, end)
+            if self._repeated is not None and not head.bodiless:
+                fields.write_once(status_line(head.code, message.reason))
         return head
 
     def _new_parser(self) -> HttpResponseParser:

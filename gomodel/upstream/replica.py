@@ -44,7 +44,8 @@ class Replica:
         self.config = config
         self.server = server
         self.name = config.name
-        self.label = config.name.encode()
+        # What ends the head of each of its answers, behind the request's id.
+        self.provider_lines = b"\r\nX-GoModel-Provider: %b\r\n\r\n" % config.name.encode()
         self.address = server.address
         url = self.url = urlsplit(server.base_url)
         self.base_path = url.path
