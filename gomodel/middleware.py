@@ -98,7 +98,7 @@ class Recording:
         if request.digest is not None:
             self._compare(request)
         route, label = request.route, self._label(entry.instance, entry.model)
-        self._telemetry.finish(entry, label, monotonic(), polled=route.polled, metered=route.metered)
+        self._telemetry.finish(entry, label, monotonic(), route.polled, route.metered)
 
     def _compare(self, request: Request) -> None:
         """Whether the bytes that went out are those that came in."""

@@ -34,7 +34,7 @@ class Choice:
 
     __slots__ = ("bound", "candidates", "conversation", "forced", "instance", "model", "renamed")
 
-    def __init__(self, candidates: list[Replica], model: str, *, bound: bool, instance: Instance | None = None) -> None:
+    def __init__(self, candidates: list[Replica], model: str, bound: bool, instance: Instance | None = None) -> None:
         """`candidates` is a list of the request's own; where it has several, one of the two below puts it in order."""
         self.instance = instance
         self.candidates = candidates

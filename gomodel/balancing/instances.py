@@ -125,11 +125,12 @@ class Providers:
     def _known(self, selector: str) -> Choice | None:
         parts = split(selector)
         if parts is not None:
-            instance = self.instances.get(parts[0])
+            name, model = parts
+            instance = self.instances.get(name)
             if instance is not None:
-                if not parts[1]:
-                    raise ModelRequired(_no_model(parts[0]))
-                return Choice(instance.candidates(parts[1]), parts[1], bound=True, instance=instance)
+                if not model:
+                    raise ModelRequired(_no_model(name))
+                return Choice(instance.candidates(model), model, True, instance)
         if self.only is not None and not self.aliases:
             return None
         listed = self.by_model.get(selector)

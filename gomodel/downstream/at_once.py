@@ -91,7 +91,9 @@ class Downstream(ServedByTask):
             waiter.set_result(None)
             return
         self._begun = None
-        self._served(request)
+        known = self._known
+        if known is not None and known.fields is None:
+            self._served(request)
         self._rest()
         self._waiter = waiter
         if self._messages:

@@ -31,7 +31,10 @@ def request_head(
     if fields.around_length is not None and fields.content_length is not None:
         before, after = fields.around_length
         length = fields.content_length - removed_bytes
-        return b"%b%b%b%d%bX-Request-Id: %b\r\n\r\n" % (start, own, before, length, after, request_id)
+        written = b"%b%b%b%d%bX-Request-Id: " % (start, own, before, length, after)
+        if not fields.varied:
+            fields.upstream = own, length, written
+        return b"%b%b\r\n\r\n" % (written, request_id)
     parts = [start, own]
     for name, value in fields.forwarded:
         if removed_bytes and name.lower() == b"content-length":
@@ -41,6 +44,17 @@ def request_head(
         parts.append(b"Transfer-Encoding: chunked\r\n")
     parts.append(b"X-Request-Id: %b\r\n\r\n" % request_id)
     return b"".join(parts)
+
+
+def written_head(fields: RequestFields, own: bytes, removed_bytes: int) -> bytes | None:
+    """What `request_head` made last for a head with these fields, up to the request's id; None when it is another now.
+
+    `own` is the very object that it was given then, which is one server's, and with it the path.
+    """
+    made = fields.upstream
+    if made is None or made[0] is not own or made[1] + removed_bytes != fields.content_length:
+        return None
+    return made[2]
 
 
 def status_line(status: int, reason: str | None = None) -> bytes:

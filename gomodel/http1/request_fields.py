@@ -75,6 +75,7 @@ class RequestFields:
         "host",
         "keys",
         "offered",
+        "opening",
         "options",
         "origin",
         "owner",
@@ -83,6 +84,7 @@ class RequestFields:
         "route",
         "session",
         "trace",
+        "upstream",
         "varied",
     )
 
@@ -94,6 +96,8 @@ class RequestFields:
     ) -> None:
         """`strip` is lower case: the operator's STRIP_REQUEST_HEADERS. `kinds`: as `kinds_of_fields` makes them."""
         self.around_length: tuple[bytes, bytes] | None = None
+        self.upstream: tuple[bytes, int, bytes] | None = None  # see `http1.head.written_head`
+        self.opening: Any = None  # of the last body behind this head, where its model stands there
         self.varied = False  # by `vary`
         self.allowed: object = False  # a head with these fields has passed every check of the chain
         self.caller: Any = None  # whose key it has, where callers are told apart
@@ -237,6 +241,7 @@ class RequestFields:
 
     def _around(self, lines: list[bytes]) -> None:
         at = self._length_at
+        self.upstream = None
         self.around_length = b"".join(lines[: at + 1]), b"\r\n" + b"".join(lines[at + 1 :])
 
     def varying(self, raw_headers: Sequence[tuple[bytes, bytes]]) -> list[bytes]:

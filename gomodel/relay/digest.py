@@ -254,11 +254,11 @@ class _ChannelTap:
             self._tap = _TransportTap(transport, self._out.feed)
         return self._tap
 
-    def begin(self, sink: Sink, parts: Sequence[bytes], *, sent: bool, head_only: bool) -> None:
+    def begin(self, sink: Sink, parts: Sequence[bytes], sent: bool, head_only: bool) -> None:
         for part in parts[1:]:  # behind the head
             self._out.feed(part)
         self._sum.complete = sent
-        self._channel.begin(_SinkTap(sink, self._answer, self._client), parts, sent=sent, head_only=head_only)
+        self._channel.begin(_SinkTap(sink, self._answer, self._client), parts, sent, head_only)
 
 
 class _SinkTap:

@@ -13,7 +13,7 @@ from aiohttp.http import RawResponseMessage
 from ..downstream.request import Request
 from ..errors import ConnectError, GatewayError, StaleConnection, UpstreamTimeout
 from ..http1.response_fields import ResponseFields
-from ..telemetry.record import Phase
+from ..telemetry.record import HEAD, Phase
 from ..upstream.breaker import Admission
 from ..upstream.channel import Channel
 from ..upstream.replica import Replica
@@ -81,10 +81,10 @@ class Exchange(ABC):
         Where no task waits for its end the client's connection is told of it.
         """
         self.channel = channel
-        self._record.enter(Phase.HEAD, monotonic(), self)
+        self._record.enter(HEAD, monotonic(), self)
         self._protocol.feeder = self
         rest = outgoing.rest
-        channel.begin(self, (head, *outgoing.parts), sent=rest is None, head_only=self._request.method == "HEAD")
+        channel.begin(self, (head, *outgoing.parts), rest is None, self._request.method == "HEAD")
         if rest is not None and not self._over:
             outgoing.flows()
             self._upload = UploadFlow(self, channel, outgoing, rest, self._record)

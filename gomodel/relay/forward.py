@@ -29,7 +29,7 @@ from ..errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from ..http1.head import request_head
+from ..http1.head import request_head, written_head
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Phase
 from ..upstream.breaker import Admission
@@ -277,15 +277,16 @@ class Forwarder:
 
     @staticmethod
     def _head(outgoing: Outgoing, replica: Replica) -> bytes:
-        request, route = outgoing.request, outgoing.request.route
-        head = request_head(
-            request.method,
-            (replica.base_path if route.below_base else replica.root_path) + outgoing.tail,
-            request.fields,
-            replica.own_fields + outgoing.added if outgoing.added else replica.own_fields,
-            request.record.id.encode(),
-            outgoing.removed_bytes,
-        )
+        request, own = outgoing.request, replica.own_fields
+        if outgoing.added:
+            own += outgoing.added
+        request_id = request.record.id.encode()
+        written = written_head(request.fields, own, outgoing.removed_bytes)
+        if written is not None:
+            head = b"%b%b\r\n\r\n" % (written, request_id)
+        else:
+            path = (replica.base_path if request.route.below_base else replica.root_path) + outgoing.tail
+            head = request_head(request.method, path, request.fields, own, request_id, outgoing.removed_bytes)
         return head if replica.plain else with_own_fields(head, outgoing, replica)
 
     async def _connect(self, request: Request, replica: Replica) -> Channel:

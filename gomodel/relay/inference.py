@@ -15,9 +15,10 @@ from ..balancing.stored_responses import StoredResponses
 from ..downstream.body import RequestBody, too_large
 from ..downstream.request import Arrived, Request
 from ..errors import ConnectError, GatewayError, ModelRequired, NotFound, Overloaded
+from ..http1.request_fields import RequestFields
 from ..routes.route import Kind, Route
 from ..selector.conversation import LIMIT_BYTES
-from ..selector.json_body import usual
+from ..selector.json_body import may_have_second, usual
 from ..selector.selector import Selector
 from ..upstream.replica import Replica
 from .body_search import BodySearch, JsonReading
@@ -26,6 +27,8 @@ from .learning import LearningRelay
 from .outgoing import Outgoing
 from .placement import Placement
 
+# How much of a body's beginning is kept for the next one of its connection.
+_OPENING_BYTES = 256
 # Responses made here are stored by whoever made them, and a request may continue one.
 _STORING = "/v1/responses"
 
@@ -92,7 +95,7 @@ class Inference:
             return False
         if fields.caller is not None and _restricted(request):  # its body is followed to the end, in turns
             return False
-        if type(payload) is Arrived and (selector := usual(payload.data)) is not None:
+        if type(payload) is Arrived and (selector := _usual(fields, payload.data)) is not None:
             # Nearly every request: whole, and short or with its model first.
             choice = self._providers.resolve(selector.value)
             if choice is not None and (not choice.placed or self._placed(request, choice, payload.data)):
@@ -143,12 +146,16 @@ class Inference:
         record.model = choice.model
         request.outgoing = outgoing = Outgoing(request, choice)
         if choice.renamed:
-            instead = _written(choice.model, form=False)
-            outgoing.removed_bytes = selector.end - at - len(instead)
-            outgoing.parts = [body[:at], instead, body[selector.end :]]
+            end, instead = selector.end, _written(choice.model, form=False)
+            outgoing.removed_bytes = end - at - len(instead)
+            outgoing.parts = [body[:at], instead, body[end:]]
+            if request.digest is not None:
+                request.digest.cuts(at, body[at:end], instead)
         elif choice.bound:
             outgoing.removed_bytes = removed = selector.prefix_bytes
             outgoing.parts = [body[:at], body[at + removed :]]
+            if request.digest is not None:
+                request.digest.cuts(at, body[at : at + removed], b"")
         else:
             outgoing.parts = [body]
         outgoing.replayable = route.replayable
@@ -275,6 +282,18 @@ class Inference:
         if owner in choice.candidates:
             choice.candidates = [owner]
             self.placement.at_owner(request)
+
+
+def _usual(fields: RequestFields, body: bytes) -> Selector | None:
+    """`usual`, which looks no further than the model's value: what it found is known in a body that begins alike."""
+    known = fields.opening
+    if known is not None and body.startswith(known[0]):
+        selector: Selector = known[1]
+        return None if may_have_second(body, selector.end) else selector
+    found = usual(body)
+    if found is not None and found.end < _OPENING_BYTES:
+        fields.opening = body[: found.end + 1], found
+    return found
 
 
 def _restricted(request: Request) -> bool:

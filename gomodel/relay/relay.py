@@ -17,7 +17,7 @@ from ..errors import InternalError, OldHttp
 from ..http1.response_fields import ResponseFields
 from ..http1.writers import Chunked, UntilClose, Writer, WrongLength
 from ..telemetry.histogram import SECONDS
-from ..telemetry.record import ENGINE, Phase
+from ..telemetry.record import DATA, ENGINE
 from ..telemetry.usage import FIRST_BYTES, Usage, usage_of
 from ..upstream.breaker import Admission
 from ..upstream.replica import Replica
@@ -57,7 +57,7 @@ class Relay(Exchange):
     )
 
     def __init__(self, request: Request, replica: Replica) -> None:
-        super().__init__(request, replica)
+        Exchange.__init__(self, request, replica)  # `super()` is dear in CPython 3.11, and this is each request's
         self._writer: Writer | None = None  # from the head on
         self._as_framed = False  # a chunk goes to the client as it came
         self._event_stream = False
@@ -112,7 +112,7 @@ class Relay(Exchange):
             self.trial.succeeded(now)
             self.trial = None
         request.started = True
-        record.phase = Phase.DATA  # its owner stays: an upload that stalls now is still the client's
+        record.phase = DATA  # its owner stays: an upload that stalls now is still the client's
         record.since = now
         if record.waits_for is not ENGINE:  # it answers before the upload has ended
             record.wait_for(ENGINE, now)
@@ -218,7 +218,7 @@ class Relay(Exchange):
         self._withheld = answer
         self.refusal = answer.refusal
         if answer.refusal is None:
-            self._record.enter(Phase.DATA, monotonic(), self)
+            self._record.enter(DATA, monotonic(), self)
             return
         self._answered_early = self._upload is not None and not self.channel.sent
         if not complete:

@@ -33,22 +33,24 @@ def unreachable(replica: Replica, admission: Admission, error: UpstreamError, fa
 
 def answered(outgoing: Outgoing, relay: Relay) -> None:
     """What an answer that went to the client says of the instance."""
-    replica, admission, status, now = relay.replica, relay.admission, relay.status, monotonic()
+    replica, admission, status, request = relay.replica, relay.admission, relay.status, outgoing.request
     replica.answers += 1
     if relay.failed or status in INSTANCE_FAILURES:
+        now = monotonic()
         admission.failed(now, relay.failed or f"status {status}")
         replica.demotion.failed(now)
         return
-    admission.succeeded(now)
-    request = outgoing.request
+    if admission.trial or replica.breaker.doubted:
+        admission.succeeded(monotonic())
     if request.route.spends and request.method == "POST":
         request.record.usage = relay.usage()
-    if status >= 500 or status in _REFUSED:
-        # Not on a route that may not exist.
-        if _says_of_it(outgoing, replica) and request.route.kind is not Kind.UNKNOWN:
-            replica.demotion.failed(now)
-    elif status < _CLIENT_ERROR and replica.demotion.until:
-        replica.demotion.over()
+    if status < _CLIENT_ERROR:
+        if replica.demotion.until:
+            replica.demotion.over()
+    elif status >= 500 or status in _REFUSED:
+        known = request.route.kind is not Kind.UNKNOWN  # else it may not exist
+        if known and _says_of_it(outgoing, replica):
+            replica.demotion.failed(monotonic())
     health = replica.health
     if not health.settled:
         if health.key_refused and request.route.below_base and status != _FORBIDDEN:

@@ -39,7 +39,7 @@ def usual(body: bytes | bytearray) -> Selector | None:
     if body.find(b'"model"', 0, _NEAR_BYTES) < 0 or (found := _usual(body, 0, SLICE_BYTES)) is None:
         return None
     start, end = found.span(1)
-    if end - start > VALUE_LIMIT_BYTES or _may_have_second(body, end):
+    if end - start > VALUE_LIMIT_BYTES or may_have_second(body, end):
         return None
     raw = body[start:end]
     return Selector(_text(raw), start, end, raw.find(b"/") + 1)
@@ -147,7 +147,7 @@ def _second() -> InvalidBody:
     return InvalidBody("The body has a second top-level `model`: servers disagree on which one counts.")
 
 
-def _may_have_second(body: bytes | bytearray, end: int) -> bool:
+def may_have_second(body: bytes | bytearray, end: int) -> bool:
     r"""Whether a second `model` may follow the value that ends at `end`: its name written out, or a letter escaped.
 
     Every letter of the name escapes to `\u006?`, so two searches settle nearly all bodies. CPython's rfind passes over
@@ -161,7 +161,7 @@ def _refuse_second(body: bytes | bytearray, turn: Turn, end: int) -> Generator[i
 
     Yields while it needs another turn. What is broken there is left for vLLM to refuse, as it is when nobody looks.
     """
-    if not _may_have_second(body, end):
+    if not may_have_second(body, end):
         return
     scan = to_member(body, turn, end + 1, _MODEL, after_value=True)
     try:

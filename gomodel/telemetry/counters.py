@@ -129,9 +129,7 @@ class Telemetry:
             limits.total_s,
         )
 
-    def finish(
-        self, record: Record, label_model: str, now: float, *, polled: bool = False, metered: bool = False
-    ) -> None:
+    def finish(self, record: Record, label_model: str, now: float, polled: bool = False, metered: bool = False) -> None:
         """Count a request that ended; `label_model` is a model of the lists or "other".
 
         `polled` and `metered` as in Route.

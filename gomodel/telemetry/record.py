@@ -23,6 +23,8 @@ class Phase(enum.IntEnum):
     DONE = 6
 
 
+# By names of their own: to look a member up in its class takes CPython 3.11 ten times as long.
+REQUEST, HEAD, DATA = Phase.REQUEST, Phase.HEAD, Phase.DATA
 PHASE_WORDS = tuple(phase.name.lower() for phase in Phase)  # by phase, for logs, metrics and listings
 
 
@@ -133,7 +135,7 @@ class Record:
         self.gateway_s = 0.0  # that it has waited for the gateway, and for the client, when it does no more
         self.client_s = 0.0
         self.first_byte = 0.0
-        self.phase = Phase.REQUEST
+        self.phase = REQUEST
         self.owner: Watched | None = None
         self.route = route
         self.target = target

@@ -47,7 +47,9 @@ def usage_of(first: bytes, last: bytes, *, events: bool) -> Usage | None:
     """
     if not events and (usual := _USUAL(last, max(0, last.rfind(_NAME)))):
         prompt, completion, cached = usual.groups()
-        return _plausible(Usage(int(prompt), int(completion or 0), None if cached is None else int(cached)))
+        if cached is None:
+            return Usage(int(prompt), int(completion or 0))
+        return _plausible(Usage(int(prompt), int(completion or 0), int(cached)))
     if events:
         found = next(_of_events(last), None)
         if found is not None and "output_tokens" in found and "input_tokens" not in found:

@@ -83,6 +83,7 @@ class Breaker:
         "_vouched",
         "cause",
         "closed",
+        "doubted",
         "failed_at",
         "opened_at",
         "ordinary",
@@ -96,6 +97,7 @@ class Breaker:
         self.ordinary = Admission(self)  # of all that pass while it is closed
         self.closed = True
         self._failures = 0
+        self.doubted = False  # while closed: whether the success of an ordinary request would change anything
         self._successes = 0
         self.opened_at = 0.0
         self.cause = ""  # of the last failure, an RFC 9209 word or the status
@@ -135,12 +137,13 @@ class Breaker:
         """Once open, what began before says nothing of what comes now."""
         if self.closed:
             self._failures = 0
-            self._vouched = False
+            self._vouched = self.doubted = False
 
     def _failed(self, now: float, cause: str) -> None:
         if not self.closed:
             return
         self._failures += 1
+        self.doubted = True
         self.cause = cause
         self.failed_at = now
         if self._failures < self._config.failure_threshold:
@@ -182,5 +185,6 @@ class Breaker:
         self._vouched = vouched
         # A probe's word lasts until the first request that refutes it.
         self._failures = self._config.failure_threshold - 1 if vouched else 0
+        self.doubted = vouched
         seconds = now - self.opened_at
         _logger.info("Instance %s: circuit closed after %.1f s", self.title, seconds)

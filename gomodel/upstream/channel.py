@@ -73,8 +73,11 @@ class Channel(ResponseHandler):
         self._body: Body | None = None
         self._keep = True
 
-    def begin(self, sink: Sink, parts: Sequence[bytes], *, sent: bool, head_only: bool) -> None:
-        """Send `parts`, the head and what is held of the body; `sent` when that is all of it."""
+    def begin(self, sink: Sink, parts: Sequence[bytes], sent: bool, head_only: bool) -> None:
+        """Send `parts`, the head and what is held of the body; `sent` when that is all of it.
+
+        `head_only`: its answer ends with its head.
+        """
         self.sink = sink
         self.sent = sent
         self._head_only = head_only

@@ -212,7 +212,7 @@ async def ask(replica: Replica) -> str | None:
         async with asyncio.timeout(TIMEOUT_S):
             channel = await replica.pool.connect(probe=True)
             channel.pool = None  # an answer without `Connection: close` must not lend it to a request
-            channel.begin(answer, (head,), sent=True, head_only=False)
+            channel.begin(answer, (head,), True, False)
             status = await answer.status
     except TimeoutError:
         return "connection_timeout" if channel is None else "http_response_timeout"
