@@ -12,6 +12,7 @@ from .access.rights import known_caller
 from .access.slots import Slots
 from .balancing.instances import Providers
 from .balancing.model_lists import ModelLists
+from .balancing.replica_guard import ReplicaGuard, forget
 from .balancing.stored_responses import StoredResponses
 from .checks import (
     CallerChecks,
@@ -81,6 +82,18 @@ class App:
         self.models: ModelLists = ModelLists(self.providers, config, previous.models if previous is not None else None)
         self.providers.on_change = self._follow
         self._wedged = WedgedWatch(self.providers, telemetry)
+        self._guard: ReplicaGuard | None = None
+        if config.replica_guard == "off":
+            forget(self.providers.replicas)
+        else:
+            self._guard = ReplicaGuard(
+                self.models,
+                telemetry,
+                lambda: self.draining,
+                previous._guard if previous is not None else None,
+                exclude=config.replica_guard == "exclude",
+                generate=config.replica_guard_generates,
+            )
         self.callers: Callers | None = None
         if config.keys is not None:
             before = previous.callers if previous is not None else None
@@ -249,6 +262,8 @@ class App:
         """Begin what goes on in the background."""
         self.providers.discovery.start()
         self._wedged.start()
+        if self._guard is not None:
+            self._guard.start()
         self._operations.start()
         if self.callers is not None:
             self.callers.start()
@@ -261,6 +276,8 @@ class App:
         """End what goes on in the background; another app serves from now on."""
         self.providers.discovery.stop()
         self._wedged.stop()
+        if self._guard is not None:
+            self._guard.stop()
         self._operations.stop()
         if self.callers is not None:
             self.callers.stop()
@@ -270,6 +287,8 @@ class App:
         if self.callers is not None:
             await self.callers.close()
         await self._wedged.close()
+        if self._guard is not None:
+            await self._guard.close()
         await self._operations.close()
         if self._batch_calls is not None:
             await self._batch_calls.close()

@@ -84,6 +84,13 @@ SECTIONS = (
         Variable("ROUTING", values.choice("affinity", "least"), "affinity", meaning=
             "Which of several servers takes a request: `affinity` (the one that has the conversation in its cache, "
             "unless it has far more to do than the others) or `least` (the one with the fewest requests in flight)."),
+        Variable("REPLICA_GUARD", values.choice("warn", "exclude", "off"), "warn", meaning=
+            "Compare servers that take each other's requests: version, `max_model_len`, `system_fingerprint`, chat "
+            "template, a greedy answer. `warn` names what differs; `exclude` also gives the odd one, which differs "
+            "from more than half in anything but the greedy answer, only what no other takes."),
+        Variable("REPLICA_GUARD_GENERATES", _BOOLEAN, "true", meaning=
+            "Have each of these servers generate eight tokens once it is up, and once an hour after that, to compare "
+            "greedy answers and fingerprints."),
         Variable("SESSION_HEADERS", header_fields.session_headers, "", absent=(), meaning=
             "Further request headers that name a conversation, such as `X-Chat-Id`; `X-Session-ID` is known, and so is "
             "what common agents send."),

@@ -224,6 +224,8 @@ class Config:
     breaker: BreakerConfig
     models_refresh_s: float
     routing: Literal["affinity", "least"]
+    replica_guard: Literal["warn", "exclude", "off"]
+    replica_guard_generates: bool
     session_headers: tuple[str, ...]
     queue_limit: int
     queue_timeout_s: float

@@ -222,6 +222,20 @@ FAMILIES = (
         max,
     ),
     Family(
+        "gomodel_replicas_differing",
+        "gauge",
+        ("upstream", "what"),
+        "Replicas that differ from others that take the same requests, by what, in the worker that knows of most: "
+        "version, max_model_len, system_fingerprint, chat_template or greedy (REPLICA_GUARD).",
+        max,
+    ),
+    Family(
+        "gomodel_guard_requests_total",
+        "counter",
+        ("upstream", "what"),
+        "Requests that gomodel makes of its own accord to compare replicas: version, chat_template, greedy.",
+    ),
+    Family(
         "gomodel_replica_set_age_seconds",
         "gauge",
         ("upstream",),

@@ -45,6 +45,8 @@ def _entry(replica: Replica, now: float, *, asking: bool) -> dict[str, Any]:
         "replica": replica.address,
         "state": state,
         "for_s": round(now - since, 1),
+        "differs": list(replica.differs),
+        "kept_back": replica.kept_back,
         "last_error": error or None,
         "last_error_age_s": round(now - failed_at, 1) if error else None,
         "in_flight": replica.in_flight,

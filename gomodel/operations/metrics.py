@@ -13,9 +13,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..access.callers import Callers
+from ..balancing.equivalence import WHAT
 from ..balancing.instance import Instance
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
+from ..balancing.replica_guard import ASKED
 from ..host.process_metrics import process_metrics
 from ..telemetry.counters import Telemetry
 from ..telemetry.histogram import SECONDS, Histogram
@@ -23,7 +25,7 @@ from ..telemetry.record import PHASE_WORDS, Record
 from ..telemetry.spending import Spending
 from ..telemetry.waste import Wasted
 from ..upstream.health import State
-from ..upstream.replica import ASLEEP, OUT, WEDGED
+from ..upstream.replica import ASLEEP, DIFFERS, OUT, WEDGED
 from ..version import VERSION
 from .families import FAMILIES, Family
 
@@ -77,6 +79,7 @@ def snapshot(
     aborted |= {(who, PHASE_WORDS[phase]): count for (who, phase), count in telemetry.aborted.items()}
     connects = dict.fromkeys([(name, "ok") for name in names], 0) | telemetry.connects
     retries = dict.fromkeys(names, 0) | telemetry.retries
+    asked = dict.fromkeys(product(names, ASKED), 0) | telemetry.own_requests
     queued = dict.fromkeys(product(names, _OUTCOMES), 0) | telemetry.queue_ends
     waits = {name: telemetry.queue_waits[name] for name in [*names, *telemetry.queue_waits]}
     wasted = {(name, ""): Wasted() for name in names} | telemetry.waste.by_key
@@ -122,10 +125,16 @@ def snapshot(
         "gomodel_replica_breaker_open": ((key, int(not each.breaker.candidate(now))) for key, each in replicas),
         "gomodel_replica_requests_in_flight": ((key, each.requests.own) for key, each in replicas),
         "gomodel_replicas_kept_out": (
-            ((each.name, why), sum(one.is_barred(why) for one in each.replicas))
+            ((each.name, why), sum(one.kept_back if why == DIFFERS else one.is_barred(why) for one in each.replicas))
             for each in instances
-            for why in (OUT, ASLEEP, WEDGED)
+            for why in (OUT, ASLEEP, WEDGED, DIFFERS)
         ),
+        "gomodel_replicas_differing": (
+            ((each.name, what), sum(what in one.differs for one in each.replicas))
+            for each in instances
+            for what in WHAT
+        ),
+        "gomodel_guard_requests_total": asked.items(),
         "gomodel_replica_set_age_seconds": (
             ((each.name,), max(name.age_s(now) for name in each.names.values())) for each in instances if each.names
         ),

@@ -134,6 +134,7 @@ class Digest:
         whole = client.framed is not None and client.transport is not None and not request.record.ended_by
         if whole and answers and client.given.crc not in answers:
             found.append(RESPONSE)
+        client.let_go()
         if self._sent:
             request.record.digest = f"{self.asked.crc:08x}/{client.given.crc:08x}"
         return found
@@ -198,6 +199,10 @@ class _ClientTap:
         if self._tap is None:
             self._tap = _TransportTap(transport, self._look)
         return self._tap
+
+    def let_go(self) -> None:
+        """Nothing more is looked at; each knows the other."""
+        self._tap = None
 
     def _look(self, data: bytes) -> None:
         if self.framed is not None:

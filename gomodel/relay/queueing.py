@@ -130,7 +130,7 @@ def _wanted(outgoing: Outgoing, failed: Collection[Replica] = ()) -> tuple[str, 
     now = monotonic()
     reached = [each for each in candidates if _open(each, outgoing, now)]
     # The one that failed has its slots free just because nothing can be sent to it.
-    offered = [each for each in reached if each not in failed] if failed else reached
+    offered = [each for each in reached if not (each.kept_back or each in failed)]
     replicas = tuple((each.key, each.config.max_in_flight) for each in offered or reached)
     return (key, replicas, weight, most) if replicas else None
 

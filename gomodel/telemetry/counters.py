@@ -104,6 +104,7 @@ class Telemetry:
         self.history = History()
         self.waits = {each: Histogram() for each in (ENGINE, GATEWAY, CLIENT)}  # of requests, by whom they waited for
         self.waste = Waste()
+        self.own_requests: dict[tuple[str, str], int] = defaultdict(int)  # to compare replicas: by instance, what
         self.mismatches = {"request": 0, "response": 0}  # bodies that went out with other bytes than they came with
         self.aborted: dict[tuple[str, Phase], int] = defaultdict(int)  # by who ended it
         self.connects: dict[tuple[str, str], int] = defaultdict(int)  # by instance, result

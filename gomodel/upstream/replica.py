@@ -27,6 +27,7 @@ _LAST = (State.DOWN, State.DRAINING)
 OUT = "out_of_rotation"
 ASLEEP = "asleep"
 WEDGED = "wedged"
+DIFFERS = "differs"  # `kept_back`, which bars nothing
 _SAID = {
     OUT: ("is out of rotation and gets no requests", "is in rotation again"),
     ASLEEP: ("is asleep and gets no requests until it wakes up", "is asleep no longer"),
@@ -66,6 +67,8 @@ class Replica:
         self._rank_it()
         self._bars: dict[str, float] = {}
         self.barred = ""  # why it is no candidate, "" while it is one
+        self.differs: tuple[str, ...] = ()  # in what from others that take the same requests (REPLICA_GUARD)
+        self.kept_back = False  # for that reason it gets only what no other takes
         self.lists(config.models)
         self._all_gaps = gaps
         self.gaps = gaps.begin(config.name)
@@ -140,7 +143,9 @@ class Replica:
     @property
     def unblemished(self) -> bool:
         """Whether nothing at all is held against it, as nearly always: no clock is needed to see that."""
-        return self.health.settled and self.breaker.closed and not (self.barred or self.demotion.until)
+        return (
+            self.health.settled and self.breaker.closed and not (self.barred or self.kept_back or self.demotion.until)
+        )
 
     def standing(self, now: float) -> int:
         """Behind how many kinds of others it stands among the candidates of a request; `now` is time.monotonic.
@@ -148,8 +153,8 @@ class Replica:
         One that takes no work, or fails at once, is the idlest of all: that must not attract more.
         """
         if self.barred or self.health.state in _LAST or self.health.key_refused:
-            return 2
-        return 1 if self.demotion.until > now else 0
+            return 3
+        return 2 if self.kept_back else 1 if self.demotion.until > now else 0
 
     def lists(self, models: Iterable[str]) -> None:
         """These are the models that the server lists, in its order; one that it names twice is one model."""

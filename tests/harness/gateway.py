@@ -30,6 +30,7 @@ DEFAULTS = {
     "RETRY_INITIAL_BACKOFF": "5ms",
     "RETRY_MAX_BACKOFF": "20ms",
     "GOMODEL_DRAIN_TIMEOUT": "20s",
+    "REPLICA_GUARD": "off",  # it asks servers what their scripts do not know
 }
 
 

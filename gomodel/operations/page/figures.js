@@ -90,6 +90,9 @@ function alarms() {
     const lag = Math.max(0, ...lately("lag_p95_s").filter(known));
     if (lag >= LATE_S) found.push([lag >= VERY_LATE_S ? "bad" : "warn", "the event loop is " + seconds(lag) + " late"]);
   }
+  const odd = replicas.filter((it) => it.differs?.length);
+  if (odd.length)
+    found.push(["warn", counted(odd.length, "replica") + (odd.length > 1 ? " differ" : " differs") + " from others that take the same requests"]);
   const waiting = requests.filter((each) => each.place !== null).length;
   if (waiting) found.push(["warn", counted(waiting, "request") + " in line"]);
   for (const it of batches ?? []) if (it.status_details) found.push(["warn", "batch " + it.id.slice(0, 14) + "\u2026: " + it.status_details]);

@@ -60,13 +60,16 @@ function makeReplica() {
   return row;
 }
 
+const differsOf = (it) => (it.differs?.length ? "differs in " + it.differs.join(", ") + (it.kept_back ? ", kept out" : "") : "");
+const fine = (it) => it.state === "up" && !it.differs?.length;
+
 function fillReplica(row, it) {
   const cells = row.children, out = it.state === "out_of_rotation", button = cells[5].firstChild;
   const engine = engines.get(it.instance + " " + it.replica) ?? {}, [said, bar, under] = cells[4].children;
   row.replica = it;
   fill(cells[0], it.replica, "of " + it.instance);
   badge(cells[1].children[0], words(it.state), MOODS[it.state] ?? "warn");
-  put(cells[1].children[1], sinceOf(it));
+  put(cells[1].children[1], [sinceOf(it), differsOf(it)].filter(Boolean).join("; "));
   fill(cells[2], String(it.in_flight));
   fill(cells[3], number(engine.running), engine.waiting ? number(engine.waiting) + " wait there" : "");
   mood(cells[3], engine.waiting > 0 ? "warn" : "");
@@ -81,7 +84,7 @@ function fillReplica(row, it) {
 
 /* Those that are not up first: they are looked for. */
 function showReplicas() {
-  const rows = requests === null ? [] : [...replicas].sort((a, b) => (a.state === "up") - (b.state === "up"));
+  const rows = requests === null ? [] : [...replicas].sort((a, b) => fine(a) - fine(b));
   $("replicas-part").hidden = !rows.length;
   put($("replicas-count"), rows.length > ROWS ? "(" + rows.length + ", " + ROWS + " shown)" : "");
   reconcile($("replicas"), rows.slice(0, ROWS).map((it) => [it.instance + " " + it.replica, it]), makeReplica, fillReplica);

@@ -89,6 +89,8 @@ DEFAULTS = [
     ("metrics_path", "/metrics"),
     ("metrics_public", False),
     ("digest", "sampled"),
+    ("replica_guard", "warn"),
+    ("replica_guard_generates", True),
     ("log_level", "info"),
     ("log_format", "auto"),
     ("workers", 1),
@@ -200,6 +202,8 @@ SETTINGS = [
     ("METRICS_ENDPOINT", "/healthz", "metrics_path", "/healthz"),
     ("METRICS_PUBLIC", "yes", "metrics_public", True),
     ("DIGEST", "all", "digest", "all"),
+    ("REPLICA_GUARD", "exclude", "replica_guard", "exclude"),
+    ("REPLICA_GUARD_GENERATES", "no", "replica_guard_generates", False),
     ("LOG_LEVEL", "DEBUG", "log_level", "debug"),
     ("LOG_LEVEL", "warn", "log_level", "warning"),
     ("LOG_LEVEL", "Warning", "log_level", "warning"),
@@ -1198,7 +1202,7 @@ CONTRACT = re.findall(
     CIRCUIT_BREAKER_FAILURE_THRESHOLD CIRCUIT_BREAKER_SUCCESS_THRESHOLD CIRCUIT_BREAKER_TIMEOUT
     CACHE_REFRESH_INTERVAL STRIP_REQUEST_HEADERS ROUTING SESSION_HEADERS METRICS_ENABLED METRICS_ENDPOINT METRICS_PUBLIC
     GOMODEL_DATA_DIR GOMODEL_DATABASE_URL GOMODEL_DATABASE_URL_FILE FILE_SIZE_LIMIT FILE_TTL BATCH_CONCURRENCY
-    BATCH_PRIORITY DIGEST
+    BATCH_PRIORITY DIGEST REPLICA_GUARD REPLICA_GUARD_GENERATES
     FORWARDED_ALLOW_IPS LOG_LEVEL LOG_FORMAT GOMODEL_WORKERS GOMODEL_WATCH GOMODEL_DRAIN_TIMEOUT
     TLS_CERT_FILE TLS_KEY_FILE
     """,

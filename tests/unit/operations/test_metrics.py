@@ -59,6 +59,8 @@ CONTRACT = {
     "gomodel_replica_breaker_open": ("upstream", "replica"),
     "gomodel_replica_requests_in_flight": ("upstream", "replica"),
     "gomodel_replicas_kept_out": ("upstream", "why"),
+    "gomodel_replicas_differing": ("upstream", "what"),
+    "gomodel_guard_requests_total": ("upstream", "what"),
     "gomodel_replica_set_age_seconds": ("upstream",),
     "gomodel_model_list_age_seconds": ("upstream",),
     "gomodel_event_loop_lag_seconds": (),
