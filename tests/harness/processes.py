@@ -154,6 +154,11 @@ class Process:
         await asyncio.wait(self._readers)
 
 
+async def pause() -> None:
+    """Between two looks at what another process does without saying so: it needs the processor to come to it."""
+    await asyncio.sleep(0.01)
+
+
 def children(pid: int) -> list[int]:
     """The process's children, those of each thread in the order they were started."""
     found = []

@@ -19,7 +19,7 @@ import pytest
 
 from gomodel.version import VERSION
 
-from ..harness.processes import LIMIT_S, RUN, WITHOUT_UVLOOP, Process, Run, children
+from ..harness.processes import LIMIT_S, RUN, WITHOUT_UVLOOP, Process, Run, children, pause
 from ..harness.scripted import (
     LAST_CHUNK,
     SAFETY_S,
@@ -30,7 +30,6 @@ from ..harness.scripted import (
     Stall,
     chunked,
     env_for,
-    let_peers_run,
     request,
     response,
 )
@@ -445,7 +444,7 @@ async def test_as_pid_1_a_signal_ends_it_and_no_zombie_stays(
     assert b"orphan ends" in (await enter.communicate())[0]
     async with asyncio.timeout(SAFETY_S):
         while "Z" in [state_of(pid) for pid in children(first)]:
-            await let_peers_run()
+            await pause()
     os.kill(first, signal.SIGTERM)
     assert await process.ended() == 0
 

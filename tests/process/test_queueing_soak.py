@@ -11,13 +11,14 @@ import signal
 from collections import Counter
 from contextlib import suppress
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..harness.processes import Process, Run, children
-from ..harness.scripted import SAFETY_S, RawClient, ScriptedUpstream, env_for, let_peers_run, request
+from ..harness.processes import Process, Run, children, pause
+from ..harness.scripted import SAFETY_S, RawClient, ScriptedUpstream, env_for, request
 from ..harness.verdicts import post, turned
-from .test_workers import started
+from .test_workers import have_listened, started
 from .test_workers_queueing import Engine
 
 REQUESTS = int(os.environ.get("GOMODEL_SOAK", "300"))
@@ -103,10 +104,12 @@ async def test_counts_end_at_zero_whatever_happened(run: Run, upstream: Scripted
 
     async def killer() -> None:
         # In a long run seldom enough that workers live on for a while: the supervisor gives up on those that do not.
-        while True:
+        for started_ever in count(3):
             await asyncio.sleep(chance.uniform(4.0, 12.0) if LONG else chance.uniform(0.05, 0.2))
-            with suppress(ProcessLookupError):
-                os.kill(chance.choice(children(process.pid)), signal.SIGKILL)
+            await have_listened(process, started_ever - 1)  # one of the three serves, however busy the machine is
+            pid = chance.choice(children(process.pid))
+            os.kill(pid, signal.SIGKILL)
+            await process.says(f"-{pid} ended with SIGKILL")
 
     killing = asyncio.create_task(killer())
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
@@ -118,7 +121,7 @@ async def test_counts_end_at_zero_whatever_happened(run: Run, upstream: Scripted
     await turned(lambda: engine.now == 0)
     async with asyncio.timeout(SAFETY_S):
         while await listed(process) != []:
-            await let_peers_run()
+            await pause()
     # And all of the limit can be had again.
     before = engine.served
     answers = [one(process.port, "k0", random.Random(0)) for _ in range(4 * LIMIT)]

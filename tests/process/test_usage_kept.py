@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..harness.batches import everybody, kill
-from ..harness.processes import RUN, Process, Run
+from ..harness.processes import RUN, Process, Run, pause
 from ..harness.scripted import (
     RawClient,
     ReadRequest,
@@ -16,7 +16,6 @@ from ..harness.scripted import (
     WaitFor,
     env_for,
     json_response,
-    let_peers_run,
     request,
 )
 from ..harness.verdicts import post, turned
@@ -38,7 +37,7 @@ async def started(run: Run, upstream: ScriptedUpstream, tmp_path: Path, workers:
 async def kept(process: Process) -> tuple[int, int]:
     """Requests and prompt tokens in the hours of the database, once it can be asked."""
     while (answer := await asked(process, KEPT)).status == 503:
-        await let_peers_run()
+        await pause()
     assert answer.status == 200
     rows = json.loads(answer.body)["data"]
     return sum(row["requests"] for row in rows), sum(row["prompt_tokens"] for row in rows)
@@ -89,13 +88,13 @@ async def test_what_was_kept_outlives_the_death_of_all_and_nothing_counts_twice(
     for _ in range(6):
         await asked(process, post(headers=[("Connection", "close")]))
     while await kept(process) != (6, 60):
-        await let_peers_run()
+        await pause()
     (batcher,) = everybody(process.pid)[1:]
     os.kill(batcher, signal.SIGKILL)  # another one goes on where it stood
     await process.says("The process for batches ended with status -9")
     await asked(process, post(headers=[("Connection", "close")]))
     while await kept(process) != (7, 70):
-        await let_peers_run()
+        await pause()
     kill(*everybody(process.pid))
     await process.ended()
     again = await started(run, upstream, tmp_path, 1)

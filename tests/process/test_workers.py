@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ..harness.processes import PATIENT, RUN, WITHOUT_UVLOOP, Process, Run, children
+from ..harness.processes import PATIENT, RUN, WITHOUT_UVLOOP, Process, Run, children, pause
 from ..harness.scripted import (
     LAST_CHUNK,
     SAFETY_S,
@@ -67,7 +67,7 @@ async def streaming(connect: Any, process: Process, upstream: ScriptedUpstream, 
 async def number_of_children(process: Process, number: int) -> list[int]:
     async with asyncio.timeout(SAFETY_S):
         while len(found := children(process.pid)) != number:
-            await let_peers_run()
+            await pause()
     return found
 
 
@@ -293,7 +293,7 @@ async def test_sighup_reaches_every_worker_and_those_started_later(
     await process.says(f"Instance vllm: {new.base_url}")
     async with asyncio.timeout(SAFETY_S):
         while {(await asked(process, chat)).body for _ in range(10)} != {b"new"}:
-            pass
+            await pause()
     before = children(process.pid)
     os.kill(before[0], signal.SIGKILL)
     await process.says("starts again")
@@ -381,7 +381,7 @@ async def test_the_watchdog_is_not_fed_while_a_worker_hangs(
     known = len(manager.notices)
     async with asyncio.timeout(SAFETY_S):
         while len(manager.notices) == known:
-            await let_peers_run()
+            await pause()
     assert await process.stop() == 0
     reading.cancel()
     await asyncio.wait([reading])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ..harness.processes import RUN, WITHOUT_UVLOOP, Run, children
+from ..harness.processes import RUN, WITHOUT_UVLOOP, Run, children, pause
 from ..harness.scripted import RawClient, ScriptedUpstream, env_for, let_peers_run, request
 from ..harness.verdicts import OK, post, turned
 from .test_workers import asked, started
@@ -119,7 +119,7 @@ async def in_line(process: Any, number: int) -> list[dict[str, Any]]:
         waiting = [entry for entry in listed if entry["place"] is not None]
         if len(waiting) == number:
             return sorted(waiting, key=lambda entry: int(entry["place"]))
-        await let_peers_run()
+        await pause()
 
 
 async def test_who_leaves_the_line_of_one_worker_makes_room_in_that_of_all(
