@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from bench import fleet, lifecycle, plots, report, suites, wrk
+from bench import fleet, lifecycle, plots, recorded, report, suites, wrk
 from bench.install import install, version
 from bench.measure import Bench, start_upstream
 from bench.peers import PEERS, Peer
 from bench.process import Fleet, StartError
 from bench.stats import YARDSTICK, Results
+from gomodel.recording.command import Refused
 
 SUITES: dict[str, Callable[[Bench], None]] = {
     "json": suites.json_requests,
@@ -34,7 +35,7 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "fleet": fleet.conversations_over_servers,
 }
 # Suites that measure processes of their own come last, when the shared ones are no longer needed.
-_OWN_PROCESSES = ("memory", "start", "workers", "fleet")
+_OWN_PROCESSES = ("memory", "start", "workers", "fleet", "recording")
 _DESCRIPTORS = 65536
 
 
@@ -54,11 +55,22 @@ def _rounds(text: str) -> int:
     return int(text)
 
 
+def _speed(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError("a number of times above 0")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     known = [peer.name for peer in PEERS]
     made = argparse.ArgumentParser(prog="python -m bench", description="What gomodel costs beside other proxies.")
-    made.add_argument("--only", type=_names(list(SUITES)), default=list(SUITES), metavar="LIST", help=",".join(SUITES))
+    made.add_argument("--only", type=_names(list(SUITES)), metavar="LIST", help=",".join(SUITES))
+    made.add_argument(
+        "--recording", type=Path, metavar="DIR", help="of gomodel record: measured instead, or with --only"
+    )
+    made.add_argument("--speed", type=_speed, default=1.0, help="of the recording (default 1)")
     made.add_argument("--peers", type=_names(known), default=known, metavar="LIST", help=",".join(known))
     made.add_argument("--rounds", type=_rounds, help="turns per peer and figure (default 3, quick 2)")
     made.add_argument("--quick", action="store_true", help="shorter runs: for a direction, not for a figure to quote")
@@ -166,15 +178,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = environment(found, options, rounds)
     if YARDSTICK not in {peer.name for peer in found}:
         say(f"no {YARDSTICK}: figures only, no ratios")
-    order = [name for name in SUITES if name in options.only]
+    chosen = options.only or ([] if options.recording else list(SUITES))
+    wanted = {name: SUITES[name] for name in SUITES if name in chosen}
+    if options.recording:
+        try:
+            wanted["recording"] = recorded.suite(options.recording, options.speed)
+        except Refused as refused:
+            say(f"--recording: {refused}")
+            return 1
     interrupted = 0
     with tempfile.TemporaryDirectory(prefix="gomodel-bench-") as scratch, Fleet(Path(scratch)) as children:
         try:
             bench = Bench(children, start_upstream(children), found, rounds, options.quick, say, results)
-            for name in order:
+            for name, suite in wanted.items():
                 if name not in _OWN_PROCESSES:
                     bench.start_all()
-                SUITES[name](bench)
+                suite(bench)
         except StartError as error:
             say(str(error))
         except KeyboardInterrupt:

@@ -27,6 +27,7 @@ _LISTS = {
     "memory": "Memory, resident in the whole tree",
     "start": "Start",
     "workers": "Workers",
+    "recording": "A recording, its requests at their times",
     "fleet": "Conversations over several servers with prefix caches",
 }
 # suite, case, metric, heading, whether the ratio to the yardstick follows

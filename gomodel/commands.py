@@ -364,7 +364,7 @@ def _replay_options(parser: "ArgumentParser") -> None:
     add("directory", metavar="DIR", help="of a recording, or its file")
     add("--speed", type=_number(float, 1e6), default=1, metavar="N", help="times as fast; 0: no pauses")
     add("--listen", type=_address, default=("127.0.0.1", 8000), metavar="HOST:PORT", help="(default 127.0.0.1:8000)")
-    add("--any-body", action="store_true", help="answer by method and path alone")
+    add("--any-body", action="store_true", help="answer by method and path where no body fits")
     add("--as-load", metavar="URL", help="send what was asked to this gateway instead")
     add("--key-file", metavar="FILE", help="its key (default: OPENAI_API_KEY, the master key)")
 

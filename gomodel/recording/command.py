@@ -126,14 +126,14 @@ def summary(load: Load) -> str:
     """What came of it, beside what was recorded."""
     lines = [f"{_many(load.results.total(), 'request')}, {load.errors:,} failed"]
     lines += [f"  {number:>7,}  {what}" for what, number in load.results.most_common()]
-    lines.append(f"{'':22}{'p50':>10}{'p90':>10}{'p99':>10}")
+    lines.append(f"{'':22}{'p50':>13}{'p90':>13}{'p99':>13}")
     for title, times in (
         ("first byte", load.first_byte_s),
         ("  as recorded", load.recorded_first_byte_s),
         ("whole answer", load.whole_s),
         ("  as recorded", load.recorded_whole_s),
     ):
-        cells = [f"{percentile(times, share) * 1000:>7,.1f} ms" for share in (0.5, 0.9, 0.99)]
+        cells = [f"{percentile(times, share) * 1000:>10,.1f} ms" for share in (0.5, 0.9, 0.99)]
         lines.append(f"{title:22}{''.join(cells)}")
     if load.late_s > 0.1:
         lines.append(f"Sent up to {load.late_s:.1f} s late: this machine is too slow for this speed.")

@@ -13,7 +13,7 @@ _Key = tuple[str, str, bytes]
 
 
 class Library:
-    """`any_body`: a request is answered by what was recorded for its method and target, whatever its body."""
+    """`any_body`: a request whose body is not there is answered by what was recorded for its method and target."""
 
     def __init__(self, exchanges: Iterable[Recorded], *, any_body: bool = False) -> None:
         self._any_body = any_body
@@ -27,20 +27,20 @@ class Library:
             self.size += 1
             payload = each.payload()
             self._note_model(payload)
-            self._shelves.setdefault(self._key(each.method, each.target, payload), []).append(each)
+            for key in self._keys(each.method, each.target, payload):
+                self._shelves.setdefault(key, []).append(each)
         for key, shelf in self._shelves.items():
             # What a client broke off is not all that the server would have said.
             self._shelves[key] = [each for each in shelf if each.end is not End.CLIENT_LEFT] or shelf
 
     def find(self, method: str, target: str, payload: bytes) -> Recorded | None:
         """The next one in turn, from the first again behind the last; None where nothing is like it."""
-        key = self._key(method, target, payload)
-        shelf = self._shelves.get(key)
-        if shelf is None:
-            return None
-        turn = self._turns.get(key, 0)
-        self._turns[key] = turn + 1
-        return shelf[turn % len(shelf)]
+        for key in self._keys(method, target, payload):
+            if shelf := self._shelves.get(key):
+                turn = self._turns.get(key, 0)
+                self._turns[key] = turn + 1
+                return shelf[turn % len(shelf)]
+        return None
 
     @property
     def models(self) -> bytes:
@@ -55,8 +55,10 @@ class Library:
         message = f"This request is not in the recording: none is like it in {alike}.{more}"
         return _json({"error": {"message": message, "type": "NotFoundError", "param": None, "code": 404}})
 
-    def _key(self, method: str, target: str, payload: bytes) -> _Key:
-        return method, target, b"" if self._any_body else hashlib.sha256(payload).digest()
+    def _keys(self, method: str, target: str, payload: bytes) -> list[_Key]:
+        """What a request is looked for by, the nearest first."""
+        exact = method, target, hashlib.sha256(payload).digest()
+        return [exact, (method, target, b"")] if self._any_body else [exact]
 
     def _note_model(self, payload: bytes) -> None:
         try:

@@ -35,8 +35,8 @@ class Load:
     def take(self, recorded: Recorded, exchange: Exchange) -> None:
         """Count one."""
         left = recorded.end is End.CLIENT_LEFT
-        well = exchange.end == "complete" or (left and exchange.status > 0)
-        self.results[f"{exchange.status} left" if left and exchange.end != "complete" else exchange.in_words] += 1
+        well = exchange.end == "complete" or (left and exchange.end == "timeout")
+        self.results["left, as recorded" if well and exchange.end != "complete" else exchange.in_words] += 1
         before = Head(recorded.response[0][1]).status if recorded.response else 0
         self.errors += not well or (exchange.status >= 400 and before < 400)
         if well and exchange.arrivals:

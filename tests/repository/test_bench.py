@@ -10,14 +10,17 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import __main__ as command
-from bench import conversations, load, payloads, plots, procfs, quota, report, stats, streams, wrk
+from bench import conversations, load, payloads, plots, procfs, quota, recorded, report, stats, streams, wrk
 from bench.answer import Answer, Broken
 from bench.configurations import PROJECT
 from bench.conversations import Outcome
+from bench.measure import Bench
+from bench.peers import Running
 from bench.process import Child, Fleet, StartError, wait_until
 from bench.replicas import BLOCK_TOKENS, TOKEN_CHARS, Engine
 from bench.stats import Refused, Results, Sample, Summary
 from bench.upstream import Body
+from gomodel.recording.command import Refused as NoRecording
 
 CASE = "chat, 32 connections"
 
@@ -426,3 +429,27 @@ class TestConversations:
         assert (stays.errors, stays.requests, stays.served) == (0, 6, {"replica-0": 3, "replica-1": 3})
         assert stays.hits > 50
         assert (moves.errors, moves.served) == (0, {"replica-0": 1, "replica-1": 1})
+
+
+class TestRecording:
+    def test_a_recording_is_sent_and_answered_by_its_replay(self, tmp_path: Path) -> None:
+        head = "POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n"
+        answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+        lines: list[dict[str, object]] = [
+            {"gomodel_recording": 1},
+            {"exchange": 1, "at": 0, "from": "client", "head": head},
+            {"exchange": 1, "at": 0, "from": "client", "text": "{}"},
+            {"exchange": 1, "at": 0, "from": "server", "head": answer},
+            {"exchange": 1, "at": 0, "from": "server", "text": "{}"},
+            {"exchange": 1, "at": 0, "end": "complete"},
+        ]
+        (tmp_path / "one.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with Fleet(tmp_path) as children:
+            bench = Bench(children, Running("direct", 0), {}, 1, True, print)
+            recorded.suite(tmp_path, 2.0)(bench)
+        assert {(sample.peer, sample.errors) for sample in bench.results.samples} == {("direct", 0)}
+        assert [sample.metric for sample in bench.results.samples] == ["first byte p50", "first byte p99", "whole p50"]
+
+    def test_what_is_no_recording_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(NoRecording, match="no recording is in"):
+            recorded.suite(tmp_path, 1.0)

@@ -240,6 +240,18 @@ async def test_a_recording_is_sent_as_load_at_its_times_with_another_key(recordi
     assert summary(load).splitlines()[0] == "3 requests, 1 failed"
 
 
+async def test_a_client_that_left_leaves_again_and_that_is_no_failure(recordings, upstream):
+    upstream.on_request(Stall())
+    async with recordings.recorder() as port:
+        async with client(port) as made:
+            await made.send(ASK)
+            await upstream.wait_for_request()
+        await upstream.connections[0].closed
+    upstream.on_request(Stall())
+    load = await send(recordings.exchanges, place_of(f"http://127.0.0.1:{upstream.port}", None), 1.0)
+    assert (dict(load.results), load.errors) == ({"left, as recorded": 1}, 0)
+
+
 async def test_a_load_waits_for_the_recorded_times(recordings, upstream):
     upstream.repeat(json_response({}))
     async with recordings.recorder() as port:
