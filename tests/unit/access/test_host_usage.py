@@ -6,6 +6,8 @@ import resource
 import signal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gomodel.access.host_usage import _MASK, _PLACE, PLACES, WINDOW_S, Account, HostUsage
 
@@ -16,6 +18,9 @@ def as_row(usage: HostUsage, row: int) -> HostUsage:
     other.cells, other.taken, other.workers, other.fd = usage.cells, usage.taken, usage.workers, usage.fd
     other.take(row)
     return other
+
+
+SHARED = HostUsage(2)
 
 
 @pytest.fixture
@@ -101,6 +106,50 @@ def test_when_there_is_room_again_is_known_to_the_second(pair: tuple[HostUsage, 
         assert account.frees_at(170, tokens=50) == 15
 
 
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["enter", "enter", "spend", "back", "look"]),
+        st.integers(0, 1),
+        st.sampled_from([0, 0, 1, 2, 7, 29, 58, 59, 60, 61, 200]),
+    ),
+    max_size=25,
+)
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=150)
+@given(steps=STEPS)
+def test_whatever_two_workers_count_each_knows_the_last_minute_of_both(steps: list[tuple[str, int, int]]) -> None:
+    rows = [each.account("a") for each in (as_row(SHARED, 0), as_row(SHARED, 1))]
+    for each in rows:
+        each._cells[each._at + 1 : each._at + _PLACE] = memoryview(bytes(8 * (_PLACE - 1))).cast("q")
+    began: list[tuple[int, int]] = []  # when, and by whom
+    spent: list[tuple[int, int]] = []  # when, and how much
+    now = 1000
+    for what, row, later in steps:
+        now += later
+        account = rows[row]
+        if what == "enter":
+            enter(account, now)
+            began.append((now, row))
+        elif what == "spend":
+            account.spend(now, later + 1)
+            spent.append((now, later + 1))
+        elif what == "back" and (own := [each for each in began if each[1] == row]):
+            account.take_back(own[0][0], now)
+            began.remove(own[0])
+        else:
+            requests = [when for when, _ in began if when > now - WINDOW_S]
+            tokens = [each for each in spent if each[0] > now - WINDOW_S]
+            assert account.look(now)[1:] == (len(requests), sum(count for _, count in tokens))
+            for most in (1, 2, 3):
+                free = next(after for after in range(1, 61) if sum(t > now + after - 60 for t in requests) < most)
+                assert account.frees_at(now, requests=most) == free
+                free = next(
+                    after for after in range(1, 61) if sum(n for t, n in tokens if t > now + after - 60) < 10 * most
+                )
+                assert account.frees_at(now, tokens=10 * most) == free
+
+
 def test_what_ran_in_a_dead_worker_is_gone_and_its_minute_is_not(pair: tuple[HostUsage, HostUsage]) -> None:
     here, there = (each.account("a") for each in pair)
     enter(here, 100)
@@ -110,9 +159,12 @@ def test_what_ran_in_a_dead_worker_is_gone_and_its_minute_is_not(pair: tuple[Hos
     pair[0].clear(1)
     assert here.look(100) == (1, 4, 9)
     assert pair[0].account("b").look(100) == (0, 2, 0)
+    enter(here, 101)
+    pair[0].clear(0)
+    assert here.look(101) == (0, 5, 9)
     again = as_row(pair[0], 1).account("a")
     enter(again, 110)
-    assert here.look(110) == again.look(110) == (2, 5, 9)
+    assert here.look(110) == again.look(110) == (1, 6, 9)
 
 
 def test_clearing_a_row_takes_no_memory_for_places_of_nobody() -> None:

@@ -37,3 +37,15 @@ def test_a_worker_sees_what_the_others_have_and_not_what_a_dead_one_had():
     assert keys.total(5) == 4
     keys.clear(2)
     assert (keys.total(5), keys.total(6)) == (2, 0)
+
+
+def test_each_worker_has_a_row_of_its_own_and_loses_that_alone():
+    keys = KeysInFlight(3)
+    for row in (0, 1, 2):
+        keys.take(row)
+        for _ in range(10**row):
+            keys.enter(5)
+            keys.enter(PLACES - 1)
+    for row, left in ((1, 101), (0, 100), (2, 0)):
+        keys.clear(row)
+        assert (keys.total(5), keys.total(PLACES - 1)) == (left, left)

@@ -69,5 +69,5 @@ def test_of_many_models_few_are_compared_letter_by_letter_and_never_far(monkeypa
 
 
 def test_likeness_heeds_no_case():
-    assert likeness("VLLM", "vllm") == 1
+    assert likeness("VLLM", "vllm") == likeness("vllm", "VLLM") == 1
     assert likeness("meta-llama", "vllm") < 0.5 < likeness("vlm", "vllm")

@@ -47,6 +47,12 @@ def test_another_process_ranks_alike():
     assert ran.stdout == f"{number} {ranked(number, SEEDS)}\n"
     # As every release does: another number would move every conversation of a fleet that is upgraded one by one.
     assert (number, seed("gpu-1:8000")) == (0x3D9D27FA2B56648F, 0x2A8BEABBB3ED818D)
+    assert [ranked(key("m", "a", b"%d" % each), SEEDS) for each in range(3)] == [
+        (4, 2, 0, 3, 1),
+        (1, 3, 2, 4, 0),
+        (0, 3, 2, 1, 4),
+    ]
+    assert key("\ud800", "", b"") != key("\ud801", "", b"")  # what a body may name, and no text
 
 
 def test_ranks_of_one_home_are_spread_evenly():
