@@ -34,7 +34,7 @@ export PIP_CONSTRAINT=$tree/src/docker/constraints.txt PIP_DISABLE_PIP_VERSION_C
 
 echo "== install into an empty prefix"
 "$python" -m venv --without-pip "$tree/root"
-"$tree/build/bin/python" -m pip install --quiet --only-binary :all: --prefix "$tree/root" "$(echo "$tree"/wheels/*.whl)[batch,redis]"
+"$tree/build/bin/python" -m pip install --quiet --only-binary :all: --prefix "$tree/root" "$(echo "$tree"/wheels/*.whl)[all]"
 "$tree/build/bin/python" -m pip --python "$tree/root/bin/python" check
 mkdir "$tree/etc"
 rm -rf "$tree/build" "$tree/wheels"

@@ -67,6 +67,7 @@ class Recording:
         self._proxies = proxies
         self._sample = sample
         self._new_id = telemetry.running.new_id
+        self._finish = telemetry.finish if telemetry.spans is None else telemetry.spans.after(telemetry.finish)
 
     def begin(self, request: Request) -> None:
         """The request runs from now on."""
@@ -98,7 +99,7 @@ class Recording:
         if request.digest is not None:
             self._compare(request)
         route, label = request.route, self._label(entry.instance, entry.model)
-        self._telemetry.finish(entry, label, monotonic(), route.polled, route.metered)
+        self._finish(entry, label, monotonic(), route.polled, route.metered)
 
     def _compare(self, request: Request) -> None:
         """Whether the bytes that went out are those that came in."""

@@ -14,6 +14,7 @@ import pytest
 
 from .harness.client import RawClient
 from .harness.clock import clock  # noqa: F401 - a fixture
+from .harness.collector import collector  # noqa: F401 - a fixture
 from .harness.gateway import DEFAULTS, GatewayHandle, env_for, start_gateway
 from .harness.leaks import Inventory, Records, nothing_left, open_fds
 from .harness.names import Names

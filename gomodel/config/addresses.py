@@ -7,6 +7,7 @@ message completes the sentence "<NAME>: ..."; URLs are never quoted in one, beca
 import ipaddress
 import os
 import re
+from importlib.util import find_spec
 from urllib.parse import unquote, urlsplit
 
 from .values import comma_list, quoted
@@ -73,6 +74,24 @@ def directory(text: str) -> str:
     """The absolute path of a directory."""
     if not text.startswith("/") or "\0" in text:
         raise ValueError(f"{quoted(text)} is not an absolute path; use one such as /var/lib/gomodel")
+    return text
+
+
+def collector_url(text: str) -> str:
+    """Where an OpenTelemetry collector takes spans over HTTP."""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port, or of brackets
+        good = False
+    if not good or "@" in text or parts.query or parts.fragment:
+        raise ValueError("is no URL such as http://collector:4318; a credential goes to OTEL_EXPORTER_OTLP_HEADERS")
+    try:
+        installed = find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        installed = False
+    if not installed:
+        raise ValueError("needs the OpenTelemetry SDK: pip install gomodel[otel]")
     return text
 
 

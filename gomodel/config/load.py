@@ -18,7 +18,7 @@ from .instances import Listener, instances
 from .keys_file import KEYS_FILE_BYTES, digests_of, parse
 from .reader import Reader
 from .registry import ANY_HOST, LOOPBACK_HOST, OF_GOMODEL, VARIABLES
-from .settings import Batching, BreakerConfig, Certificate, Config, ConfigError, Keys, Retry, Secret, Timeouts
+from .settings import Batching, BreakerConfig, Certificate, Config, ConfigError, Keys, Retry, Secret, Timeouts, Traces
 from .typos import warn_of_unknown_names
 
 # What the extra `batch` installs.
@@ -104,6 +104,7 @@ def from_environ(environ: Mapping[str, str], files: Files | None = None, ours: C
         watch_s=v["GOMODEL_WATCH"],
         certificate=_certificate(reader),
         batches=_batches(reader, v),
+        traces=_traces(reader, v),
         warnings=(),
     )
     _cross_check(reader, config)
@@ -143,6 +144,20 @@ def _batches(reader: Reader, values: Mapping[str, Any]) -> Batching:
         file_ttl_s=values["FILE_TTL"],
         concurrency=values["BATCH_CONCURRENCY"],
         priority=values["BATCH_PRIORITY"],
+    )
+
+
+def _traces(reader: Reader, values: Mapping[str, Any]) -> Traces | None:
+    headers = reader.secret(VARIABLES["OTEL_EXPORTER_OTLP_HEADERS"])
+    endpoint = values["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    if endpoint is None or values["OTEL_TRACES_EXPORTER"] == "none":
+        return None
+    return Traces(
+        endpoint,
+        headers,
+        values["OTEL_SERVICE_NAME"],
+        values["OTEL_TRACES_SAMPLER"],
+        values["OTEL_TRACES_SAMPLER_ARG"],
     )
 
 

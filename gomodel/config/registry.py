@@ -227,6 +227,26 @@ SECTIONS = (
             "`X-Vllm-Priority` of the lines, for a vLLM with `--scheduling-policy priority`: others have 0, and more "
             "is served later."),
     )),
+    Section("Traces", (
+        Variable("OTEL_EXPORTER_OTLP_ENDPOINT", addresses.collector_url, "", meaning=
+            "OpenTelemetry collector that gets one span for each request, by OTLP over HTTP: `http://collector:4318`. "
+            "Needs `pip install gomodel[otel]`, which the container image has. Further `OTEL_` variables are read as "
+            "the SDK documents them."),
+        Variable("OTEL_EXPORTER_OTLP_HEADERS", str, "", secret=True, meaning=
+            "Fields for the collector, percent-encoded: `authorization=Bearer%20...,x-team=search`."),
+        Variable("OTEL_TRACES_EXPORTER", values.choice("otlp", "none"), "otlp", meaning=
+            "`none` switches spans off where the endpoint is set for other programs' sake."),
+        Variable("OTEL_SERVICE_NAME", str, "gomodel", meaning=
+            "What spans call the gateway."),
+        Variable("OTEL_TRACES_SAMPLER", values.choice(
+                 "always_on", "always_off", "traceidratio",
+                 "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio"),
+                 "parentbased_always_on", meaning=
+            "Which requests have a span: `parentbased_...` goes by the caller's `traceparent`, and by the rest where "
+            "there is none. A `traceidratio` takes a share of them."),
+        Variable("OTEL_TRACES_SAMPLER_ARG", values.number(0, 1), "1", meaning=
+            "That share, 0 to 1."),
+    )),
     Section("Metrics and log", (
         Variable("METRICS_ENABLED", _BOOLEAN, "true", meaning=
             "Serve Prometheus metrics."),

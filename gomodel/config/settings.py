@@ -191,6 +191,17 @@ class Batching:
 
 
 @dataclass(frozen=True, slots=True)
+class Traces:
+    """Where spans go, as what, and of which requests: `ratio` is for the samplers that have one."""
+
+    endpoint: str
+    headers: Secret | None
+    service: str
+    sampler: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything gomodel is told. `port` is None when only the unix socket is listened on.
 
@@ -241,6 +252,7 @@ class Config:
     drain_s: float
     certificate: Certificate | None
     batches: Batching
+    traces: Traces | None
     warnings: tuple[str, ...]
     watch_s: float | None = None
     files: Mapping[str, tuple[int, int, int, int] | None] = field(default_factory=dict, compare=False)

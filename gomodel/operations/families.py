@@ -291,6 +291,13 @@ FAMILIES = (
         "Batches of the database, those of other gateways that share it included.",
         max,
     ),
+    Family(
+        "gomodel_spans_total",
+        "counter",
+        ("outcome",),
+        "OpenTelemetry spans: made, and of these exported to the collector or failed to be."
+        " (OTEL_EXPORTER_OTLP_ENDPOINT).",
+    ),
     Family("gomodel_build_info", "gauge", ("version",), "Always 1.", max),
     # Under the names that every dashboard for processes knows. The supervisor of several workers is not among them: it
     # waits.

@@ -49,6 +49,7 @@ _SPENT = (
     "gomodel_audio_seconds_total",
     "gomodel_prompt_tokens_total",
 )
+_NO_SPANS = {"made": 0, "exported": 0, "failed": 0}
 _OUTCOMES = ("served", "left", "timeout", "refused")
 _ENDED_BY = ("client", "upstream", "gomodel")
 _RUNNING_PHASES = PHASE_WORDS[:-1]
@@ -140,6 +141,9 @@ def snapshot(
         ),
         "gomodel_model_list_age_seconds": _ages(models),
         "gomodel_event_loop_lag_seconds": [((), _plain(telemetry.lag))],
+        "gomodel_spans_total": (
+            ((outcome,), count) for outcome, count in (telemetry.spans.counts if telemetry.spans else _NO_SPANS).items()
+        ),
         "gomodel_build_info": [((VERSION,), 1)],
         **{name: [((), number)] for name, number in process_metrics().items()},
     }

@@ -76,6 +76,10 @@ class Gateway:
         config = self.config
         self._tls = tls_context(config)
         self.listeners = _as_listeners(listeners, config)
+        if config.traces is not None:
+            from ..telemetry.spans import Spans  # noqa: PLC0415 - takes as long as all the rest
+
+            self.telemetry.spans = Spans(config.traces)
         network = Network(each.bound for each in self.listeners if each.port)
         self.app = App(config, self.telemetry, self.slots, network=network)
         quiet = logging.getLogger("gomodel.aiohttp")
@@ -221,6 +225,8 @@ class Gateway:
         self.telemetry.running.stop()
         for app in (self.app, *self._retiring):
             await app.close()
+        if self.telemetry.spans is not None:
+            await self.telemetry.spans.close()
 
 
 def _as_listeners(given: list[Listener] | list[socket.socket] | None, config: Config) -> list[Listener]:

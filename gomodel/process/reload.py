@@ -37,6 +37,7 @@ _FIXED = {
     "port": "PORT",
     "unix_socket": "GOMODEL_UNIX_SOCKET",
     "workers": "GOMODEL_WORKERS",
+    "traces": "OTEL_* (traces)",
 }
 
 

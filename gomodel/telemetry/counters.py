@@ -7,6 +7,7 @@ Decides what is counted and under which labels, all of them bounded. Knows nothi
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ..config.settings import Config
 from . import access_line
@@ -16,6 +17,9 @@ from .record import CLIENT, ENGINE, GATEWAY, Phase, Record
 from .running import Running
 from .spending import Spending, worked
 from .waste import Waste
+
+if TYPE_CHECKING:
+    from .spans import Spans
 
 _SWITCHING = 101
 # Adapters come and go, so the model names of all lists ever seen are many; from here on a new one is "other".
@@ -104,6 +108,7 @@ class Telemetry:
         self.history = History()
         self.waits = {each: Histogram() for each in (ENGINE, GATEWAY, CLIENT)}  # of requests, by whom they waited for
         self.waste = Waste()
+        self.spans: Spans | None = None  # where requests have some
         self.own_requests: dict[tuple[str, str], int] = defaultdict(int)  # to compare replicas: by instance, what
         self.mismatches = {"request": 0, "response": 0}  # bodies that went out with other bytes than they came with
         self.aborted: dict[tuple[str, Phase], int] = defaultdict(int)  # by who ended it

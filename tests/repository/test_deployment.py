@@ -361,7 +361,7 @@ def test_constraints_pin_every_dependency_to_a_version_that_setup_cfg_allows() -
     cfg = RawConfigParser()
     cfg.read(ROOT / "setup.cfg")
     extras = cfg["options.extras_require"]  # which the image has
-    declared = (cfg["options"]["install_requires"] + extras["redis"] + extras["batch"]).splitlines()
+    declared = (cfg["options"]["install_requires"] + extras["redis"] + extras["batch"] + extras["otel"]).splitlines()
     # The image's CPython, which need not be the one that runs this: what a package needs depends on it.
     (python,) = {
         re.fullmatch(r"PYTHON_IMAGE=python:(3\.\d+)-.*", arg)[1] for word, arg in dockerfile() if word == "ARG"

@@ -89,6 +89,7 @@ DEFAULTS = [
     ("metrics_path", "/metrics"),
     ("metrics_public", False),
     ("digest", "sampled"),
+    ("traces", None),
     ("replica_guard", "warn"),
     ("replica_guard_generates", True),
     ("log_level", "info"),
@@ -244,7 +245,63 @@ def test_an_empty_variable_counts_as_unset(name: str) -> None:
 
 
 def test_every_plain_variable_has_a_vector() -> None:
-    assert {name for name, *_ in SETTINGS} | {"TLS_CERT_FILE", "TLS_KEY_FILE", "GOMODEL_KEYS_FILE"} == PLAIN
+    spans = {name for name in PLAIN if name.startswith("OTEL_")}  # which make a setting together
+    assert {name for name, *_ in SETTINGS} | {"TLS_CERT_FILE", "TLS_KEY_FILE", "GOMODEL_KEYS_FILE"} | spans == PLAIN
+
+
+COLLECTOR = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+TRACES = [
+    ({}, None),
+    ({**COLLECTOR, "OTEL_TRACES_EXPORTER": "none"}, None),
+    ({"OTEL_TRACES_EXPORTER": "otlp"}, None),
+    (COLLECTOR, ("http://collector:4318", None, "gomodel", "parentbased_always_on", 1.0)),
+    (
+        {
+            **COLLECTOR,
+            "OTEL_EXPORTER_OTLP_HEADERS": "a=b",
+            "OTEL_SERVICE_NAME": "front",
+            "OTEL_TRACES_SAMPLER": "traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": "0.25",
+        },
+        ("http://collector:4318", Secret("a=b"), "front", "traceidratio", 0.25),
+    ),
+]
+
+
+@pytest.mark.parametrize(("env", "expected"), TRACES)
+def test_spans_are_made_where_a_collector_is_named(env: dict[str, str], expected: object) -> None:
+    traces = from_environ(env).traces
+    assert (None if traces is None else dataclasses.astuple(traces)) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "collector:4318",
+        "grpc://collector:4317",
+        "http://",
+        "http://k:s3cret@collector",
+        "http://[",
+        "http://a/?k=s3cret",
+    ],
+)
+def test_what_is_no_collector_is_refused_and_not_quoted(url: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        from_environ({"OTEL_EXPORTER_OTLP_ENDPOINT": url})
+    [problem] = refused.value.problems
+    assert problem.startswith("OTEL_EXPORTER_OTLP_ENDPOINT: is no URL such as http://collector:4318")
+    assert "s3cret" not in problem
+
+
+def test_a_collector_needs_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    for absent in (lambda name: None, _not_there):
+        monkeypatch.setattr("gomodel.config.addresses.find_spec", absent)
+        with pytest.raises(ConfigError, match=r"gomodel\[otel\]"):
+            from_environ(COLLECTOR)
+
+
+def _not_there(name: str) -> None:
+    raise ModuleNotFoundError(name)
 
 
 DATABASES = [
@@ -1203,6 +1260,8 @@ CONTRACT = re.findall(
     CACHE_REFRESH_INTERVAL STRIP_REQUEST_HEADERS ROUTING SESSION_HEADERS METRICS_ENABLED METRICS_ENDPOINT METRICS_PUBLIC
     GOMODEL_DATA_DIR GOMODEL_DATABASE_URL GOMODEL_DATABASE_URL_FILE FILE_SIZE_LIMIT FILE_TTL BATCH_CONCURRENCY
     BATCH_PRIORITY DIGEST REPLICA_GUARD REPLICA_GUARD_GENERATES
+    OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_HEADERS OTEL_EXPORTER_OTLP_HEADERS_FILE OTEL_TRACES_EXPORTER
+    OTEL_SERVICE_NAME OTEL_TRACES_SAMPLER OTEL_TRACES_SAMPLER_ARG
     FORWARDED_ALLOW_IPS LOG_LEVEL LOG_FORMAT GOMODEL_WORKERS GOMODEL_WATCH GOMODEL_DRAIN_TIMEOUT
     TLS_CERT_FILE TLS_KEY_FILE
     """,

@@ -66,6 +66,7 @@ CONTRACT = {
     "gomodel_event_loop_lag_seconds": (),
     "gomodel_batch_lines_total": ("state",),
     "gomodel_batches": ("status",),
+    "gomodel_spans_total": ("outcome",),
     "gomodel_build_info": ("version",),
 }
 # Prometheus' own names for what every process has.
@@ -189,8 +190,10 @@ def test_a_model_of_any_name_is_one_label(model):
     assert dict(labels)["model"] == model.replace("\ud800", "?")
 
 
-def test_prometheus_client_is_not_imported_by_the_start():
-    code = "import gomodel.process.gateway, sys; sys.exit('prometheus_client' in sys.modules)"
+def test_what_only_some_need_is_not_imported_by_the_start():
+    code = (
+        "import gomodel.process.gateway, sys; sys.exit(bool({'prometheus_client', 'opentelemetry'} & {*sys.modules}))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
