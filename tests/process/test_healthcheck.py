@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from ..harness.scripted import GatewayHandle, ScriptedUpstream, Stall, response
+from ..harness.scripted import SAFETY_S, GatewayHandle, ScriptedUpstream, Stall, response
 from ..wire.test_connect_faults import KEY_AND_CERTIFICATE
 
 FILE = Path(__file__).resolve().parents[2] / "docker" / "healthcheck.py"
@@ -26,6 +26,7 @@ def module() -> ModuleType:
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
+    loaded.TIMEOUT_S = SAFETY_S  # but where it is what a test is about
     return loaded
 
 

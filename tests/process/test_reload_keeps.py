@@ -241,7 +241,7 @@ async def test_a_request_keeps_the_limits_it_began_with(gateway, upstream, conne
 async def test_a_connection_keeps_its_write_limit_until_its_request_is_over(gateway, upstream, connect, monkeypatch):
     monkeypatch.setattr("gomodel.process.gateway._RETIRE_POLL_S", 0.01)
     upstream.on_request(SSE_HEAD, Stall(), LAST_CHUNK)
-    handle = await gateway(vllm=upstream)
+    handle = await gateway(vllm=upstream, HTTP_WRITE_IDLE_TIMEOUT="5s")
     idle, busy = await connect(handle), await connect(handle)
     await busy.send(post())
     await busy.read_head()

@@ -159,7 +159,8 @@ IN_REQUESTS = {
 async def test_a_fault_in_a_request_is_found(gateway, upstream, connect, monkeypatch, where):
     pieces, owner, name, change = IN_REQUESTS[where]
     upstream.on_request(ReadHead(), ReadBody(), OK)
-    handle = await gateway(SUMMED, vllm=upstream)
+    never_whole = {"HTTP_RESPONSE_HEADER_TIMEOUT": "300ms"} if where == "a piece of one" else {}
+    handle = await gateway(SUMMED, vllm=upstream, **never_whole)
     plant(monkeypatch, owner, name, change, result=True)
     client = await connect(handle)
     for piece in pieces:

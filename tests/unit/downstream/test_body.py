@@ -51,8 +51,9 @@ def made(payload: Payload, limit_bytes: int = 1 << 30) -> RequestBody:
     request: Any = SimpleNamespace(
         fields=SimpleNamespace(content_length=None, expect=b""),
         payload=payload,
+        digest=None,
         protocol=SimpleNamespace(transport=object()),
-        record=SimpleNamespace(bytes_in=0, phase=None, enter=lambda *_: None),
+        record=SimpleNamespace(bytes_in=0, phase=None, waits_for=None, enter=lambda *_: None),
     )
     return RequestBody(request, limit_bytes)
 
