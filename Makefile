@@ -34,7 +34,7 @@ demo: $(VENV)/.runs  ## serve in front of a simulated vLLM: no GPU, no model
 run: $(VENV)/.runs  ## serve what .env describes
 	@$(BIN)/python -m gomodel
 
-test: $(VENV)/.installed  ## the test suite, in as many processes as there are CPUs, four at most
+test: $(VENV)/.installed  ## the test suite, in half as many processes again as there are CPUs, four at most
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-unit: $(VENV)/.installed  ## the rules by themselves, tests/unit: some twenty seconds

@@ -235,7 +235,7 @@ async def test_a_place_is_free_again_after_a_timeout(keyed, upstream, connect, l
     if limit != "HTTP_REQUEST_IDLE_TIMEOUT":
         upstream.on_request(*begun, Stall(), path=CHAT)
     upstream.repeat(OK)
-    handle = await keyed(entry("alice", ALICE, in_flight=1), vllm=upstream, **{limit: "50ms"})
+    handle = await keyed(entry("alice", ALICE, in_flight=1), vllm=upstream, **{limit: "300ms"})
     client = await connect(handle)
     raw = chat(ALICE)
     await client.send(raw[:-3] if limit == "HTTP_REQUEST_IDLE_TIMEOUT" else raw)
