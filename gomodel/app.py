@@ -103,8 +103,10 @@ class App:
                 leases = Leases(config.redis_url, config.limits_without_redis, earlier)
             self.callers = Callers(config.keys, config.master_keys, before, leases)
         # A keys file may come to name a limit that is waited for while the process runs.
-        limited = config.keys is not None or any(each.max_in_flight is not None for each in config.instances)
-        queueing = Queueing(slots, telemetry, config.queue_timeout_s) if limited else None
+        limited = any(each.max_in_flight is not None for each in config.instances)
+        queueing = None
+        if limited or config.keys is not None:
+            queueing = Queueing(slots, telemetry, config.queue_timeout_s, limited=limited)
         forwarder = Forwarder if self.callers is None else PermittedForwarder
         self._forwarder = forwarder(self.providers, telemetry, config.retry, self.models.reread, queueing)
         self._stored: StoredResponses = StoredResponses(

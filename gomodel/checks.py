@@ -10,6 +10,7 @@ import hmac
 from collections.abc import Awaitable, Callable, Iterable
 from urllib.parse import unquote
 
+from .access.caller import Caller
 from .access.callers import Callers
 from .access.rights import LIMITED
 from .config.keys_file import MASTER
@@ -18,6 +19,7 @@ from .downstream.request import Handler, Reply, Request
 from .errors import BadRequest, ClientError, MethodNotAllowed, Unauthorized, WebSocketNotServed
 from .relay.tunnel import wants_websocket
 from .routes.route import Kind
+from .telemetry.record import Record
 
 Check = Callable[[Request], Reply | None]
 
@@ -70,26 +72,34 @@ class CallerChecks(Checks):
     def answer(self, request: Request) -> Reply | None:
         """As Checks; the record knows the caller then, even where it may not what it asks."""
         fields, record, verdict = request.fields, request.record, self._callers.verdict
-        try:
-            reply = None if fields.allowed is verdict else self._look(request, verdict)
-        finally:
-            caller = fields.caller
-            if caller is not None and record.caller is None:
-                record.caller = caller
-                caller.enter()
-        if reply is None and caller is not None and caller.limited and request.route.kind in LIMITED:
-            return None if self._admitted(request) else _UNDECIDED
+        reply = None
+        if fields.allowed is not verdict:
+            try:
+                reply = self._look(request, verdict)
+            finally:
+                self._meet(record, fields.caller)
+        caller = fields.caller
+        if record.caller is None:
+            self._meet(record, caller)
+        if caller is not None and caller.limited and reply is None and record not in caller.limits.held:
+            kind = request.route.kind
+            if kind is Kind.INFERENCE or kind in LIMITED:  # an enum's hash is a call
+                return None if self._admitted(request) else _UNDECIDED
         return reply
+
+    @staticmethod
+    def _meet(record: Record, caller: Caller | None) -> None:
+        if caller is not None and record.caller is None:
+            record.caller = caller
+            caller.enter()
 
     @staticmethod
     def _admitted(request: Request, *, waiting: bool = True) -> bool:
         """Whether the caller's limits let the request in, once; False when that cannot be said at this moment."""
-        limits = request.caller.limits
-        if not limits.holds(request.record):
-            added = limits.admit(request.record, waiting=waiting)
-            if added is None:
-                return False
-            request.added = added
+        added = request.fields.caller.limits.admit(request.record, waiting=waiting)
+        if added is None:
+            return False
+        request.added = added
         return True
 
     def __call__(self, request: Request, handler: Handler) -> Awaitable[Reply | None]:

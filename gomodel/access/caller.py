@@ -28,6 +28,7 @@ class Caller:
         "_matches",
         "_usage",
         "added_fields",
+        "alters",
         "ended",
         "entry",
         "leases",
@@ -35,6 +36,7 @@ class Caller:
         "limits",
         "name",
         "running",
+        "waits_beyond",
     )
 
     def __init__(self, entry: Key, usage: HostUsage, leases: Leases | None = None) -> None:
@@ -54,6 +56,9 @@ class Caller:
         self.added_fields = b"" if entry.priority is None else b"X-Vllm-Priority: %d\r\n" % entry.priority
         self._matches: re.Pattern[str] | None = None  # made when it is needed: a file may have thousands of entries
         self._allowed: dict[tuple[str, str], bool] = {}
+        # What each request asks first: whether its caller's entry changes anything of where it may go, or how.
+        self.alters = bool(entry.models or self.added_fields)
+        self.waits_beyond = entry.waits_beyond
         self.limited = any((entry.refused_beyond, entry.requests_per_minute, entry.tokens_per_minute))
         if self.limits is not None:
             self.limits.configure(entry)
@@ -96,12 +101,5 @@ class Caller:
         """One of them is over."""
         self.running -= 1
         self.ended[record.status] += 1
-        if record.usage is not None:
-            self.spent(record.usage.prompt, record.usage.completion)
         if self.limits is not None:
             self.limits.leave(record)
-
-    def spent(self, prompt: int, completion: int) -> None:
-        """The answer to one of them has said how many tokens it took; of one that does not say nothing is counted."""
-        if self.limits is not None:
-            self.limits.spend(prompt + completion)

@@ -27,10 +27,11 @@ class Limits:
 
     __slots__ = (
         "_account",
-        "_held",
         "_in_flight",
         "_requests",
+        "_said",
         "_tokens",
+        "held",
         "lease",
         "leases",
         "name",
@@ -41,7 +42,7 @@ class Limits:
     def __init__(self, entry: Key, account: Account, lease: Lease) -> None:
         """`lease`: what this host has of the limits where `leases` says that there are other gateways."""
         self._account = account
-        self._held: dict[Record, int] = {}  # when each began
+        self.held: dict[Record, int] = {}  # the requests that were let in and are not over, and when each began
         self.name = entry.name
         self.lease = lease
         self.leases: Leases | None = None
@@ -55,6 +56,7 @@ class Limits:
             entry.requests_per_minute,
             entry.tokens_per_minute,
         )
+        self._said = _template(*self.whole[1:])
 
     def admit(self, record: Record, *, waiting: bool = True) -> bytes | None:
         """Count a request that begins, and the fields that its answer has of it.
@@ -69,7 +71,16 @@ class Limits:
             self._in_flight, self._requests, self._tokens = amounts
         account, now = self._account, int(monotonic())
         running, began, spent = account.look(now)
-        if not (waiting and account.margin and self._close(running, began, account.margin)):
+        in_flight, requests, tokens, margin = self._in_flight, self._requests, self._tokens, account.margin
+        if (
+            (in_flight is None or running + margin < in_flight)
+            and (requests is None or began + margin < requests)
+            and (tokens is None or spent < tokens)
+        ):
+            account.enter(now)
+            self.held[record] = now
+            return self._fields(began + 1, spent)
+        if not (waiting and margin and self._close(running, began, margin)):
             return self._decide(record, now, running, began, spent, waiting=waiting)
         if not account.lock():
             return None
@@ -86,17 +97,18 @@ class Limits:
         )
 
     def _decide(self, record: Record, now: int, running: int, began: int, spent: int, *, waiting: bool) -> bytes | None:
+        """The same near a limit, or at it."""
         in_flight, requests, tokens = self._in_flight, self._requests, self._tokens
-        exceeded = (
-            in_flight is not None and running >= in_flight,
-            requests is not None and began >= requests,
-            tokens is not None and spent >= tokens,
-        )
-        if True not in exceeded:
+        if in_flight is not None and running >= in_flight:
+            which = 0
+        elif requests is not None and began >= requests:
+            which = 1
+        elif tokens is not None and spent >= tokens:
+            which = 2
+        else:
             self._account.enter(now)
-            self._held[record] = now
-            return b"" if requests is None and tokens is None else self._fields(began + 1, spent)
-        which = exceeded.index(True)
+            self.held[record] = now
+            return self._fields(began + 1, spent)
         lent = self.leases is not None and self.whole[which] != (in_flight, requests, tokens)[which]
         if lent and self.leases is not None and self.leases.fell_short(self, record.started, waiting=waiting):
             return None
@@ -122,36 +134,28 @@ class Limits:
 
     def _fields(self, began: int, spent: int) -> bytes:
         """What OpenAI's clients read of their limits: all is free again when a minute has passed without use."""
-        (_, all_requests, all_tokens), fields = self.whole, b""
         requests, tokens = self._requests, self._tokens
-        if requests is not None and all_requests is not None:
-            fields = (
-                b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\n"
-                b"x-ratelimit-reset-requests: %b\r\n" % (all_requests, max(0, requests - began), _RESET[began > 0])
-            )
-        if tokens is not None and all_tokens is not None:
-            fields += (
-                b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-remaining-tokens: %d\r\n"
-                b"x-ratelimit-reset-tokens: %b\r\n" % (all_tokens, max(0, tokens - spent), _RESET[spent > 0])
-            )
-        return fields
-
-    def holds(self, record: Record) -> bool:
-        """Whether the request was let in, and is not over."""
-        return record in self._held
+        if requests is None:
+            if tokens is None:
+                return b""
+            return self._said % (tokens - spent if spent < tokens else 0, _RESET[spent > 0])
+        left = requests - began if began < requests else 0
+        if tokens is None:
+            return self._said % (left, _RESET[began > 0])
+        return self._said % (left, _RESET[began > 0], tokens - spent if spent < tokens else 0, _RESET[spent > 0])
 
     def leave(self, record: Record) -> None:
-        """A request is over: of one that no instance was tried for nothing is counted; nothing if it was not let in."""
-        began = self._held.pop(record, None)
-        if began is None:
-            return
-        self._account.leave()
-        if not record.tried:
-            self._account.take_back(began, int(monotonic()))
+        """A request is over, and its tokens are spent, as far as its answer said how many.
 
-    def spend(self, tokens: int) -> None:
-        """An answer has said how many tokens it took."""
-        self._account.spend(int(monotonic()), tokens)
+        Of one that no instance was tried for nothing is counted, and nothing of one that was not let in.
+        """
+        began, usage = self.held.pop(record, None), record.usage
+        if began is not None:
+            self._account.leave()
+            if not record.tried:
+                self._account.take_back(began, int(monotonic()))
+        if usage is not None:
+            self._account.spend(int(monotonic()), usage.prompt + usage.completion)
 
     def lent(self) -> tuple[int, int, int] | None:
         """What this host has of the limits now, where there are other gateways."""
@@ -163,3 +167,13 @@ class Limits:
 
 
 _RESET = (b"0s", b"%dm0s" % (WINDOW_S // 60))
+
+
+def _template(requests: int | None, tokens: int | None) -> bytes:
+    """The fields of those limits that there are, but for what is left of each and when it is free again."""
+    return b"".join(
+        b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b\r\n"
+        % (what, limit, what, what)
+        for what, limit in ((b"requests", requests), (b"tokens", tokens))
+        if limit is not None
+    )

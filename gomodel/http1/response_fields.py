@@ -45,6 +45,7 @@ class ResponseFields:
     __slots__ = (
         "_length_at",
         "_length_name",
+        "_rate_limits",
         "_written_around",
         "accel",
         "cache",
@@ -67,6 +68,7 @@ class ResponseFields:
         self.codings: list[bytes] = []
         self._length_at = -1
         self._length_name = b""
+        self._rate_limits: bool | None = None
         self.event_stream = False
         self.encoded = False
         self.dated = False
@@ -111,6 +113,13 @@ class ResponseFields:
             lines = [line for line in lines if not line.lower().startswith(named)]
             self._length_at = -1
         self.lines = lines
+
+    @property
+    def rate_limits(self) -> bool:
+        """Whether any of the lines says something of limits; looked for once, where somebody asks."""
+        if self._rate_limits is None:
+            self._rate_limits = any(line[:12].lower() == b"x-ratelimit-" for line in self.lines)
+        return self._rate_limits
 
     @property
     def may_repeat(self) -> bool:

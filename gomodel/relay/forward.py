@@ -166,7 +166,12 @@ class Forwarder:
             return False
         if request.fields.request_id is not None:
             self._refuse_own(request)
-        if self._queueing is not None and not self._queueing.at_once(outgoing):
+        queueing = self._queueing
+        if (
+            queueing is not None
+            and (queueing.limited or request.fields.caller.waits_beyond is not None)
+            and not queueing.at_once(outgoing)
+        ):
             return False
         replica = outgoing.choice.candidates[0]
         if replica.barred or not (outgoing.replayable and replica.breaker.closed):

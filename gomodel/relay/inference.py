@@ -93,7 +93,7 @@ class Inference:
         fields, payload = request.fields, request.payload
         if fields.content_coding or fields.form or (fields.expect and not payload.is_eof()):
             return False
-        if fields.caller is not None and _restricted(request):  # its body is followed to the end, in turns
+        if fields.caller is not None and fields.caller.entry.models:  # its body is followed to the end, in turns
             return False
         if type(payload) is Arrived and (selector := _usual(fields, payload.data)) is not None:
             # Nearly every request: whole, and short or with its model first.

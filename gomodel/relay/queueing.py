@@ -24,9 +24,10 @@ from .pace import Pace
 class Queueing:
     """Gives requests their slots."""
 
-    def __init__(self, slots: Slots, telemetry: Telemetry, limit_s: float) -> None:
-        """`limit_s`: how long one waits."""
+    def __init__(self, slots: Slots, telemetry: Telemetry, limit_s: float, *, limited: bool) -> None:
+        """`limit_s`: how long one waits; `limited`: whether any replica has a limit, or only callers may have one."""
         self._slots = slots
+        self.limited = limited
         self._telemetry = telemetry
         self._limit_s = limit_s
         self._pace = Pace()
@@ -121,8 +122,7 @@ def _wanted(outgoing: Outgoing, failed: Collection[Replica] = ()) -> tuple[str, 
     caller, candidates = request.caller, outgoing.choice.candidates
     key, weight, most = "", 1.0, None
     if caller is not None:
-        entry = caller.entry
-        key, weight, most = caller.name, entry.weight, entry.waits_beyond
+        key, weight, most = caller.name, caller.entry.weight, caller.waits_beyond
     if most is None and all(each.config.max_in_flight is None for each in candidates):
         return None
     if not _works(request.route, request.method):

@@ -38,13 +38,14 @@ def begin_response(
         fields.written
         and complete
         and request.keep_alive
-        and not (request.cors or request.added)
+        and not (request.cors or (request.added and fields.rate_limits))
         and request.method != "HEAD"
     ):  # nearly every answer that is no stream: its head came before
         if len(data) != fields.length:
             raise WrongLength
         date, request_id = b"" if fields.dated else date_line(), request.record.id.encode()
-        return b"".join((fields.written, date, b"X-Request-Id: ", request_id, replica.provider_lines, data)), None
+        ours = b"X-Request-Id: ", request_id, replica.provider_lines
+        return b"".join((fields.written, request.added, date, *ours, data)), None
     status, lines = message.code, fields.lines
     writer: Writer | None = None
     declared = b""
@@ -72,7 +73,9 @@ def begin_response(
     if request.cors:
         lines = [*(line for line in lines if line[:15].lower() != b"access-control-"), request.cors]
     if request.added:
-        lines = [*(line for line in lines if line[:12].lower() != b"x-ratelimit-"), request.added]
+        if fields.rate_limits:
+            lines = [line for line in lines if line[:12].lower() != b"x-ratelimit-"]
+        lines = [*lines, request.added]
     parts = [status_line(status, message.reason), *lines]
     if declared:
         parts.append(declared)

@@ -197,7 +197,7 @@ def test_names_whose_places_meet_have_their_own(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_without_a_place_left_a_process_counts_for_itself() -> None:
-    usage = HostUsage()
+    usage = HostUsage(2)
     account = usage.account("a")
     at = (account._key & _MASK) * _PLACE
     for probe in range(40):

@@ -10,6 +10,7 @@ from gomodel.access.limits import Limits
 from gomodel.config.settings import Key
 from gomodel.errors import RateLimited
 from gomodel.telemetry.record import Record
+from gomodel.telemetry.usage import Usage
 
 from .test_host_usage import as_row
 
@@ -42,6 +43,13 @@ def admitted(limits: Limits, *, tried: bool = True) -> Record:
     entry.tried = tried
     assert limits.admit(entry) is not None
     return entry
+
+
+def spend(limits: Limits, tokens: int) -> None:
+    """A request that was let in earlier ends, and says what it took."""
+    entry = record()
+    entry.usage = Usage(prompt=tokens - 1, completion=1)
+    limits.leave(entry)
 
 
 def refusal(limits: Limits) -> RateLimited:
@@ -85,10 +93,10 @@ def test_so_many_a_minute_and_the_next_when_one_of_them_is_a_minute_old(clock: C
 def test_tokens_are_counted_when_they_are_known_and_bound_the_requests_after(clock: Clock) -> None:
     held = limits(tokens_per_minute=100)
     admitted(held)
-    held.spend(60)
+    spend(held, 60)
     admitted(held)
     clock.now = 1010.0
-    held.spend(60)
+    spend(held, 60)
     error = refusal(held)
     assert error.message == "The key 'alice' may have 100 tokens a minute."
     assert error.headers["Retry-After"] == "50"
@@ -121,9 +129,9 @@ def test_tokens_are_counted_when_they_are_known_and_bound_the_requests_after(clo
 def test_an_answer_says_what_is_left(clock: Clock, fields: dict[str, int], expected: list[str]) -> None:
     held = limits(**fields)
     assert held.admit(record()) is not None
-    held.spend(4)
+    spend(held, 4)
     lines = held.admit(record())
-    held.spend(3)
+    spend(held, 3)
     if "tokens_per_minute" in fields and "requests_per_minute" not in fields:
         lines = held.admit(record())
     if fields.get("tokens_per_minute") == 5:
@@ -198,10 +206,10 @@ def test_while_another_worker_decides_nothing_is_decided(clock: Clock, monkeypat
     monkeypatch.setattr(type(here._account), "lock", lambda self: False)
     entry = record()
     assert here.admit(entry) is None
-    assert not here.holds(entry)
+    assert entry not in here.held
     assert there.used()[0] == 0
     assert here.admit(entry, waiting=False) == b""
-    assert here.holds(entry)
+    assert entry in here.held
     refusal(there)  # full: nobody's decision could change that
 
 
@@ -265,7 +273,7 @@ def test_while_redis_is_asked_nothing_is_decided(clock: Clock) -> None:
     held = divided(lent, in_flight=4)
     entry = record()
     assert held.admit(entry) is None
-    assert not held.holds(entry)
+    assert entry not in held.held
     assert held.admit(entry, waiting=False) == b""
     assert lent.asked == [True, False]
 
@@ -284,7 +292,7 @@ def test_who_is_refused_by_a_part_of_a_limit_hears_of_the_whole_and_when_it_is_d
 ) -> None:
     held = divided(Lent(amounts), **fields)
     admitted(held)
-    held.spend(5)
+    spend(held, 5)
     error = refusal(held)
     assert error.message == f"The key 'alice' may have {said}."
     assert error.headers["Retry-After"] == after
@@ -295,7 +303,7 @@ def test_who_would_be_refused_by_a_part_of_a_limit_waits_where_more_may_come(clo
     admitted(held)
     entry = record()
     assert held.admit(entry) is None
-    assert (held.refused, held.holds(entry)) == ({}, False)
+    assert (held.refused, entry in held.held) == ({}, False)
     with pytest.raises(RateLimited):
         held.admit(entry, waiting=False)
     full = divided(Lent((1, None, None), more=True), in_flight=1)
