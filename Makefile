@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := gomodel tests bench
+SOURCES := gomodel tests bench docs/site
 
-.PHONY: help demo run test test-unit check static format docs-config build bench bench-vllm test-vllm test-clients test-batches \
-	test-browser test-doctor docs-pictures coverage mutants fuzz lint-deploy soak chaos clean
+.PHONY: help demo run test test-unit check static format docs docs-config docs-reference test-docs build bench bench-vllm \
+	test-vllm test-clients test-batches test-browser test-doctor docs-pictures coverage mutants fuzz lint-deploy soak chaos clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,19 @@ format: $(VENV)/.installed  ## mend what ruff can mend
 
 docs-config: $(VENV)/.runs  ## write .env.example, docs/configuration.md and the quick start's table of gomodel/config/registry.py
 	$(BIN)/python -m gomodel.config.reference
+
+docs-reference: $(VENV)/.installed  ## write docs/metrics.md and docs/cli.md of the code
+	$(BIN)/python -m docs.site.reference
+
+$(VENV)/.docs: $(VENV)/.installed
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs  ## the documentation site in build/site, every link checked
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --quiet --strict
+
+test-docs: $(VENV)/.installed  ## run the commands and examples of README and docs; DOCS="--without-downloads", DOCS=docs/guides/codex.md
+	$(BIN)/python -m tests.documents $(DOCS)
 
 build: $(VENV)/.runs  ## ./bin/gomodel
 	@mkdir -p bin

@@ -1,0 +1,1 @@
+"""What makes the documentation site and those of its pages that are made of the code."""
