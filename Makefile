@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := gomodel tests bench docs/site
 
-.PHONY: help demo run test test-unit check static format docs docs-config docs-reference test-docs build bench bench-vllm \
+.PHONY: help demo run test test-unit check static format docs docs-config docs-reference test-docs dist sbom build bench bench-vllm \
 	test-vllm test-clients test-batches test-browser test-doctor docs-pictures coverage mutants fuzz lint-deploy soak chaos clean
 
 help:  ## this list
@@ -67,6 +67,18 @@ docs: $(VENV)/.docs  ## the documentation site in build/site, every link checked
 
 test-docs: $(VENV)/.installed  ## run the commands and examples of README and docs; DOCS="--without-downloads", DOCS=docs/guides/codex.md
 	$(BIN)/python -m tests.documents $(DOCS)
+
+dist: $(VENV)/.installed  ## sdist and wheel in dist/: built twice, compared, and their contents checked
+	$(BIN)/pip install --quiet --disable-pip-version-check build twine
+	$(BIN)/python -m tests.packaging
+
+# Of what the image has, in an environment of its own and in the versions that the image is built with.
+sbom: $(VENV)/.runs  ## dist/gomodel.cdx.json: the Python packages of the image, as CycloneDX
+	rm -rf .venv-sbom && $(BIN)/python -m venv --without-pip .venv-sbom
+	$(BIN)/pip --python .venv-sbom install --quiet --disable-pip-version-check --constraint docker/constraints.txt '.[batch,redis]'
+	$(BIN)/pip install --quiet --disable-pip-version-check cyclonedx-bom
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --output-reproducible --of JSON -o dist/gomodel.cdx.json .venv-sbom/bin/python
 
 build: $(VENV)/.runs  ## ./bin/gomodel
 	@mkdir -p bin

@@ -29,7 +29,7 @@ from gomodel.simulator.app import build_app
 from .blocks import Block, blocks, downloads
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 300.0
+LIMIT_S = 900.0
 START_LIMIT_S = 60.0
 _KEY, _MODEL = "demo", "demo/llama-sim"
 

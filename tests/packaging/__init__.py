@@ -1,0 +1,1 @@
+"""The distributions: sdist and wheel, built twice and looked at: `make dist`."""
