@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from typing import TypeVar
 
 # Event loops clamp or overflow timers beyond this (uvloop: 100 years); a longer value is a typo in any case.
 _LONGEST_S = Decimal(100 * 365 * 24 * 3600)
@@ -20,6 +21,8 @@ _DURATION = re.compile("".join(f"(?:(?P<{unit}>{_NUMBER}){unit})?" for unit in _
 _SIZE = re.compile(r"([0-9]{1,15})(?:([KMG])(?:i?B)?|B)?", re.IGNORECASE)
 _SIZES = "use bytes or 500K, 10M, 1G"
 _REFERENCE = re.compile(r"\$\{[^}]*\}")
+
+_Amount = TypeVar("_Amount", int, float)
 
 _BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 
@@ -65,15 +68,7 @@ def optional_timeout_s(text: str) -> float | None:
 
 def duration_between(shortest: str, longest: str) -> Callable[[str], float]:
     """A parser for durations from `shortest` to `longest`, both included and both written as durations."""
-    minimum, maximum = duration_s(shortest), duration_s(longest)
-
-    def parse(text: str) -> float:
-        seconds = duration_s(text)
-        if not minimum <= seconds <= maximum:
-            raise ValueError(f"{quoted(text)} is not accepted; use a duration from {shortest} to {longest}")
-        return seconds
-
-    return parse
+    return _between(duration_s, "duration", shortest, longest)
 
 
 def size_bytes(text: str) -> int:
@@ -93,15 +88,19 @@ def _size(text: str) -> int:
 
 def size_between(smallest: str, largest: str) -> Callable[[str], int]:
     """A parser for sizes from `smallest` to `largest`, both included and both written as sizes."""
-    minimum, maximum = _size(smallest), _size(largest)
+    return _between(_size, "size", smallest, largest)
 
-    def parse(text: str) -> int:
-        size = _size(text)
-        if not minimum <= size <= maximum:
-            raise ValueError(f"{quoted(text)} is not accepted; use a size from {smallest} to {largest}")
-        return size
 
-    return parse
+def _between(parse: Callable[[str], _Amount], what: str, least: str, most: str) -> Callable[[str], _Amount]:
+    minimum, maximum = parse(least), parse(most)
+
+    def parse_within(text: str) -> _Amount:
+        value = parse(text)
+        if not minimum <= value <= maximum:
+            raise ValueError(f"{quoted(text)} is not accepted; use a {what} from {least} to {most}")
+        return value
+
+    return parse_within
 
 
 def integer(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:

@@ -108,15 +108,16 @@ def test_when_there_is_room_again_is_known_to_the_second(pair: tuple[HostUsage, 
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["enter", "enter", "spend", "back", "look"]),
+        st.sampled_from(["enter", "enter", "spend", "back", "back", "look"]),
         st.integers(0, 1),
-        st.sampled_from([0, 0, 1, 2, 7, 29, 58, 59, 60, 61, 200]),
+        st.sampled_from([0, 0, 1, 7, 29, 58, 59, 60, 61, 200]),
     ),
+    min_size=4,
     max_size=25,
 )
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=150)
+@settings(derandomize=True, deadline=None, database=None, max_examples=100)
 @given(steps=STEPS)
 def test_whatever_two_workers_count_each_knows_the_last_minute_of_both(steps: list[tuple[str, int, int]]) -> None:
     rows = [each.account("a") for each in (as_row(SHARED, 0), as_row(SHARED, 1))]
@@ -135,19 +136,18 @@ def test_whatever_two_workers_count_each_knows_the_last_minute_of_both(steps: li
             account.spend(now, later + 1)
             spent.append((now, later + 1))
         elif what == "back" and (own := [each for each in began if each[1] == row]):
-            account.take_back(own[0][0], now)
-            began.remove(own[0])
-        else:
-            requests = [when for when, _ in began if when > now - WINDOW_S]
-            tokens = [each for each in spent if each[0] > now - WINDOW_S]
-            assert account.look(now)[1:] == (len(requests), sum(count for _, count in tokens))
-            for most in (1, 2, 3):
-                free = next(after for after in range(1, 61) if sum(t > now + after - 60 for t in requests) < most)
-                assert account.frees_at(now, requests=most) == free
-                free = next(
-                    after for after in range(1, 61) if sum(n for t, n in tokens if t > now + after - 60) < 10 * most
-                )
-                assert account.frees_at(now, tokens=10 * most) == free
+            account.take_back(own[-1][0], now)
+            began.remove(own[-1])
+        # Of who only looks when it is asked for the sums are old, and those of the other are as old to it.
+        look = account if what == "look" else rows[1 - row]
+        requests = [when for when, _ in began if when > now - WINDOW_S]
+        tokens = [each for each in spent if each[0] > now - WINDOW_S]
+        assert look.look(now)[1:] == (len(requests), sum(count for _, count in tokens))
+        for most in (1, 2):
+            free = next(after for after in range(1, 61) if sum(when > now + after - 60 for when in requests) < most)
+            assert look.frees_at(now, requests=most) == free
+            free = next(after for after in range(1, 61) if sum(n for t, n in tokens if t > now + after - 60) < 9 * most)
+            assert look.frees_at(now, tokens=9 * most) == free
 
 
 def test_what_ran_in_a_dead_worker_is_gone_and_its_minute_is_not(pair: tuple[HostUsage, HostUsage]) -> None:

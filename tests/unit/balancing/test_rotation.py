@@ -33,3 +33,22 @@ def test_orders_leave_these_out(orders: list[tuple[str, str | None]], out: set[s
     assert {each for each in KNOWN if rotation.is_out("vllm", each)} == (set(KNOWN) if ALL in out else out)
     assert rotation.is_out("vllm", "new:1") is (ALL in out)
     assert not rotation.is_out("vllm-b", "a:1")
+
+
+def test_one_that_is_out_with_all_of_its_instance_is_not_out_by_itself() -> None:
+    rotation = Rotation()
+    rotation.put("vllm", {"a:1"})
+    assert [rotation.names("vllm", each) for each in ("a:1", "b:1")] == [True, False]
+    rotation.put("vllm", {ALL})
+    assert (rotation.names("vllm", "a:1"), rotation.is_out("vllm", "a:1")) == (False, True)
+    assert not rotation.names("vllm-b", "a:1")
+
+
+def test_nothing_stays_of_what_is_in_again() -> None:
+    rotation = Rotation()
+    for instance in ("a", "b"):
+        rotation.put(instance, {ALL})
+    rotation.put("a", ())
+    assert (rotation._out, rotation.is_out("b", "x")) == ({"b": {ALL}}, True)
+    rotation.clear()
+    assert not rotation.is_out("b", "x")

@@ -59,6 +59,12 @@ def test_members_that_mean_nothing_here_are_no_harm() -> None:
         (b'{"a":"\x01"}', "invalid_json_line", None),
         (b'{"a":"\xff"}', "invalid_json_line", None),
         (b'{"a":1,}', "invalid_json_line", None),
+        # Good lines but for one byte.
+        (b"[" + line()[1:], "invalid_json_line", None),
+        (line().replace(b":", b";", 1), "invalid_json_line", None),
+        (line().replace(b",", b";", 1), "invalid_json_line", None),
+        (line().replace(b'"custom_id"', b'"custom_id\t"', 1), "invalid_json_line", None),
+        (line() + b",", "invalid_json_line", None),
         (b'{"a":' + b"[" * 100_000, "invalid_json_line", None),
         (b'{"custom_id":"a","custom_id":"b"}', "invalid_json_line", None),
         (b"{}", "missing_required_parameter", "custom_id"),
