@@ -28,14 +28,12 @@ class Verdict(NamedTuple):
 
 def read_lines(file: BinaryIO, limit_bytes: int) -> Iterator[bytes]:
     """The lines of a file as they stand, blank ones included; of one over the limit the beginning, and no more."""
-    first = True
-    while line := file.readline(limit_bytes + 1):
-        if first:
-            line = line.removeprefix(_MARK)
-            first = False
+    line = file.readline(len(_MARK) + limit_bytes + 1).removeprefix(_MARK)
+    while line:
         yield line
         if len(line) > limit_bytes:
             return
+        line = file.readline(limit_bytes + 1)
 
 
 def validate(path: Path, endpoint: str, line_limit_bytes: int) -> Verdict:

@@ -28,7 +28,16 @@ def test_a_batch_says_what_it_needs_and_may_say_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "seconds"), [("24h", 86400), ("90m", 5400), ("7d", 604800), ("30d", 2592000), ("10", 10)]
+    ("window", "seconds"),
+    [
+        ("24h", 86400),
+        ("90m", 5400),
+        ("7d", 604800),
+        ("30d", 2592000),
+        ("10", 10),
+        ("1s", 1),
+        ("0d0h0m000086400s", 86400),
+    ],
 )
 def test_other_windows_are_accepted_too(window: str, seconds: int) -> None:
     assert parameters.new_batch(json.dumps({**GOOD, "completion_window": window}).encode()).window_s == seconds
@@ -50,6 +59,8 @@ def test_other_windows_are_accepted_too(window: str, seconds: int) -> None:
         ({"completion_window": "0s"}, "completion_window", "invalid_value"),
         ({"completion_window": "31d"}, "completion_window", "invalid_value"),
         ({"completion_window": "1" * 99}, "completion_window", "invalid_value"),
+        ({"completion_window": "0d0h0m0000086400s"}, "completion_window", "invalid_value"),
+        ({"completion_window": "999ms"}, "completion_window", "invalid_value"),
         ({"metadata": []}, "metadata", "invalid_value"),
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "invalid_value"),
         ({"metadata": {"k" * 65: "v"}}, "metadata", "invalid_value"),
@@ -74,6 +85,11 @@ def test_what_a_batch_may_not_say_is_named(changes: dict[str, Any], param: str, 
     with pytest.raises(InvalidValue) as caught:
         parameters.new_batch(json.dumps({**GOOD, **changes}).encode())
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, param, code)
+
+
+def test_metadata_may_be_as_large_as_openais() -> None:
+    most = {f"{number:x>64}": "v" * 512 for number in range(16)}
+    assert parameters.new_batch(json.dumps({**GOOD, "metadata": most}).encode()).metadata == most
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000])
@@ -112,6 +128,8 @@ def test_a_file_may_say_how_long_it_is_kept(anchor: Any, seconds: Any, found: in
     with pytest.raises(InvalidValue) as caught:
         parameters.expires_after(anchor, seconds, name="expires_after")
     assert caught.value.param == f"expires_after[{found}]"
+    if found == "seconds":
+        assert caught.value.message == "'expires_after[seconds]' must be an integer from 3600 to 2592000."
 
 
 @pytest.mark.parametrize(
@@ -142,3 +160,12 @@ def test_lists_have_openais_limits() -> None:
     for query in ({"limit": "101"}, {"after": "nope"}, {"after": FILE + "0" * 30}):
         with pytest.raises(InvalidValue):
             parameters.batch_page(query)
+
+
+@pytest.mark.parametrize(("text", "limit"), [("1", 1), ("20", 20), ("100", 100), ("000000001", 1)])
+def test_a_page_may_be_as_short_and_as_long_as_they_say(text: str, limit: int) -> None:
+    assert (parameters.file_page({"limit": text}).limit, parameters.batch_page({"limit": text}).limit) == (limit, limit)
+    assert parameters.file_page({"limit": "10000"}).limit == 10000
+    for longer in ("101", "0000000001"):
+        with pytest.raises(InvalidValue):
+            parameters.batch_page({"limit": longer})

@@ -1,11 +1,12 @@
 """A whole file is looked at before a line of it runs, and what is wrong is said line by line."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
-from gomodel.batches.validation import MOST_LINES, Verdict, validate
+from gomodel.batches.validation import MOST_LINES, Verdict, read_lines, validate
 
 CHAT = "/v1/chat/completions"
 
@@ -58,6 +59,25 @@ def test_errors_end_where_nobody_reads_them_any_more_and_say_so(tmp_path: Path) 
 def test_a_line_over_the_limit_is_not_read_to_its_end(tmp_path: Path) -> None:
     errors = looked_at(tmp_path, line("a") + "\n" + "x" * 1000 + "\n" + "{", 100).errors
     assert [(each["code"], each["line"]) for each in errors] == [("line_too_large", 2)]
+
+
+def test_lines_are_read_as_they_stand_and_one_over_the_limit_ends_them() -> None:
+    for mark in ("", "\ufeff"):
+        read = list(read_lines(io.BytesIO(f"{mark}123\n\n\u00e9a\n1234\nnever".encode()), 4))
+        assert read == [b"123\n", b"\n", "\u00e9a\n".encode(), b"1234\n"]
+        assert list(read_lines(io.BytesIO(f"{mark}".encode()), 4)) == []
+        (first,) = read_lines(io.BytesIO(f"{mark}12345678\nnever".encode()), 4)
+        assert first.startswith(b"12345")
+
+
+def test_a_mark_is_one_at_the_beginning_of_the_file_alone(tmp_path: Path) -> None:
+    errors = looked_at(tmp_path, line("a") + "\n\ufeff" + line("b")).errors
+    assert [(each["code"], each["line"]) for each in errors] == [("invalid_json_line", 2)]
+
+
+def test_a_line_may_be_as_long_as_the_limit(tmp_path: Path) -> None:
+    text = line("a") + "\n" + line("b")
+    assert looked_at(tmp_path, text, len(line("a")) + 1) == Verdict(2, {"m": 1}, [])
 
 
 def test_a_file_has_so_many_lines_at_the_most(tmp_path: Path) -> None:
