@@ -12,7 +12,7 @@ from ..upstream.breaker import Admission
 from ..upstream.replica import ASLEEP, OUT, WEDGED, Replica
 from . import keys_in_flight
 from .instance import Instance
-from .rendezvous import placed, seed
+from .rendezvous import placed
 
 # By why a replica is barred: the code and the message that its callers read, and when to try again, in seconds.
 _BARRED = {
@@ -60,7 +60,7 @@ class Choice:
         self.conversation = number
         order, where = placed(
             number,
-            tuple([seed(each.identity) for each in candidates]),
+            tuple([each.seed for each in candidates]),
             [each.requests.total if each.unblemished else _load(each) for each in candidates],
             keys_in_flight.shared.total(number),
         )

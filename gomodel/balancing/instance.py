@@ -17,6 +17,7 @@ from ..upstream.name_sets import NameSet
 from ..upstream.network import Network
 from ..upstream.replica import OUT, Replica
 from . import rotation
+from .rendezvous import seed
 
 _logger = logging.getLogger("gomodel")
 
@@ -78,6 +79,7 @@ class Instance:
             replica = known.get(server)
             if replica is None or not replica.is_server_of(self.config, server):
                 replica = Replica(self.config, server, self._settings, self._network, self._gaps)
+                replica.seed = seed(replica.identity)
             elif replica.config is not self.config:
                 replica.configure(self.config, self._settings)
             self.replicas.append(replica)

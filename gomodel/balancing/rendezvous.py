@@ -12,7 +12,6 @@ Decides nothing about what names a conversation or about who is healthy.
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import cast
 
 # Any odd number whose bits look random; another one moves every conversation of every gateway.
 _MULTIPLIER = 0x9FB21C651E98DF25
@@ -40,7 +39,6 @@ def _number(said: bytes) -> int:
     return int.from_bytes(blake2b(said, digest_size=8).digest())
 
 
-@lru_cache(maxsize=4096)
 def seed(name: str) -> int:
     """A server's number in every ranking; of its name alone, so that its place in a list does not matter."""
     return _number(name.encode(errors="surrogatepass"))
@@ -83,15 +81,15 @@ def placed(key: int, seeds: tuple[int, ...], loads: Sequence[int | None], own: i
         if not able:
             return order, Placed.MOVED
         order = able + tuple(each for each in order if loads[each] is None)
-    known = cast(Sequence[int], loads)  # of those that are able
     first = order[0]
-    if own >= PARALLEL or known[first] >= WIDE_LEAST:
-        least, factor = (TIGHT_LEAST, TIGHT_FACTOR) if own >= PARALLEL else (WIDE_LEAST, WIDE_FACTOR)
-        total = sum([known[each] for each in able])
+    parallel = own >= PARALLEL
+    if parallel or loads[first] >= WIDE_LEAST:  # type: ignore[operator] # those that are able have a load
+        least, factor = (TIGHT_LEAST, TIGHT_FACTOR) if parallel else (WIDE_LEAST, WIDE_FACTOR)
+        total = sum(filter(None, loads))
         # `load < ceil(x)` is `load < x` for whole numbers.
         bound = max(least, factor * (total + 1) / len(able))
         for chosen in able:  # whoever has no more than the mean is below it, so there always is one
-            if known[chosen] < bound:
+            if loads[chosen] < bound:  # type: ignore[operator]
                 break
         if chosen != first:
             return [chosen, *[each for each in order if each != chosen]], Placed.SPILLED

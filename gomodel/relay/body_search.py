@@ -24,14 +24,16 @@ _Result = TypeVar("_Result")
 class JsonReading:
     """A JSON body on its way to its selector, as far as that needs no waiting: `look` whenever more may have come.
 
-    `paused` says that it has given way: call `go_on` once the others have had their turn.
+    `paused` says that it has given way: call `go_on` once the others have had their turn. `placing`: the selector is
+    known, and what comes behind it is wanted as well, which `hold` brings.
     """
 
-    __slots__ = ("_search", "body", "selector")
+    __slots__ = ("_search", "body", "placing", "selector")
 
     def __init__(self, body: RequestBody) -> None:
         self.body = body
         self.selector: Selector | None = None
+        self.placing = False
         self._search: JsonSearch | None = None
 
     def look(self) -> Selector | None:
@@ -44,6 +46,15 @@ class JsonReading:
             search = self._search = JsonSearch()
         self.selector = search.look(body.held, piece, last=body.complete)
         return self.selector
+
+    def hold(self) -> None:
+        """Hold what has come behind the selector. Raises BodyTooLarge and BadRequest."""
+        self.body.hold_arrived()
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether all that is missing is more of the body."""
+        return (self.placing if self.selector is not None else not self.paused) and not self.body.complete
 
     @property
     def paused(self) -> bool:

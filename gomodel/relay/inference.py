@@ -103,7 +103,7 @@ class Inference:
         request.reading = reading = self._reading(request)
         if self._go_on(request, reading):
             return True
-        if reading.selector is not None or reading.paused or reading.body.complete:
+        if not reading.wants_more:
             return False
         reading.body.listen(partial(self._more, request, reading))
         reading.body.ask()
@@ -114,18 +114,20 @@ class Inference:
 
     def _go_on(self, request: Request, reading: JsonReading) -> bool:
         """Look at what has come of the body, and send the request where that is enough; whether it was sent."""
-        selector = reading.look()
+        if reading.placing:
+            reading.hold()
+        selector = reading.selector or reading.look()
         if selector is None:
             return False
         choice = self._providers.resolve(selector.value)
         if choice is None:
+            reading.placing = False
             return False
         body, candidates = reading.body, choice.candidates
         # As `placed`, without a call.
-        if len(candidates) > 1 or (candidates and candidates[0].ranks is not None):
-            held = body.beginning(LIMIT_BYTES) if body.complete else None
-            if not self._placed(request, choice, held):
-                return False
+        placed = len(candidates) > 1 or (candidates and candidates[0].ranks is not None)
+        if placed and not self._placed_by(request, choice, reading, selector):
+            return False
         body.listen(None)
         request.reading = None
         return self._send(request, choice, body, selector)
@@ -169,13 +171,25 @@ class Inference:
             return False
         return self.placement.at_once(request, choice, whole)
 
+    def _placed_by(self, request: Request, choice: Choice, reading: JsonReading, selector: Selector) -> bool:
+        """As `_placed`, of a body that comes in pieces: its reading says whether more of them would help."""
+        body, held, came_behind = reading.body, None, reading.placing
+        if request.route.template != _STORING and not self.placement.by_head(request):
+            reading.placing = not body.complete and body.held_bytes < LIMIT_BYTES
+            if reading.placing:
+                return False
+            held = body.beginning(LIMIT_BYTES)
+            if came_behind and body.complete and may_have_second(held, selector.end):
+                return False  # it takes a closer look
+        return self._placed(request, choice, held)
+
     def _more(self, request: Request, reading: JsonReading) -> None:
         """More of the body has come, or its end, or why there is none."""
         body = reading.body
         try:
             if self._go_on(request, reading):
                 return
-            if reading.selector is None and not (reading.paused or body.complete):
+            if reading.wants_more:
                 body.ask()
                 return
         except ConnectionError:

@@ -22,13 +22,15 @@ _last_member = compiled(
 _TYPED = rf'(?:"type"{SPACE}:{SPACE}"[a-z_]*+"{SPACE},{SPACE}|)'
 _CONTENT = rf'{SPACE},{SPACE}"content"{SPACE}:{SPACE}'
 _PART = rf'\[{SPACE}\{{{SPACE}"type"{SPACE}:{SPACE}"[a-z_]*+"{SPACE},{SPACE}"text"{SPACE}:{SPACE}"'
-_message = compiled(
+_MESSAGE = (
     rf'{SPACE}\{{{SPACE}{_TYPED}(?:"role"{SPACE}:{SPACE}'
     rf'(?:"user"{_CONTENT}(?:"()|{_PART}())|"(?!user")[a-z]*+"{_CONTENT}"())|"content"{SPACE}:{SPACE}"())'
-).match
-_PLAIN_TEXT, _ONE_PART, _OTHERS_TEXT, _BEFORE_ROLE = 1, 2, 3, 4
+)
+_PLAIN_TEXT, _ONE_PART, _OTHERS_TEXT, _BEFORE_ROLE, _STRING = 1, 2, 3, 4, 5
+_message = compiled(_MESSAGE).match
+# From the end of one message's text: a match costs more than what it reads, so one goes as far as it can.
+_next_message = compiled(rf"{SPACE}\}}{SPACE},{_MESSAGE}").match
 _role_behind = compiled(rf'{SPACE},{SPACE}"role"{SPACE}:{SPACE}"(?:(user")|[a-z]*+"{SPACE}\}}{SPACE},)').match
-_message_end = compiled(rf"{SPACE}\}}{SPACE},").match
 _part_end = compiled(rf'(?:{SPACE},{SPACE}"cache_control"{SPACE}:{SPACE}{VALUE}|){SPACE}\}}{SPACE}\]').match
 _to_quote = compiled(r'(?:[^"\\]++|\\.|)*+"').match
 # What is said by others before the first user message; more is left to the scan.
@@ -42,19 +44,33 @@ class Opening:
 
     def __init__(self, name: str) -> None:
         self.member = Member(name)
-        # From the start of a body into the list that is this member, or into the string, which is group 1 then.
+        # From the start of a body into the string that is this member, or into the text of its list's first message.
         self._into = compiled(
-            rf'(?:\xef\xbb\xbf)?+{SPACE}\{{{self.member.others}{SPACE}"{name}"{SPACE}:{SPACE}(?:\[|"())'
+            rf'(?:\xef\xbb\xbf)?+{SPACE}\{{{self.member.others}{SPACE}"{name}"{SPACE}:{SPACE}(?:\[{_MESSAGE}|"())'
         ).match
 
     def text(self, body: bytes | bytearray) -> tuple[int, int]:
         """Where the string, or the first user message of the list, says what; an end of -1 if it takes more to tell."""
         found = self._into(body, 0, SLICE_BYTES)
-        if found is None:
-            return 0, -1
-        if found.lastindex:
-            return found.end(), _text_end(body, found.end())
-        return _first_text(body, found.end())
+        for _ in range(_USUAL_OTHERS + 1):
+            if found is None:
+                break
+            start, kind = found.end(), found.lastindex
+            end = _text_end(body, start)
+            if end < 0 or kind in (_PLAIN_TEXT, _STRING):
+                return start, end
+            if kind == _ONE_PART:
+                return start, end if _part_end(body, end + 1, end + SLICE_BYTES) is not None else -1
+            if kind == _OTHERS_TEXT:
+                found = _next_message(body, end + 1, end + SLICE_BYTES)
+                continue
+            found = _role_behind(body, end + 1)
+            if found is None:
+                break
+            if found.lastindex:
+                return start, end
+            found = _message(body, found.end(), found.end() + SLICE_BYTES)
+        return 0, -1
 
 
 # The messages of a chat, the input of a response, the prompt of a completion.
@@ -67,27 +83,6 @@ def cache_key(body: bytes | bytearray, at: int) -> bytes | None:
         return None
     found = _last_member(body, at)
     return bytes(found[1]) if found is not None else None
-
-
-def _first_text(body: bytes | bytearray, position: int) -> tuple[int, int]:
-    """From behind the bracket of a list of messages: the text of the first of the user; an end of -1 if unclear."""
-    for _ in range(_USUAL_OTHERS + 1):
-        found = _message(body, position, position + SLICE_BYTES)
-        if found is None:
-            break
-        start = found.end()
-        end = _text_end(body, start)
-        if end < 0 or found.lastindex == _PLAIN_TEXT:
-            return start, end
-        if found.lastindex == _ONE_PART:
-            return start, end if _part_end(body, end + 1, end + SLICE_BYTES) is not None else -1
-        found = (_message_end if found.lastindex == _OTHERS_TEXT else _role_behind)(body, end + 1)
-        if found is None:
-            break
-        if found.lastindex:
-            return start, end
-        position = found.end()
-    return 0, -1
 
 
 def _text_end(body: bytes | bytearray, start: int) -> int:

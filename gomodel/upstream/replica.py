@@ -52,6 +52,7 @@ class Replica:
         self.base_path = url.path
         self.root_path = url.path.removesuffix("/v1")
         self.identity = self.address + self.base_path  # the same in every gateway that was told of it alike
+        self.seed = 0  # by which conversations rank it, once somebody has said it
         self.own_fields = _own_fields(config, server)
         self.pool = Pool(config, server, settings.timeouts, network, settings.servers)
         self.breaker = Breaker(settings.breaker)
