@@ -33,11 +33,8 @@ class Downstream(ServedByTask):
         known, waiter = self._known, self._waiter
         if known is not None and waiter is not None and (fields := known.fields) is not None and not waiter.done():
             head = known.head
-            start = head.match(data)
+            start = 0 if fields.varied else head.match(data)
             if start:
-                if fields.varied:
-                    fields.vary(())
-                    fields.varied = False
                 fields.content_length = length = head.length
             else:
                 start = known.like(data, self._heads.limit)

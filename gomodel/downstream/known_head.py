@@ -26,15 +26,20 @@ class KnownHead:
 
     def like(self, data: bytes, limit_bytes: int) -> int:
         """Where the body begins in `data` if the head is like this one, whose fields become its; else 0."""
-        fields, found, raw = self.fields, self._similar, self.message.raw_headers
+        fields, found = self.fields, self._similar
         assert fields is not None
-        if found is None and raw:
+        if found is None:
+            raw = self.message.raw_headers
+            if not raw:
+                return 0
             head = self.head.with_length(fields.content_length or 0)
             self._similar = found = similar(head, fields.varying(raw), min(LIMIT_BYTES, limit_bytes))
             self.message = self.message._replace(raw_headers=())
             fields.forwarded = []
-        start = found.match(data) if found is not None else 0
-        return start if start and found is not None and fields.vary(found.changed) else 0
+            if found is None:
+                return 0
+        start = found.match(data)
+        return start if start and fields.vary(found.changed) else 0
 
     def learn(self, request: Request) -> bool:
         """Keep what was made of the head of a request that was served; False for one of more meaning."""

@@ -28,12 +28,10 @@ def request_head(
     prefix took off the body: Content-Length is corrected by it, where it stands.
     """
     start = f"{method} {path} HTTP/1.1\r\n".encode("latin-1")
-    if fields.around_length is not None and fields.content_length is not None:
-        before, after = fields.around_length
-        length = fields.content_length - removed_bytes
-        written = b"%b%b%b%d%bX-Request-Id: " % (start, own, before, length, after)
-        if not fields.varied:
-            fields.upstream = own, length, written
+    if fields.around_length is not None:
+        fields.upstream = own, start + own
+        written = written_head(fields, own, removed_bytes)
+        assert written is not None
         return b"%b%b\r\n\r\n" % (written, request_id)
     parts = [start, own]
     for name, value in fields.forwarded:
@@ -47,14 +45,21 @@ def request_head(
 
 
 def written_head(fields: RequestFields, own: bytes, removed_bytes: int) -> bytes | None:
-    """What `request_head` made last for a head with these fields, up to the request's id; None when it is another now.
+    """The same up to the request's id, for a head that was remembered and went to this server before; else None.
 
-    `own` is the very object that it was given then, which is one server's, and with it the path.
+    `own` is the very object that `request_head` was given then, which is one server's, and with it the path.
     """
-    made = fields.upstream
-    if made is None or made[0] is not own or made[1] + removed_bytes != fields.content_length:
+    upstream = fields.upstream
+    if upstream is None or upstream[0] is not own:
         return None
-    return made[2]
+    length = (fields.content_length or 0) - removed_bytes
+    written = fields.written
+    if written[0] == length:
+        return written[1]
+    before, after = fields.around_length or (b"", b"")
+    head = b"%b%b%d%bX-Request-Id: " % (upstream[1], before, length, after)
+    fields.written = length, head
+    return head
 
 
 def status_line(status: int, reason: str | None = None) -> bytes:

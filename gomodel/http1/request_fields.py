@@ -54,10 +54,9 @@ class RequestFields:
     __slots__ = (
         "_base",
         "_by_name",
-        "_kinds",
         "_length_at",
         "_lines",
-        "_places",
+        "_varying",
         "allowed",
         "around_length",
         "authorization",
@@ -86,6 +85,7 @@ class RequestFields:
         "trace",
         "upstream",
         "varied",
+        "written",
     )
 
     def __init__(
@@ -96,7 +96,8 @@ class RequestFields:
     ) -> None:
         """`strip` is lower case: the operator's STRIP_REQUEST_HEADERS. `kinds`: as `kinds_of_fields` makes them."""
         self.around_length: tuple[bytes, bytes] | None = None
-        self.upstream: tuple[bytes, int, bytes] | None = None  # see `http1.head.written_head`
+        self.upstream: tuple[bytes, bytes] | None = None  # these two are for `http1.head.written_head`
+        self.written: tuple[int, bytes] = (-1, b"")
         self.opening: Any = None  # of the last body behind this head, where its model stands there
         self.varied = False  # by `vary`
         self.allowed: object = False  # a head with these fields has passed every check of the chain
@@ -241,7 +242,7 @@ class RequestFields:
 
     def _around(self, lines: list[bytes]) -> None:
         at = self._length_at
-        self.upstream = None
+        self.written = -1, b""
         self.around_length = b"".join(lines[: at + 1]), b"\r\n" + b"".join(lines[at + 1 :])
 
     def varying(self, raw_headers: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
@@ -252,10 +253,11 @@ class RequestFields:
         """
         names = [name.lower() for name, _ in raw_headers]
         kinds = [self._by_name.get(name, PLAIN) for name in names]
-        self._kinds = kinds
         one_session = sum(kind >= SESSION for kind in kinds) == 1
         places = {id(pair): at for at, pair in enumerate(self.forwarded)}
-        self._places = [places.get(id(pair), -1) for pair in raw_headers]
+        self._varying = [
+            (kind, places.get(id(pair), -1), pair[0] + b": ") for kind, pair in zip(kinds, raw_headers, strict=True)
+        ]
         self._base = self.content_length or 0, self.trace, self.request_id, self.session
         proxied = b"x-forwarded-for" if self.client else b""
         return [
@@ -272,10 +274,10 @@ class RequestFields:
 
         False for a length that wants a closer look; the fields are nobody's then.
         """
-        lines = self._lines.copy()
+        lines, varying = self._lines.copy(), self._varying
         self.content_length, self.trace, self.request_id, self.session = self._base
         for at, value in changed:
-            kind, to = self._kinds[at], self._places[at]
+            kind, to, name = varying[at]
             if kind == CONTENT_LENGTH:
                 if not _plain_length(value):
                     return False
@@ -288,7 +290,7 @@ class RequestFields:
             elif kind >= SESSION:
                 self.session = value
             if to >= 0:
-                lines[to] = lines[to][: lines[to].index(b":")] + b": %b\r\n" % value
+                lines[to] = b"%b%b\r\n" % (name, value)
         self._around(lines)
         self.varied = True
         return True
