@@ -192,7 +192,11 @@ class Forwarder:
             return False
         relay.finish()
         answered(outgoing, relay)
-        self._leave(outgoing, relay.replica)
+        replica = relay.replica
+        if replica.ranks is None and not outgoing.choice.conversation:
+            replica.requests.leave()  # as `_leave`, without a call more
+        else:
+            self._leave(outgoing, replica)
         return True
 
     @staticmethod

@@ -97,9 +97,15 @@ class Inference:
             return False
         if type(payload) is Arrived and (selector := _usual(fields, payload.data)) is not None:
             # Nearly every request: whole, and short or with its model first.
-            choice = self._providers.resolve(selector.value)
-            if choice is not None and (not choice.placed or self._placed(request, choice, payload.data)):
-                return self._send_whole(request, choice, payload.read_nowait(), selector)
+            choice, body = self._providers.resolve(selector.value), payload.data
+            if choice is not None:
+                candidates = choice.candidates
+                # As `placed`, without a call.
+                if (len(candidates) == 1 and candidates[0].ranks is None) or (
+                    not choice.placed or self._placed(request, choice, body)
+                ):
+                    payload.data = b""
+                    return self._send_whole(request, choice, body, selector)
         request.reading = reading = self._reading(request)
         if self._go_on(request, reading):
             return True

@@ -97,7 +97,10 @@ class Relay(Exchange):
         if data:
             record.bytes_out += len(data)
             record.first_byte = now
-            self._first, self._last = data[:FIRST_BYTES], data[-_END_BYTES:]
+            if len(data) <= FIRST_BYTES:
+                self._first = self._last = data
+            else:
+                self._first, self._last = data[:FIRST_BYTES], data[-_END_BYTES:]
         if writer is not None:
             self._writer = writer
             self._as_framed = isinstance(writer, Chunked) and bool(data) and fields.event_stream and self._begun()

@@ -7,6 +7,7 @@ Decides what is counted and under which labels, all of them bounded. Knows nothi
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
+from logging import INFO
 from typing import TYPE_CHECKING
 
 from ..config.settings import Config
@@ -107,6 +108,7 @@ class Telemetry:
         self.gaps = ChunkGaps()
         self.history = History()
         self.waits = {each: Histogram() for each in (ENGINE, GATEWAY, CLIENT)}  # of requests, by whom they waited for
+        self._engine_waits, self._gateway_waits = self.waits[ENGINE], self.waits[GATEWAY]
         self.waste = Waste()
         self.spans: Spans | None = None  # where requests have some
         self.own_requests: dict[tuple[str, str], int] = defaultdict(int)  # to compare replicas: by instance, what
@@ -140,7 +142,8 @@ class Telemetry:
 
         `polled` and `metered` as in Route.
         """
-        series = self.requests.get((record.instance, record.route, label_model, record.status))
+        status = record.status
+        series = self.requests.get((record.instance, record.route, label_model, status))
         if series is None:
             series = self._new_series(record, label_model)
         series.count += 1
@@ -161,7 +164,15 @@ class Telemetry:
         traffic.response_bytes += record.bytes_out
         if record.waits_for is not ENGINE:
             record.wait_for(ENGINE, now)
-        self._blame(record, seconds)
+        if record.client_s or not record.tried or status == _SWITCHING:
+            self._blame(record, seconds)
+        else:  # the same for nearly all, without a call
+            histogram, gateway_s = self._gateway_waits, record.gateway_s
+            histogram.counts[bisect_left(SECONDS, gateway_s)] += 1
+            histogram.sum += gateway_s
+            histogram, engine_s = self._engine_waits, seconds - gateway_s
+            histogram.counts[bisect_left(SECONDS, engine_s)] += 1
+            histogram.sum += engine_s
         if record.named_by:
             self.affinity[record.named_by, record.affinity or "none"] += 1
         if record.ended_by:
@@ -175,7 +186,8 @@ class Telemetry:
             if spending is None:
                 spending = self._new_spending(key)
             spending.add(usage, seconds - record.queued_s)
-        access_line.write(record, seconds, polled=polled)
+        if status >= 400 or record.ended_by or polled or access_line.access.isEnabledFor(INFO):
+            access_line.write(record, seconds, polled=polled)
 
     def _blame(self, record: Record, seconds: float) -> None:
         """Count whom a request waited for that took `seconds`. Of a WebSocket nobody knows whose turn it is."""

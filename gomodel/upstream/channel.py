@@ -85,10 +85,14 @@ class Channel(ResponseHandler):
         if transport is None:
             # Lost between being opened and being used: nobody was told, and nothing was sent.
             self._fail(ConnectError(f"Instance '{self.instance}' closed the connection.", code="connection_terminated"))
-        elif sum(map(len, parts)) < _JOIN_BYTES:
-            transport.write(b"".join(parts))
         else:
-            transport.writelines(parts)
+            size = 0
+            for part in parts:
+                size += len(part)
+            if size < _JOIN_BYTES:
+                transport.write(b"".join(parts))
+            else:
+                transport.writelines(parts)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
