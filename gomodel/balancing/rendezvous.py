@@ -88,9 +88,10 @@ def placed(key: int, seeds: tuple[int, ...], loads: Sequence[int | None], own: i
         total = sum(filter(None, loads))
         # `load < ceil(x)` is `load < x` for whole numbers.
         bound = max(least, factor * (total + 1) / len(able))
-        for chosen in able:  # whoever has no more than the mean is below it, so there always is one
-            if loads[chosen] < bound:  # type: ignore[operator]
-                break
+        at = 0  # whoever has no more than the mean is below the bound, so there always is one
+        while loads[able[at]] >= bound:  # type: ignore[operator]
+            at += 1
+        chosen = able[at]
         if chosen != first:
             return [chosen, *[each for each in order if each != chosen]], Placed.SPILLED
     return order, Placed.HOME if first == home else Placed.MOVED

@@ -177,8 +177,6 @@ def aliases(text: str) -> tuple[tuple[str, str], ...]:
             raise ValueError(f"{quoted(entry)} is not 'alias=<instance>/<model>'")
         if alias.count("*") > 1 or "*" in target:
             raise ValueError(f"{quoted(entry)}: an alias may have one '*', and a model none")
-        if not (alias + target).isprintable():
-            raise ValueError(f"{quoted(entry)} has a character that cannot be printed")
         pairs.append((alias, target))
     names = [alias for alias, _ in pairs]
     for alias, target in pairs:

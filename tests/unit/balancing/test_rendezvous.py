@@ -38,6 +38,8 @@ def test_what_names_a_conversation_is_of_one_model_and_one_caller():
     numbers = {key(model, caller, b"s") for model in ("m", "n", "") for caller in ("alice", "bob", "")}
     assert len(numbers) == 9
     assert key("m", "", b"s") == key("m", "", b"s")
+    long = "m" * 300  # is not remembered
+    assert key(long, "a", b"s") == key(long, "a", b"s") != key(long, "b", b"s")
 
 
 def test_another_process_ranks_alike():

@@ -75,6 +75,8 @@ ACCEPTED: list[tuple[Callable[[str], Any], str, Any]] = [
         " X-Team :search: b |x-caller:\t{key}\t",
         (("X-Team", "search: b"), ("x-caller", "{key}")),
     ),
+    (values.aliases, "gpt=vllm/m", (("gpt", "vllm/m"),)),
+    (values.aliases, " a* = b/c=d , e=f", (("a*", "b/c=d"), ("e", "f"))),
     (values.comma_list, "a", ("a",)),
     (values.comma_list, "a,b", ("a", "b")),
     (values.comma_list, " a , b ,", ("a", "b")),
@@ -230,6 +232,11 @@ REFUSED: list[tuple[Callable[[str], Any], str, str]] = [
         for name in ("Host", "CONNECTION", "te", "Content-Length", "Authorization", "X-Gomodel-Replica", "X-Request-Id")
     ],
     (fixed_fields, "X-Team: a|x-team: b", "'x-team' is there twice"),
+    *[(values.aliases, text, "is not 'alias=<instance>/<model>'") for text in ("gpt", "=b/c", "gpt=", " = ")],
+    *[(values.aliases, text, "an alias may have one '*'") for text in ("a**=b/c", "a*b*=c", "a=b*", "a*=b/*")],
+    *[(values.aliases, text, "holds a control character") for text in ("a\x00=b/c", "a=b\u2028c")],
+    (values.aliases, "a=b/c,d=e/f,a=g/h", "'a' stands for two models"),
+    (values.aliases, "a=b,b=c/d", "'b', which is an alias"),
     *[(values.comma_list, text, "names nothing") for text in ("", ",", " , ,", "\t")],
     *[(values.comma_list, text, "holds a control character") for text in ("a\x00", "a,b\nc", "a\x7fb")],
     *[

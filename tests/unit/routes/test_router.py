@@ -668,3 +668,12 @@ def test_resolving_never_raises_and_labels_stay_bounded(raw: str) -> None:
         assert isinstance(route, Route)
         assert len(route.template) <= len("/v1/chat/completions/derender")
         assert (route.methods == frozenset()) == (route.kind is Kind.NOT_FOUND)
+
+
+@pytest.mark.parametrize(
+    "target", ["/xx/health", "/g/health", "/gwhealth", "/gwx/v1/models", "/health", "/xxx/metrics"]
+)
+def test_only_what_stands_below_the_base_path_is_a_route(target: str) -> None:
+    router = make_router(base_path="/gw", metrics_path="/gw/metrics")
+    assert refusal_of(router.resolve(target)).status == 404
+    assert served("/gw/health", router).kind is Kind.HEALTH

@@ -243,3 +243,32 @@ def test_any_mixture_is_read_without_a_failure(events: Iterable[bytes]) -> None:
     for at in range(0, len(body), 7):
         usage_of(body[:at], body[at:], events=True)
         usage_of(body[:at], body[at:], events=False)
+
+
+def test_all_of_a_prompt_may_come_from_the_cache_and_no_more() -> None:
+    for cached, known in ((7, 7), (8, None)):
+        body = (
+            b'{"usage":{"prompt_tokens":7,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":%d}}}' % cached
+        )
+        assert usage_of(body, body, events=False) == Usage(7, 1, known)
+
+
+def test_no_time_at_all_is_a_time() -> None:
+    body = b'{"text":"","usage":{"type":"duration","seconds":0}}'
+    assert usage_of(body, body, events=False) == Usage(audio_s=0)
+
+
+def test_what_is_no_event_between_events_hides_none_before_it() -> None:
+    piece = b'data: {"usage":{"prompt_tokens":7,"completion_tokens":1}}\n\n: "usage" was said\n\ndata: [DONE]\n\n'
+    assert usage_of(piece, piece, events=True) == Usage(7, 1)
+
+
+def test_an_event_that_the_piece_ends_in_is_read_as_far_as_it_goes() -> None:
+    piece = b'"usage":{"prompt_tokens":7,"completion_tokens":1}}'
+    assert usage_of(piece, piece, events=True) == Usage(7, 1)
+
+
+def test_of_many_names_that_are_none_few_are_tried() -> None:
+    for decoys, found in ((3, Usage(7, 1)), (4, None)):
+        piece = b'data: {"usage":{"prompt_tokens":7,"completion_tokens":1}}\n\n' + b': "usage"\n\n' * decoys
+        assert usage_of(piece, piece, events=True) == found
