@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from bench import fleet, lifecycle, plots, recorded, report, suites, wrk
+from bench import features, fleet, lifecycle, plots, recorded, report, suites, wrk
 from bench.install import install, version
 from bench.measure import Bench, start_upstream
 from bench.peers import PEERS, Peer
@@ -33,9 +33,10 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "start": lifecycle.start,
     "workers": lifecycle.workers,
     "fleet": fleet.conversations_over_servers,
+    "keys": features.keys_and_homes,
 }
 # Suites that measure processes of their own come last, when the shared ones are no longer needed.
-_OWN_PROCESSES = ("memory", "start", "workers", "fleet", "recording")
+_OWN_PROCESSES = ("memory", "start", "workers", "fleet", "keys", "recording")
 _DESCRIPTORS = 65536
 
 

@@ -51,6 +51,21 @@ def small(model: str) -> bytes:
     )
 
 
+# Stands in a text where conversations differ.
+CONVERSATION = "conversation"
+
+
+def conversation(model: str, turns: int) -> bytes:
+    """A chat that has gone on for so many turns of about a kilobyte each."""
+    messages: list[object] = [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": f"Hello, this is {CONVERSATION}: who are you?"},
+    ]
+    for number in range(turns):
+        messages.append({"role": ("assistant", "user")[number % 2], "content": "What was said in this turn. " * 39})
+    return _chat(model, messages)
+
+
 def prompt(model: str, *, model_last: bool = False) -> bytes:
     """A 100 KB prompt: a document to summarise, quotes and newlines included."""
     line = 'She said: "the gateway moves bytes, it does not own them."\n'

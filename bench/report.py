@@ -29,6 +29,7 @@ _LISTS = {
     "workers": "Workers",
     "recording": "A recording, its requests at their times",
     "fleet": "Conversations over several servers with prefix caches",
+    "keys": "Keys, limits and homes of conversations, gomodel beside itself",
 }
 # suite, case, metric, heading, whether the ratio to the yardstick follows
 _OVERVIEW = (

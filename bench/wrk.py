@@ -46,16 +46,47 @@ end
 """
 
 
-def script(body: Path, *, distinct: bool = False) -> str:
+# Requests of many conversations, made before the run.
+_CONVERSATIONS = """\
+local asked, at = {}, 0
+init = function()
+    for number = 0, %(count)d - 1 do
+        local name = string.format("%%012d", number)
+        %(header)s
+        local body = string.gsub(wrk.body, "%(place)s", name)
+        asked[number] = wrk.format(nil, nil, nil, body)
+    end
+end
+request = function()
+    at = (at + 1) %% %(count)d
+    return asked[at]
+end
+"""
+CONVERSATIONS = 200
+
+
+def _asking(distinct: bool, many: str) -> str:
+    if not many:
+        return _DISTINCT if distinct else ""
+    header = 'wrk.headers["X-Session-ID"] = name'
+    return _CONVERSATIONS % {
+        "count": CONVERSATIONS,
+        "header": header if many == "header" else "",
+        "place": payloads.CONVERSATION if many == "body" else "no such place",
+    }
+
+
+def script(body: Path, *, distinct: bool = False, many: str = "") -> str:
     """The Lua script that sends the body in the file `body` with a client library's headers.
 
-    `distinct`: no two heads are equal.
+    `distinct`: no two heads are equal. `many`: CONVERSATIONS come in turn, which name themselves in a "header", or in
+    the "body" where it says payloads.CONVERSATION.
     """
     sent = [(name, value) for name, value in payloads.headers(0) if name not in ("Host", "Content-Length")]
     return _SCRIPT % {
         "body": body,
         "headers": "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in sent),
-        "request": _DISTINCT if distinct else "",
+        "request": _asking(distinct, many),
     }
 
 
@@ -94,11 +125,12 @@ def run(
     threads: int = 1,
     *,
     distinct: bool = False,
+    many: str = "",
 ) -> Load:
     """Loads `port` for `seconds` over `connections` connections; faults are counted, not raised."""
     path, lua = directory / "wrk-body.json", directory / "wrk.lua"
     path.write_bytes(body)
-    lua.write_text(script(path, distinct=distinct))
+    lua.write_text(script(path, distinct=distinct, many=many))
     command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"]
     command += ["-s", str(lua), f"http://127.0.0.1:{port}{payloads.CHAT_PATH}"]
     try:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import __main__ as command
-from bench import conversations, load, payloads, plots, procfs, quota, recorded, report, stats, streams, wrk
+from bench import conversations, features, load, payloads, plots, procfs, quota, recorded, report, stats, streams, wrk
 from bench.answer import Answer, Broken
 from bench.configurations import PROJECT
 from bench.conversations import Outcome
@@ -262,6 +262,23 @@ class TestWrk:
         assert 'wrk.headers["Authorization"] = "Bearer change-me"' in text
         assert "Content-Length" not in text
         assert "traceparent" not in text
+
+    def test_many_conversations_differ_in_a_field_or_in_what_is_said_first(self, tmp_path: Path) -> None:
+        named = wrk.script(tmp_path / "body.json", many="header")
+        assert 'wrk.headers["X-Session-ID"] = name' in named
+        said = wrk.script(tmp_path / "body.json", many="body")
+        assert "X-Session-ID" not in said
+        assert f'string.gsub(wrk.body, "{payloads.CONVERSATION}", name)' in said
+        assert f"at = (at + 1) % {wrk.CONVERSATIONS}" in said
+        assert payloads.conversation("m", 3).count(payloads.CONVERSATION.encode()) == 1
+
+    def test_each_feature_is_measured_behind_the_plain_one_it_is_compared_with(self) -> None:
+        before: dict[str, features.Feature] = {}
+        for each in features.FEATURES:
+            plain = before.get(each.beside, each)
+            assert (plain.beside, plain.turns, plain.servers, plain.many) == ("", each.turns, each.servers, each.many)
+            assert bool(each.beside) is (plain is not each)
+            before[each.name] = each
 
     def test_distinct_heads_come_from_a_field_that_counts(self, tmp_path: Path) -> None:
         text = wrk.script(tmp_path / "body.json", distinct=True)
