@@ -112,7 +112,7 @@ test-browser: $(VENV)/.installed  ## the status page and pages of other origins 
 docs-pictures: $(VENV)/.installed  ## take docs/images/page.png and draw the plots anew (Debian: apt-get install chromium)
 	$(BIN)/pip install --quiet --disable-pip-version-check playwright pillow
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser/test_pictures.py
-	$(BIN)/python -c 'from PIL import Image; p = "docs/images/page.png"; Image.open(p).convert("RGB").quantize(64, dither=0).save(p, optimize=True)'
+	$(BIN)/python -c 'from PIL import Image; p = "docs/images/page.png"; Image.open(p).convert("RGB").crop((0, 0, 1400, 1090)).quantize(220, dither=0).save(p, optimize=True)'
 	$(BIN)/python -m bench.published
 
 fuzz: $(VENV)/.installed  ## atheris on each parser, SECONDS each (default 60)

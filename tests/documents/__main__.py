@@ -98,6 +98,9 @@ class Page:
             "NODE_PATH": str(place / "node" / "lib" / "node_modules"),
             "npm_config_prefix": str(place / "node"),
             "npm_config_cache": str(Path.home() / ".npm"),
+            # Of this host, which another home and prefix would hide.
+            "npm_config_userconfig": str(Path.home() / ".npmrc"),
+            "npm_config_globalconfig": _npm_configuration(),
             "PIP_CACHE_DIR": str(Path.home() / ".cache" / "pip"),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PORT": str(self._port),
@@ -204,6 +207,13 @@ def _copy_tree(here: Path) -> None:
             (here / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, here / name)
     (here / ".venv").symlink_to(ROOT / ".venv")
+
+
+def _npm_configuration() -> str:
+    if shutil.which("npm") is None:
+        return ""
+    asked = ["npm", "config", "get", "globalconfig"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _simulate() -> int:
