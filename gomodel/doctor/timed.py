@@ -4,6 +4,8 @@ A gateway is accused of a delay only when each of its runs has it and none of th
 either now and then.
 """
 
+from statistics import median
+
 from .events import Cadence, cadence, cut
 from .exchange import Exchange
 from .findings import Outcome, broken, outcome, skipped, unknown, warning
@@ -13,6 +15,8 @@ from .observed import Left, Observed
 _SLOW_S = 0.25
 # Events held back for less than this are noticed by nobody.
 _HELD_S = 0.03
+# By how many times a silence must be longer than is usual directly, and than any direct one.
+_MUCH, _MORE = 3, 1.5
 
 
 def first_byte(direct: Observed, through: Observed) -> Outcome:
@@ -32,53 +36,61 @@ def steady(direct: Observed, through: Observed) -> Outcome:
     """Whether events pass one by one, as they were made."""
     if not all(each.well for each in (*direct.streams, *through.streams)):
         return unknown("no stream")
-    wanted, got = _cadences(direct), _cadences(through)
-    best = min(got, key=lambda each: each.silence_s)
-    whole = max(each.span_s for each in got) < min(each.span_s for each in wanted) / 3
-    brief = "all at once" if whole else f"every {milliseconds(best.silence_s)}"
+    wanted, got = [_cadence(each) for each in direct.streams], [_cadence(each) for each in through.streams]
+    silence_s, usual_s = min(_silences(direct, through)), median(each.silence_s for each in wanted)
+    brief = f"every {milliseconds(silence_s)}"
     if min(each.span_s for each in wanted) < 2 * _HELD_S:
         return unknown("too fast to tell")
     if not held_back(direct, through):
         return outcome(brief)
-    if whole:
-        how = f"in one piece, which directly take {seconds(min(each.span_s for each in wanted))}"
-    else:
-        how = f"by pieces, every {milliseconds(best.silence_s)}; directly one comes every"
-        how += f" {milliseconds(max(each.silence_s for each in wanted))}"
     coding = through.streams[0].header("content-encoding")
-    says = f"Events are held back{f' to be compressed ({coding})' if coding else ''}: {best.events} come {how}."
+    says = f"Events are held back{f' to be compressed ({coding})' if coding else ''}: {got[0].events} come by pieces"
+    says += f" {milliseconds(silence_s)} apart; directly there are {milliseconds(usual_s)} between one and the next."
     return outcome(brief, broken("compressed" if coding else "buffered", says))
 
 
 def held_back(direct: Observed, through: Observed) -> bool:
-    """Whether each stream that passed has its events together, or much longer silences than any direct one."""
+    """Whether each stream that passed has longer silences than any direct one, and much longer ones than is usual."""
     if not all(each.well for each in (*direct.streams, *through.streams)):
         return False
-    wanted, got = _cadences(direct), _cadences(through)
-    span_s = min(each.span_s for each in wanted)
-    if span_s < 2 * _HELD_S:
+    wanted = [_cadence(each) for each in direct.streams]
+    if min(each.span_s for each in wanted) < 2 * _HELD_S:
         return False
-    if max(each.span_s for each in got) < span_s / 3:
-        return True
-    silence_s = min(each.silence_s for each in got)
-    return silence_s >= _HELD_S and silence_s > 3 * max(each.silence_s for each in wanted)
+    usual_s, worst_s = median(each.silence_s for each in wanted), max(each.silence_s for each in wanted)
+    return min(_silences(direct, through)) >= max(_HELD_S, _MUCH * usual_s, _MORE * worst_s)
 
 
-def _cadences(observed: Observed) -> list[Cadence]:
-    return [_cadence(each) for each in observed.streams]
+def _silences(direct: Observed, through: Observed) -> list[float]:
+    """As Cadence has them, of the streams that passed.
+
+    A stream whose beginning was held back begins late and takes shorter from then on. What it lost so is a silence of
+    its own; one that is only late, as with a slow connection, has lost nothing.
+    """
+    span_s = min(_cadence(each).span_s for each in direct.streams)
+    first_s = _first_event_s(direct) or 0.0
+    found = []
+    for exchange in through.streams:
+        each = _cadence(exchange)
+        late_s = (_first_s(exchange) or 0.0) - first_s
+        lost_s = max(0.0, min(late_s, span_s - each.span_s))
+        total_s = each.span_s + lost_s
+        found.append((each.silence_s * each.span_s + lost_s * lost_s) / total_s if total_s else 0.0)
+    return found
 
 
 def _cadence(exchange: Exchange) -> Cadence:
     return cadence(cut(exchange.decoded()).spoken)
 
 
+def _first_s(exchange: Exchange) -> float | None:
+    """From the request to the first event."""
+    events = cut(exchange.decoded()).spoken
+    return events[0].at - exchange.asked_at if exchange.status == 200 and events else None
+
+
 def _first_event_s(observed: Observed) -> float | None:
-    times = []
-    for each in observed.streams:
-        events = cut(each.decoded()).spoken
-        if each.status == 200 and events:
-            times.append(events[0].at - each.asked_at)
-    return min(times, default=None)
+    """The best of all runs."""
+    return min((at for each in observed.streams if (at := _first_s(each)) is not None), default=None)
 
 
 def left(direct: Observed, through: Observed) -> Outcome:

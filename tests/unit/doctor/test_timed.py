@@ -26,6 +26,9 @@ def result(outcome: Outcome) -> tuple[str, list[str]]:
         pytest.param([EVEN] * 2, [LATE, EVEN], ("ok", []), id="held back once"),
         pytest.param([EVEN, LATE], [LATE] * 2, ("unknown", []), id="held back directly, too"),
         pytest.param([EVEN] * 2, [stream(gap_s=0.04)] * 2, ("ok", []), id="half as fast"),
+        pytest.param([EVEN] * 2, [stream(gap_s=0)] * 2, ("ok", []), id="at once, and not late: a faster run"),
+        pytest.param([EVEN, EVEN, stream(gap_s=0.09)], [LATE] * 3, ("BROKEN", ["buffered"]), id="one slow direct run"),
+        pytest.param([EVEN, EVEN, stream(gap_s=0.1)], [LATE] * 3, ("ok", []), id="one that is as slow"),
         pytest.param([EVEN] * 2, [stream(at=1.9)] * 2, ("ok", []), id="late, but as made"),
         pytest.param([stream(gap_s=0.002)] * 2, [LATE] * 2, ("unknown", []), id="too fast to tell"),
         pytest.param([EVEN] * 2, [exchange(b"", 502)] * 2, ("unknown", []), id="no stream"),
@@ -48,7 +51,7 @@ def test_pieces_of_several_events_are_seen_by_their_silences() -> None:
     even = [(1.0 + 0.02 * number, event) for number, event in enumerate(events)]
     wanted, got = stream(arrivals=even), stream(arrivals=pieces)
     outcome = timed.steady(observed(streams=[wanted] * 2), observed(streams=[got] * 2))
-    says = "Events are held back: 16 come by pieces, every 80 ms; directly one comes every 20 ms."
+    says = "Events are held back: 16 come by pieces 80 ms apart; directly there are 20 ms between one and the next."
     assert [finding.says for finding in outcome.findings] == [says]
 
 
