@@ -15,6 +15,7 @@ from .exchange import Exchange
 from .places import Place
 
 CONNECT_LIMIT_S = 10.0
+UNTRUSTED = "its certificate is not trusted"
 # Uploads go out in pieces, so that an early refusal is seen.
 _PIECE_BYTES = 1 << 16
 
@@ -120,7 +121,7 @@ def unreachable(error: OSError) -> Exchange:
     if isinstance(error, TimeoutError):
         why = "does not take connections"
     elif isinstance(error, ssl.SSLCertVerificationError):
-        why = "its certificate is not trusted"
+        why = UNTRUSTED
     elif isinstance(error, ssl.SSLError):
         why = "TLS fails"
     else:

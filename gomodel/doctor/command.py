@@ -13,8 +13,9 @@ from pathlib import Path
 from ..config.settings import Config, InstanceConfig, Secret
 from ..host.terminal import shows_colours
 from ..version import VERSION
+from .client import UNTRUSTED
 from .diagnosis import Diagnosis, diagnose
-from .examination import Effort, Examination, models, name_through
+from .examination import Effort, Examination, entries_of, name_through, version
 from .exchange import Exchange
 from .places import Place, of_gateway, of_instance, place_of
 from .report import Redaction, as_json, table, verdict
@@ -88,7 +89,7 @@ def _key(config: Config, asked: Asked) -> Secret | None:
 
 async def _examine(instance: InstanceConfig, gateways: Sequence[Place], asked: Asked) -> Diagnosis:
     direct = of_instance(instance)
-    exchange, entries = await models(direct)
+    exchange, entries = await entries_of(direct)
     if not entries:
         hint = "; is VLLM_BASE_URL set?" if instance.assumed else ""
         where = f"{instance.name} cannot be asked directly at {direct.shown}"
@@ -101,12 +102,17 @@ async def _examine(instance: InstanceConfig, gateways: Sequence[Place], asked: A
     named_gateways = [await _named(place, instance.name, model, asked.model) for place in gateways]
     servers = [of_instance(replace(instance, servers=(server,))) for server in instance.servers]
     seen = await Examination(direct, servers, named_gateways, asked.effort, _progress, int(context)).run()
-    return diagnose(instance.name, seen)
+    _progress("")
+    answers = [*seen[0].answers, *seen[0].streams]
+    if not any(each.well for each in answers):
+        where = f"{model} of {instance.name} answers no chat at {direct.shown}"
+        raise Refused(f"{where}, directly: {answers[0].in_words}. Nothing can be compared.")
+    return diagnose(instance.name, await version(direct), seen)
 
 
 async def _named(place: Place, instance: str, model: str, given: str | None) -> Place:
     """The place, with what it calls the model."""
-    exchange, entries = await models(place)
+    exchange, entries = await entries_of(place)
     if exchange.end == "unreachable" or exchange.status in (401, 403):
         raise Refused(f"{place.shown} cannot be asked: GET /v1/models: {_why(exchange)}")
     name = given or name_through([str(each["id"]) for each in entries], instance, model)
@@ -116,6 +122,8 @@ async def _named(place: Place, instance: str, model: str, given: str | None) -> 
 
 
 def _why(exchange: Exchange) -> str:
+    if exchange.why == UNTRUSTED:
+        return f"{UNTRUSTED}; --insecure takes any"
     if exchange.status in (401, 403):
         return f"{exchange.status}; is the key right?"
     return exchange.in_words if exchange.status != 200 else "200 without a list of models"
@@ -123,4 +131,4 @@ def _why(exchange: Exchange) -> str:
 
 def _progress(what: str) -> None:
     if sys.stderr.isatty():
-        print(f"\r\033[K{what} ...", end="", file=sys.stderr, flush=True)
+        print(f"\r\033[K{what}{' ...' if what else ''}", end="", file=sys.stderr, flush=True)

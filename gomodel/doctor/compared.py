@@ -163,7 +163,7 @@ def headers(direct: Observed, through: Observed) -> Outcome:
     """Header fields of responses: what is dropped, changed and added, beyond those of one connection."""
     kinds = (
         ("an answer", direct.answers, through.answers[:1]),
-        ("an answer with load metrics", [direct.fields], [through.fields]),
+        ("an answer with load metrics", direct.fields, through.fields[:1]),
         ("a stream", direct.streams, through.streams[:1]),
     )
     dropped: dict[str, str] = {}
@@ -234,11 +234,11 @@ def fields(direct: Observed, through: Observed) -> Outcome:
     """Fields of the request: what they ask for must be in the answer, and what vLLM repeats of them in its refusals."""
     found: list[Finding] = []
     seen = []
-    wanted, got = direct.fields, through.fields
-    if wanted.well:
+    wanted, got = direct.fields, through.fields[0]
+    if all(each.well for each in wanted):
         if got.well:
             seen.append("effects")
-            if changed := differences([wanted.json()], got.json(), models=_models(direct, through)):
+            if changed := differences([each.json() for each in wanted], got.json(), models=_models(direct, through)):
                 says = "Fields of a request do not arrive as they were sent; in the answer"
                 found.append(broken("fields", f"{says} {_some(changed)}."))
         else:
@@ -263,7 +263,7 @@ def fields(direct: Observed, through: Observed) -> Outcome:
         found.append(broken("fields", says))
     if not seen and not found:
         return unknown("nothing shows them")
-    return outcome(f"seen by {' and '.join(seen)}" if seen else got.in_words, *found)
+    return outcome(", ".join(seen) or got.in_words, *found)
 
 
 def _repeated(exchange: Exchange) -> dict[str, str]:

@@ -45,6 +45,7 @@ class Diagnosis(NamedTuple):
     """Of one instance. `products`: what stands at each gateway, "" where nothing tells."""
 
     instance: str
+    version: str
     direct: str
     places: tuple[str, ...]
     products: tuple[str, ...]
@@ -57,8 +58,8 @@ class Diagnosis(NamedTuple):
         return all(fault.finding.state is not State.BROKEN for fault in self.faults)
 
 
-def diagnose(instance: str, seen: Sequence[Observed]) -> Diagnosis:
-    """`seen`: directly, then at each gateway, nearest to the engine first."""
+def diagnose(instance: str, version: str, seen: Sequence[Observed]) -> Diagnosis:
+    """`version`: of its vLLM, "" for unknown. `seen`: directly, then at each gateway, nearest to the engine first."""
     direct, *gateways = seen
     products = tuple(product(each.answers[0], seen[at].answers[0]) for at, each in enumerate(gateways))
     rows, faults = [], []
@@ -71,6 +72,5 @@ def diagnose(instance: str, seen: Sequence[Observed]) -> Diagnosis:
             known |= {finding.kind for finding in fresh}
             faults += [Fault(name, title, at, finding, remedy(finding.kind, products[at])) for finding in fresh]
     faults.sort(key=lambda fault: (fault.finding.state is not State.BROKEN, fault.at))
-    return Diagnosis(
-        instance, direct.shown, tuple(each.shown for each in gateways), products, tuple(rows), tuple(faults)
-    )
+    places = tuple(each.shown for each in gateways)
+    return Diagnosis(instance, version, direct.shown, places, products, tuple(rows), tuple(faults))

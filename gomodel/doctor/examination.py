@@ -29,6 +29,8 @@ _BEGUN_S = 0.2
 _SURELY = 2.0
 # Of a context, for the prompt and the chat template.
 _PROMPT_TOKENS = 256
+# An engine that makes more of them within the time is none that anybody waits for.
+_MOST_TOKENS = 20_000
 _UPGRADE = (
     ("Connection", "Upgrade"),
     ("Upgrade", "websocket"),
@@ -128,9 +130,9 @@ class Examination:
 
     async def _singles(self, place: Place, seen: Observed) -> None:
         model = place.model
-        seen.fields = await self._ask(
-            place, "POST", _CHAT, questions.fields(model), [("endpoint-load-metrics-format", "TEXT")]
-        )
+        for _ in range(self._effort.runs if place is self._direct else 1):
+            metrics = [("endpoint-load-metrics-format", "TEXT")]
+            seen.fields.append(await self._ask(place, "POST", _CHAT, questions.fields(model), metrics))
         seen.mistyped = await self._ask(place, "POST", _CHAT, questions.mistyped(model))
         seen.missing = await self._ask(place, "POST", _CHAT, questions.missing(model))
         seen.refused = await self._ask(place, "POST", _CHAT, questions.refused(model))
@@ -200,7 +202,7 @@ class Examination:
         """How many tokens take about so long, as the context allows; and how long that will be."""
         streams = [cadence(cut(each.decoded()).spoken) for each in self.seen[0].streams if each.well]
         interval = sum(each.span_s for each in streams) / max(1, sum(each.events - 1 for each in streams))
-        tokens = max(64, min(self._context - _PROMPT_TOKENS, int(wanted_s / max(interval, 1e-6))))
+        tokens = max(64, min(self._context - _PROMPT_TOKENS, _MOST_TOKENS, int(wanted_s / max(interval, 1e-6))))
         return tokens, tokens * interval
 
     async def leave(self, place: Place, *, stream: bool) -> Left:
@@ -248,7 +250,17 @@ class Examination:
         return await asyncio.gather(*(self._ask(each, "POST", _CHAT, body, limit_s=limit_s) for each, body in bodies))
 
 
-async def models(place: Place, limit_s: float = 15.0) -> tuple[Exchange, list[dict[str, Any]]]:
+async def version(place: Place, limit_s: float = 15.0) -> str:
+    """What vLLM calls itself, "" where it does not say."""
+    try:
+        async with await Connection.to(place) as connection:
+            said = (await connection.ask(request(place, "GET", "/version"), limit_s)).json()
+    except OSError:
+        return ""
+    return str(said.get("version") or "") if isinstance(said, dict) else ""
+
+
+async def entries_of(place: Place, limit_s: float = 15.0) -> tuple[Exchange, list[dict[str, Any]]]:
     """GET /v1/models, and the entries of the list."""
     try:
         async with await Connection.to(place) as connection:

@@ -24,14 +24,14 @@ class Left:
 
 @dataclass
 class Observed:
-    """Of one place. `answers` and `streams` are asked more than once, to learn what differs by itself."""
+    """Of one place. What is a list is asked more than once, to learn what differs by itself."""
 
     shown: str
     model: str = ""
     answers: list[Exchange] = field(default_factory=list)
     second: Exchange = field(default_factory=Exchange)  # on the connection of the first answer
     streams: list[Exchange] = field(default_factory=list)
-    fields: Exchange = field(default_factory=Exchange)  # asked with fields that show in the answer
+    fields: list[Exchange] = field(default_factory=list)  # asked with fields that show in the answer
     mistyped: Exchange = field(default_factory=Exchange)  # refused; vLLM repeats each bad value
     missing: Exchange = field(default_factory=Exchange)  # refused; vLLM says how many fields came
     refused: Exchange = field(default_factory=Exchange)

@@ -33,7 +33,13 @@ class Place:
 
 
 def place_of(url: str, key: Secret | None, *, ca_pem: str | None = None, insecure: bool = False) -> Place:
-    """The place that a base URL names, with or without /v1 at its end. Raises ValueError for one that is none."""
+    """The place that a base URL names, with or without /v1 at its end, or `unix:` and the path of a socket.
+
+    Raises ValueError for one that is none.
+    """
+    if url.startswith("unix:/"):
+        path = url.removeprefix("unix:")
+        return Place(f"unix:{path}", "localhost", _PORTS["http"], unix_socket=path, key=key)
     parts = urlsplit(url if "//" in url else f"http://{url}")
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ValueError("it is no http:// or https:// URL")

@@ -42,7 +42,7 @@ def websocket(direct: Observed, through: Observed) -> Outcome:
     """An upgrade of /v1/realtime, and the first message of the engine's."""
     wanted, got = direct.websocket, through.websocket
     if wanted.status != SWITCHING:
-        return skipped("the instance has none")
+        return skipped("none there")
     if got.status != SWITCHING:
         says = f"A WebSocket is not opened: {got.in_words}; directly it is."
         return outcome(got.in_words, broken("websocket", says))

@@ -36,7 +36,8 @@ def table(found: Diagnosis, *, colours: bool) -> str:
     """What was seen, and what it means, at most 100 columns wide where there are three gateways or fewer."""
     width = max(12, (WIDTH - _TITLE - _DIRECT) // max(1, len(found.places)) - 1)
     names = [f"[{number}]" for number in range(1, len(found.places) + 1)]
-    lines = [f"Instance {found.instance}, directly at {found.direct}"]
+    of = f", vLLM {found.version}" if found.version else ""
+    lines = [f"Instance {found.instance}{of}, directly at {found.direct}"]
     for name, place, what in zip(names, found.places, found.products, strict=True):
         lines.append(f"{name} {place}" + (f" ({what})" if what else ""))
     lines += ["", _cell("CHECK", _TITLE) + _cell("DIRECTLY", _DIRECT) + " ".join(_cell(each, width) for each in names)]
@@ -99,6 +100,7 @@ def as_json(diagnoses: Sequence[Diagnosis]) -> str:
             "instances": [
                 {
                     "instance": each.instance,
+                    "vllm": each.version,
                     "direct": each.direct,
                     "through": [
                         {"url": place, "product": what} for place, what in zip(each.places, each.products, strict=True)

@@ -128,7 +128,7 @@ def silence(direct: Observed, through: Observed) -> Outcome:
     """An answer that takes long and says nothing meanwhile."""
     wanted, got = direct.silence, through.silence
     if wanted is None or got is None:
-        return skipped("not asked: --idle 60")
+        return skipped("see --idle")
     if not wanted.well:
         return unknown(f"directly: {wanted.in_words}")
     took = got.ended_at - got.asked_at

@@ -89,7 +89,7 @@ def place(where: int | str, key: str | None = None, model: str = MODEL) -> Place
 async def examined(engine: int, through: Place) -> tuple[Diagnosis, set[str]]:
     direct = place(engine)
     seen = await Examination(direct, [direct], [through], EFFORT, lambda what: None).run()
-    diagnosis = diagnose("vllm", seen)
+    diagnosis = diagnose("vllm", "0.33.0", seen)
     return diagnosis, {fault.finding.kind for fault in diagnosis.faults}
 
 
@@ -186,6 +186,6 @@ async def test_the_hop_that_buffers_is_named(
         inner, outer = place(handle.port, model=f"vllm/{MODEL}"), place(sock, model=f"vllm/{MODEL}")
         direct = place(engine)
         seen = await Examination(direct, [direct], [inner, outer], EFFORT, lambda what: None).run()
-    found = diagnose("vllm", seen)
+    found = diagnose("vllm", "0.33.0", seen)
     assert [(fault.at, fault.finding.kind) for fault in found.faults] == [(1, "buffered"), (1, "websocket")]
     assert found.products == ("gomodel", "nginx")

@@ -11,7 +11,7 @@ from gomodel.simulator import build_app
 from ..harness import bad_paths
 from ..harness.leaks import Inventory
 from ..harness.processes import Run
-from ..harness.scripted import ScriptedUpstream, env_for
+from ..harness.scripted import ScriptedUpstream, env_for, json_response
 
 KEY, INSTANCE_KEY = "sk-of-the-gateway", "sk-of-the-instance"
 
@@ -66,6 +66,14 @@ async def test_what_breaks_is_named_without_a_secret(run: Run, engine: int) -> N
     assert [each["kind"] for each in said["instances"][0]["findings"]] == ["large"]
     assert KEY not in process.output
     assert INSTANCE_KEY not in process.output
+
+
+async def test_where_no_chat_is_answered_nothing_is_compared(run: Run, upstream: ScriptedUpstream) -> None:
+    upstream.repeat(json_response({"detail": "Not Found"}, 404))
+    process = await run(env_for(vllm=upstream), "doctor", "--through", upstream.base_url)
+    assert await process.ended() == 1
+    assert "m of vllm answers no chat at" in process.text
+    assert "directly: 404. Nothing can be compared." in process.text
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from gomodel.config.settings import Secret
 from gomodel.doctor.diagnosis import Diagnosis, diagnose
-from gomodel.doctor.examination import Effort, Examination, models, name_through
+from gomodel.doctor.examination import Effort, Examination, entries_of, name_through
 from gomodel.doctor.exchange import Exchange
 from gomodel.doctor.places import Place, place_of
 from gomodel.simulator import build_app
@@ -44,7 +44,7 @@ def at(port: int, key: str = "instance", model: str = MODEL) -> Place:
 
 async def examined(engine: int, *gateways: Place, effort: Effort = QUICK) -> Diagnosis:
     direct = at(engine)
-    return diagnose("vllm", await Examination(direct, [direct], gateways, effort, lambda what: None).run())
+    return diagnose("vllm", "0.33.0", await Examination(direct, [direct], gateways, effort, lambda what: None).run())
 
 
 def found(diagnosis: Diagnosis) -> set[str]:
@@ -90,9 +90,9 @@ async def test_the_gateway_is_not_accused_and_the_proxy_before_it_is(engine, gat
 
 async def test_the_list_of_a_gateway_names_the_model(engine, gateway):
     handle = await gateway(vllm=f"http://127.0.0.1:{engine}/v1", VLLM_API_KEY="instance", GOMODEL_MASTER_KEY="k")
-    exchange, entries = await models(at(handle.port, "k"))
+    exchange, entries = await entries_of(at(handle.port, "k"))
     assert (exchange.status, name_through([each["id"] for each in entries], "vllm", MODEL)) == (200, f"vllm/{MODEL}")
-    exchange, entries = await models(at(handle.port, "wrong"))
+    exchange, entries = await entries_of(at(handle.port, "wrong"))
     assert (exchange.status, entries) == (401, [])
 
 

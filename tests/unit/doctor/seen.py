@@ -73,7 +73,7 @@ def observed(**more: Any) -> Observed:
         "answers": [exchange(chat()), exchange(chat())],
         "second": exchange(chat()),
         "streams": [stream(), stream()],
-        "fields": exchange(chat(prompt_token_ids=[1, 2])),
+        "fields": [exchange(chat(prompt_token_ids=[1, 2]))] * 2,
         "mistyped": exchange(MISTYPED, 400),
         "missing": exchange(MISSING, 400),
         "refused": exchange(REFUSED, 400),

@@ -130,7 +130,7 @@ def test_a_stream(streams: Any, expected: list[str]) -> None:
         pytest.param({"answers": [exchange(chat(), fields=JSON[:1])]}, ["dropped_headers"], id="vary"),
         pytest.param({"answers": [exchange(chat(), fields=JSON[1:])]}, ["dropped_headers"] * 2, id="content-type"),
         pytest.param(
-            {"fields": exchange(chat(), fields=JSON)}, ["dropped_headers"], id="asked for by a request's field"
+            {"fields": [exchange(chat(), fields=JSON)]}, ["dropped_headers"], id="asked for by a request's field"
         ),
         pytest.param({"streams": [stream(fields=EVENTS[:1])]}, ["dropped_headers"], id="of a stream"),
         pytest.param(
@@ -140,7 +140,7 @@ def test_a_stream(streams: Any, expected: list[str]) -> None:
     ],
 )
 def test_header_fields(change: Any, expected: list[str]) -> None:
-    direct = observed(fields=exchange(chat(), fields=[*JSON, ("Endpoint-Load-Metrics", "TEXT x"), ("Date", "now")]))
+    direct = observed(fields=[exchange(chat(), fields=[*JSON, ("Endpoint-Load-Metrics", "TEXT x"), ("Date", "now")])])
     through = observed(**({"fields": direct.fields} | change))
     assert kinds(compared.headers(direct, through)) == expected
 
@@ -180,9 +180,9 @@ def repeated(old: str, new: str) -> Any:
     ("change", "expected"),
     [
         pytest.param({}, [], id="the same"),
-        pytest.param({"fields": exchange(chat(prompt_token_ids=[1, 2, 3]))}, ["fields"], id="another prompt"),
-        pytest.param({"fields": exchange(chat())}, ["fields"], id="a field that is not asked for any more"),
-        pytest.param({"fields": exchange(b"", 400)}, ["fields"], id="refused for a field"),
+        pytest.param({"fields": [exchange(chat(prompt_token_ids=[1, 2, 3]))]}, ["fields"], id="another prompt"),
+        pytest.param({"fields": [exchange(chat())]}, ["fields"], id="a field that is not asked for any more"),
+        pytest.param({"fields": [exchange(b"", 400)]}, ["fields"], id="refused for a field"),
         pytest.param({"mistyped": repeated("'warm'", "'0.7'")}, ["fields"], id="another value"),
         pytest.param({"mistyped": repeated("body.temperature", "body.top_k")}, ["fields"], id="another field"),
         pytest.param({"mistyped": exchange(chat())}, ["fields"], id="mended"),
@@ -199,7 +199,7 @@ def test_request_fields(change: Any, expected: list[str]) -> None:
 
 
 def test_fields_that_nothing_shows_are_unknown() -> None:
-    silent = {"fields": exchange(b"", 500), "mistyped": exchange(b"", 500), "missing": exchange(b"", 500)}
+    silent = {"fields": [exchange(b"", 500)], "mistyped": exchange(b"", 500), "missing": exchange(b"", 500)}
     assert compared.fields(observed(**silent), observed()).state is State.UNKNOWN
 
 

@@ -20,25 +20,27 @@ BUFFERED = [stream(gap_s=0, at=1.2)] * 2
 
 
 def test_where_nothing_differs_all_is_well() -> None:
-    found = diagnose("vllm", [observed(), observed(shown="http://gw")])
+    found = diagnose("vllm", "0.33.0", [observed(), observed(shown="http://gw")])
     assert (found.well, found.faults) == (True, ())
     assert verdict(found) == "Verdict: what works directly works through http://gw.\n"
 
 
 def test_a_fault_belongs_to_the_first_place_that_has_it() -> None:
     inner, outer = observed(shown="http://gw"), observed(shown="https://lb", answers=NGINX, streams=BUFFERED)
-    found = diagnose("vllm", [observed(), inner, outer])
+    found = diagnose("vllm", "0.33.0", [observed(), inner, outer])
     assert [(fault.at, fault.finding.kind) for fault in found.faults] == [(1, "buffered")]
     assert found.products == ("", "nginx")
     said = verdict(found)
     assert "[2] https://lb (nginx), not [1] behind it" in said
     assert "proxy_buffering off;" in said
-    again = diagnose("vllm", [observed(), observed(streams=BUFFERED), observed(answers=NGINX, streams=BUFFERED)])
+    again = diagnose(
+        "vllm", "0.33.0", [observed(), observed(streams=BUFFERED), observed(answers=NGINX, streams=BUFFERED)]
+    )
     assert [(fault.at, fault.finding.kind) for fault in again.faults] == [(0, "buffered")]
 
 
 def test_a_warning_breaks_nothing() -> None:
-    found = diagnose("vllm", [observed(), observed(answers=[exchange(chat(), framing="chunked")] * 2)])
+    found = diagnose("vllm", "0.33.0", [observed(), observed(answers=[exchange(chat(), framing="chunked")] * 2)])
     assert [fault.finding.kind for fault in found.faults] == ["reframed"]
     assert found.well
 
@@ -73,14 +75,16 @@ def test_every_kind_of_finding_that_breaks_something_has_a_remedy() -> None:
 def test_the_table_fits_and_has_no_colours_unless_asked_for() -> None:
     long = observed(shown="http://gw", large=exchange(b"", 413), streams=BUFFERED)
     for number in (1, 2, 3):
-        text = table(diagnose("vllm", [observed(), *[long] * number]), colours=False)
+        text = table(diagnose("vllm", "0.33.0", [observed(), *[long] * number]), colours=False)
         assert max(map(len, text.splitlines())) <= WIDTH
         assert "\033" not in text
-    assert "\033[31m" in table(diagnose("vllm", [observed(), long]), colours=True)
+    assert "\033[31m" in table(diagnose("vllm", "0.33.0", [observed(), long]), colours=True)
 
 
 def test_json_says_the_same() -> None:
-    found = diagnose("vllm", [observed(), observed(shown="http://gw", answers=NGINX, large=exchange(b"", 413))])
+    found = diagnose(
+        "vllm", "0.33.0", [observed(), observed(shown="http://gw", answers=NGINX, large=exchange(b"", 413))]
+    )
     said = json.loads(as_json([found]))
     assert said["well"] is False
     (instance,) = said["instances"]
@@ -104,6 +108,7 @@ def test_no_key_and_no_credentials_are_said() -> None:
         ("https://h/llm/v1/", "https://h/llm", 443, "/llm"),
         ("http://me:pw@h:8080/v1", "http://h:8080", 8080, ""),
         ("http://[::1]:8080", "http://[::1]:8080", 8080, ""),
+        ("unix:/run/x.sock", "unix:/run/x.sock", 80, ""),
     ],
 )
 def test_places(url: str, shown: str, port: int, prefix: str) -> None:
