@@ -23,6 +23,8 @@ _CHAT = "/v1/chat/completions"
 _POLL_S = 0.02
 # Behind a complete answer; what a gateway sends too much comes with it.
 _EXTRA_S = 0.02
+# For a request to get to the engine.
+_BEGIN_S = 30.0
 # For the first events, once the engine works.
 _BEGUN_S = 0.2
 # How much longer than it is watched for a piece of work must take, lest its own end be taken for a cancellation.
@@ -30,7 +32,7 @@ _SURELY = 2.0
 # Of a context, for the prompt and the chat template.
 _PROMPT_TOKENS = 256
 # An engine that makes more of them within the time is none that anybody waits for.
-_MOST_TOKENS = 20_000
+_MOST_TOKENS = 10_000
 _UPGRADE = (
     ("Connection", "Upgrade"),
     ("Upgrade", "websocket"),
@@ -225,7 +227,7 @@ class Examination:
                 ask = questions.stream if stream else questions.chat
                 pieces = request(place, "POST", _CHAT, ask(place.model, tokens))
                 exchange = await connection.begin(pieces)
-                started = await self._running(lambda running: running >= 1, patience_s)
+                started = await self._running(lambda running: running >= 1 or exchange.end != "", _BEGIN_S)
                 if exchange.end or not started:
                     return Left(unknown=exchange.in_words if exchange.end else "it did not begin in time")
                 # A part of it has come where it comes at once; a gateway that buffers has nothing yet.

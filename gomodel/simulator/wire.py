@@ -62,6 +62,20 @@ async def send_stream(
     await response.prepare(request)
     if fault == "sleep":
         await _silence()
+    try:
+        return await _send(request, response, events, fault, end, broken)
+    except ConnectionResetError:
+        return response  # the client has left, and the cancellation of this handler is on its way
+
+
+async def _send(
+    request: web.Request,
+    response: web.StreamResponse,
+    events: AsyncGenerator[bytes, None],
+    fault: str | None,
+    end: bytes,
+    broken: Iterable[bytes] | None,
+) -> web.StreamResponse:
     sent = 0
     async with aclosing(events):
         async for data in events:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from gomodel.simulator import build_app
 
@@ -18,12 +19,15 @@ KEY, INSTANCE_KEY = "sk-of-the-gateway", "sk-of-the-instance"
 
 @pytest.fixture
 async def engine(no_leaks: Inventory) -> AsyncIterator[int]:
-    runner = web.AppRunner(
-        build_app(tokens_per_s=0, api_key=INSTANCE_KEY),
-        handler_cancellation=True,
-        access_log=None,
-        shutdown_timeout=1.0,
-    )
+    """A simulated vLLM's port. Without its counters nobody waits for them to change."""
+
+    @web.middleware
+    async def uncounted(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return web.Response(status=404) if request.path == "/metrics" else await handler(request)
+
+    app = build_app(tokens_per_s=0, api_key=INSTANCE_KEY)
+    app.middlewares.append(uncounted)
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     yield runner.addresses[0][1]
@@ -41,7 +45,7 @@ def environ(engine: int, port: int = 0) -> dict[str, str]:
 
 async def test_the_gateway_of_this_host_is_examined_by_default(run: Run, engine: int) -> None:
     gateway = await run(environ(engine))
-    process = await run(environ(engine, await gateway.listening()), "doctor")
+    process = await run(environ(engine, await gateway.listening()), "doctor", "--large", "0.1")
     assert await process.ended() == 0, process.output + process.text
     assert process.output.startswith("gomodel ")
     assert f"[1] http://127.0.0.1:{gateway.port} (gomodel)" in process.output

@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from aiohttp import ClientPayloadError
+from aiohttp import ClientError, ClientPayloadError, web
 from aiohttp.test_utils import TestClient
 
 from gomodel.simulator import build_app
+from gomodel.simulator.wire import send_stream
 
 ASK = [{"role": "user", "content": "Tell me about rivers."}]
 CHAT = ("/v1/chat/completions", {"messages": ASK})
@@ -216,3 +218,23 @@ async def test_a_running_background_response_ends_with_the_application(aiohttp_c
     before = asyncio.all_tasks()
     await client.close()
     assert not [task for task in asyncio.all_tasks() & before if "_make" in repr(task)]
+
+
+async def test_a_client_that_leaves_between_two_events_is_no_error(aiohttp_client: Any, caplog: Any) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        async def events() -> AsyncGenerator[bytes, None]:
+            yield b"data: 1\n\n"
+            assert request.transport is not None
+            request.transport.abort()
+            yield b"data: 2\n\n"
+
+        return await send_stream(request, events())
+
+    app = web.Application()
+    app.router.add_get("/", handler)
+    client = await aiohttp_client(app)
+    with pytest.raises(ClientError):
+        async with client.get("/") as response:
+            await response.read()
+    await client.close()
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
