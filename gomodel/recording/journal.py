@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
+from os import write
 from pathlib import Path
 from queue import SimpleQueue
 from time import gmtime, strftime
@@ -65,7 +66,7 @@ class Journal:
                 continue
             try:
                 while data:
-                    done = os.write(self._fd, data)
+                    done = write(self._fd, data)
                     self.written_bytes += done
                     data = data[done:]
             except OSError as error:

@@ -74,7 +74,7 @@ async def test_what_breaks_is_named_without_a_secret(run: Run, engine: int) -> N
 
 async def test_where_no_chat_is_answered_nothing_is_compared(run: Run, upstream: ScriptedUpstream) -> None:
     upstream.repeat(json_response({"detail": "Not Found"}, 404))
-    process = await run(env_for(vllm=upstream), "doctor", "--through", upstream.base_url)
+    process = await run(env_for(vllm=upstream), "doctor", "--through", upstream.base_url, "--large", "0.1")
     assert await process.ended() == 1
     assert "m of vllm answers no chat at" in process.text
     assert "directly: 404. Nothing can be compared." in process.text

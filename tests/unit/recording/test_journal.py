@@ -43,7 +43,7 @@ def test_a_full_disk_ends_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     reasons: list[str] = []
     journal = Journal(tmp_path, 1 << 20, reasons.append)
-    monkeypatch.setattr(module.os, "write", full)
+    monkeypatch.setattr(module, "write", full)
     for number in range(3):
         journal.say({"exchange": number})
     journal.close()
@@ -51,9 +51,8 @@ def test_a_full_disk_ends_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_write_that_takes_a_part_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = os.write
     journal = Journal(tmp_path, 1 << 20, print)
-    monkeypatch.setattr(module.os, "write", lambda fd, data: write(fd, data[:3]))
+    monkeypatch.setattr(module, "write", lambda fd, data: os.write(fd, data[:3]))
     journal.say({"exchange": 1})
     journal.close()
     assert json.loads(journal.path.read_text()) == {"exchange": 1}
