@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .spans import Spans
 
 _SWITCHING = 101
+_SHORTEST_S = SECONDS[0]  # as the gateway takes, for nearly all: the first bucket, without a look for it
 # Adapters come and go, so the model names of all lists ever seen are many; from here on a new one is "other".
 MAX_SERIES = 5000
 # Keys are as many as the keys file has, and a thousand of them may use a dozen adapters.
@@ -168,7 +169,7 @@ class Telemetry:
             self._blame(record, seconds)
         else:  # the same for nearly all, without a call
             histogram, gateway_s = self._gateway_waits, record.gateway_s
-            histogram.counts[bisect_left(SECONDS, gateway_s)] += 1
+            histogram.counts[bisect_left(SECONDS, gateway_s) if gateway_s > _SHORTEST_S else 0] += 1
             histogram.sum += gateway_s
             histogram, engine_s = self._engine_waits, seconds - gateway_s
             histogram.counts[bisect_left(SECONDS, engine_s)] += 1

@@ -24,10 +24,14 @@ _MOST = 1 << 53  # a number that every reader of JSON and every metric keeps exa
 _HOLDERS = ("response", "message", "delta")
 # How vLLM ends a JSON answer nearly always, at a fifth of the time that reading it takes.
 _NULLS = rb'(?:,"[a-z_]{1,40}":null)*'
+_COUNTS = rb'(?<!\\)"usage":\{"prompt_tokens":(\d{1,15}),"total_tokens":\d{1,15}(?:,"completion_tokens":(\d{1,15}))?'
 _USUAL = re.compile(
-    rb'(?<!\\)"usage":\{"prompt_tokens":(\d{1,15}),"total_tokens":\d{1,15}(?:,"completion_tokens":(\d{1,15}))?'
-    rb'(?:,"prompt_tokens_details":(?:null|\{"cached_tokens":(\d{1,15})%b\}))?%b\}%b\}\Z' % ((_NULLS,) * 3)
+    rb'%b(?:,"prompt_tokens_details":(?:null|\{"cached_tokens":(\d{1,15})%b\}))?%b\}%b\}\Z' % (_COUNTS, *(_NULLS,) * 3)
 ).match
+_counts = re.compile(_COUNTS).match
+# What stood behind the counts at such an end and names no more of them: a server writes the same each time.
+_ends: set[bytes] = set()
+_ENDS, _END_BYTES = 64, 512  # at most so many, and so long
 
 
 class Usage(NamedTuple):
@@ -45,11 +49,18 @@ def usage_of(first: bytes, last: bytes, *, events: bool) -> Usage | None:
     No longer than FIRST_BYTES and LAST_BYTES. `events` says that it is a stream of them. None where vLLM did not say,
     or what it said cannot be found.
     """
-    if not events and (usual := _USUAL(last, max(0, last.rfind(_NAME)))):
-        prompt, completion, cached = usual.groups()
-        if cached is None:
+    if not events and (counts := _counts(last, max(0, last.rfind(_NAME)))):
+        prompt, completion = counts.groups()
+        end = last[counts.end() :]
+        if end in _ends:
             return Usage(int(prompt), int(completion or 0))
-        return _plausible(Usage(int(prompt), int(completion or 0), int(cached)))
+        if usual := _USUAL(last, counts.start()):
+            cached = usual[3]
+            if cached is not None:
+                return _plausible(Usage(int(prompt), int(completion or 0), int(cached)))
+            if len(_ends) < _ENDS and len(end) <= _END_BYTES:
+                _ends.add(end)
+            return Usage(int(prompt), int(completion or 0))
     if events:
         found = next(_of_events(last), None)
         if found is not None and "output_tokens" in found and "input_tokens" not in found:
