@@ -154,9 +154,9 @@ mutants: $(VENV)/.installed  ## changes MODULE (upstream/breaker) in each small 
 	@cd .mutants && ../$(BIN)/python -m mutmut results | sed -n 's/^ *\(.*\): .*/\1/p' \
 		| while read -r each; do ../$(BIN)/python -m mutmut show "$$each"; done
 
-soak: $(VENV)/.installed  ## the keep-alive race, the damage tests and the line at full length
+soak: $(VENV)/.installed  ## the keep-alive race, the damage tests, the line and upgrades at full length
 	GOMODEL_SOAK=10000 $(BIN)/python -m pytest tests/wire/test_keepalive_race.py tests/wire/test_response_damage.py \
-		tests/process/test_queueing_soak.py
+		tests/process/test_queueing_soak.py tests/process/test_upgrade_soak.py
 
 clean:  ## remove all that any of these made in this folder
 	rm -rf $(VENV) .venv-* bin build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench-results .coverage .mutants

@@ -34,6 +34,7 @@ signals:
   SIGTERM, SIGINT  let running requests end, then exit; a second one aborts them
   SIGHUP           read the configuration again; no connection is dropped
   SIGUSR1          log how busy the gateway is
+  SIGUSR2          let the installed release take over; no client notices
 
 exit status:
   0      ended after a drain

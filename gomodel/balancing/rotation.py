@@ -1,8 +1,9 @@
 """Which replicas an operator has taken out of rotation: they get no requests until he puts them back.
 
 Decides what draining and resuming an instance, or one replica of it, leave out. What is said holds for the whole
-gateway until it ends: it outlives reloads, workers tell each other (`operations`), and one that starts later
-has it from the supervisor, whose copy it is forked with. Knows nothing of requests.
+gateway until it ends: it outlives reloads, workers tell each other (`operations`), one that starts later has it from
+the supervisor, whose copy it is forked with, and a release that takes over from the one before. Knows nothing of
+requests.
 """
 
 from collections.abc import Collection, Iterable
@@ -43,6 +44,10 @@ class Rotation:
         if address is None:
             return frozenset()
         return (frozenset(known) if ALL in out else out) - {address}
+
+    def all(self) -> dict[str, list[str]]:
+        """By instance, what is out."""
+        return {instance: sorted(out) for instance, out in self._out.items()}
 
     def clear(self) -> None:
         """Nothing is out."""

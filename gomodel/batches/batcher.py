@@ -6,6 +6,7 @@ to count, and the rest is left to whoever comes next.
 
 import asyncio
 import logging
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -86,6 +87,7 @@ class Batcher:
         self._gates = Gates(batching.concurrency)
         self._looked = asyncio.Event()
         self._draining = False
+        self._handing_over = False
         self._lock: int | None = None  # of the directory, where SQLite is in it
 
     async def run(self) -> None:
@@ -136,10 +138,12 @@ class Batcher:
     async def _hear(self) -> None:
         while (message := await self._line.receive()) is not None:
             match message:
-                case ("drain",):
+                case ("drain" | "hand_over" as how,):
                     self._draining = True
+                    self._handing_over = how == "hand_over"
                     for run, _ in self._runs.values():
                         run.drain()
+                    self._let_others_on()
                 case ("reload", config):
                     self._reload(config)
                 case ("usage", run, rows):
@@ -218,6 +222,7 @@ class Batcher:
             if self._lock is not None:
                 break
             await asyncio.sleep(_LOCK_S)
+        self._let_others_on()
         while True:
             try:
                 await self._batches.free()
@@ -225,6 +230,12 @@ class Batcher:
                 await asyncio.sleep(_OPEN_AGAIN_S)
             else:
                 return
+
+    def _let_others_on(self) -> None:
+        """Give the directory up to the release that takes over, once no batch of it runs here."""
+        if self._handing_over and not self._runs and self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     async def _hold(self, run: Run) -> None:
         batch_id = run.work.id
@@ -240,6 +251,7 @@ class Batcher:
         finally:
             del self._runs[batch_id]
             self._looked.set()
+            self._let_others_on()
 
     async def _keep_leases(self) -> None:
         while True:

@@ -1,9 +1,9 @@
 """Messages between the batcher and the process that started it: tuples on the stream socket that joins the two.
 
 From the gateway: ("config", Config, directory of sockets, pid of who made that), ("reload", Config), ("drain",),
-("pressure", dict), ("usage", a life of the gateway, rows of sums). From the batcher: ("beat",), ("pressure?",),
-("lines", state, count), ("batches", counts). Both are the same release, so pickle carries them. Losing the other end is
-an order to end.
+("hand_over",), ("pressure", dict), ("usage", a life of the gateway, rows of sums). From the batcher: ("beat",),
+("pressure?",), ("lines", state, count), ("batches", counts). Both are the same release, so pickle carries them. Losing
+the other end is an order to end.
 """
 
 import asyncio

@@ -42,6 +42,7 @@ class Server(web.Server):
         self.limit = limit
         self.handshakes: set[TlsClient] = set()  # who are no connections yet
         self._refuse = refuse
+        self._last = False
         self.allow(write_idle_s, keepalive_s, head_limit_bytes)
 
     def allow(self, write_idle_s: float, keepalive_s: float, head_limit_bytes: int) -> None:
@@ -58,6 +59,12 @@ class Server(web.Server):
             client._keepalive_timeout = keepalive_s
             client.forget()
 
+    def close_after_next(self) -> None:
+        """Answer each client, those that are yet to come as well, once more at most."""
+        self._last = True
+        for client in self.clients:
+            client.last = True
+
     def __call__(self) -> Downstream:
         return Downstream(
             self,
@@ -73,6 +80,7 @@ class Server(web.Server):
     def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
         """A client has connected; one too many takes the place of an idle one, or is turned away."""
         self.handshakes.discard(transport)
+        handler.last = self._last
         crowded = not self._has_room()
         super().connection_made(handler, transport)
         if crowded:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..config.registry import ANY_HOST, LOOPBACK_HOST
 from ..config.settings import Config
+from .taken_over import TakenOver
 
 # asyncio's 100 and aiohttp's 128 make a burst of new clients wait a second for a SYN retry.
 BACKLOG = 4096
@@ -72,17 +73,23 @@ class Listener:
         self.sock.close()
 
 
-def bind(config: Config, *, reuse_port: bool = False) -> list[Listener]:
+def bind(config: Config, *, reuse_port: bool = False, held: TakenOver | None = None) -> list[Listener]:
     """The sockets of HOST, PORT and GOMODEL_UNIX_SOCKET, bound but not listening yet; contract section 1.
 
-    `reuse_port`: others may be bound beside them with `beside`. Raises ListenError, with nothing left bound.
+    `reuse_port`: others may be bound beside them with `beside`. Those that are among `held` are taken from there, and
+    may be several for one TCP address. Raises ListenError, with nothing left bound.
     """
+    held = held or TakenOver()
     listeners: list[Listener] = []
     try:
         if config.unix_socket is not None:
-            listeners.append(_bind_unix(config.unix_socket))
+            found = held.unix(config.unix_socket)
+            if found is not None and found.file is not None:
+                listeners.append(Listener(found.sock, file=(config.unix_socket, *found.file)))
+            else:
+                listeners.append(_bind_unix(config.unix_socket))
         if config.port is not None:
-            listeners += _bind_tcp(config, reuse_port)
+            listeners += _bind_tcp(config, reuse_port, held)
     except BaseException:
         for each in listeners:
             each.close()
@@ -159,7 +166,7 @@ def _remove_stale(path: str) -> None:
     raise ListenError(f"Cannot listen on the unix socket {path}: another process listens there")
 
 
-def _bind_tcp(config: Config, reuse_port: bool) -> list[Listener]:
+def _bind_tcp(config: Config, reuse_port: bool, held: TakenOver) -> list[Listener]:
     host, port = config.host, config.port
     assert port is not None
     found = _addresses(host, port)
@@ -169,16 +176,21 @@ def _bind_tcp(config: Config, reuse_port: bool) -> list[Listener]:
         if listeners and host == ANY_HOST:
             break
         # A name may stand for an IPv4 and an IPv6 address; with PORT=0 both get the port of the first.
-        taken = listeners[0].port if listeners else port
+        taken = listeners[0].port or port if listeners else port
         address = (name[0], taken, *name[2:])
+        if there := held.tcp(family, name[0], taken):
+            for each in there if reuse_port else ():
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listeners += [Listener(each, tls=config.certificate is not None) for each in there]
+            continue
         try:
             listeners.append(_bind_one(family, address, reuse_port, tls=config.certificate is not None))
         except OSError as error:
             if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) and len(found) > 1:
                 absent = error  # "localhost" is ::1 as well, also on hosts without IPv6
                 continue
-            for each in listeners:
-                each.close()
+            for listener in listeners:
+                listener.close()
             raise ListenError(f"Cannot listen on {host} port {taken}: {_reason(error)}") from None
     if not listeners and absent is not None:
         raise ListenError(f"Cannot listen on {host} port {port}: {_reason(absent)}")

@@ -42,7 +42,9 @@ def _listening(fd: int) -> socket.socket:
 class Notifier:
     """Tells the service manager where the process stands (sd_notify(3)); a notice that fails is not repeated."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], *, follows: bool = False) -> None:
+        """`follows`: another process is the main one, and says what there is to say, until `in_charge`."""
+        self._silent = follows
         self._address = environ.get("NOTIFY_SOCKET", "")
         if self._address.startswith("@"):
             self._address = "\0" + self._address[1:]
@@ -51,6 +53,19 @@ class Notifier:
         ours = environ.get("WATCHDOG_PID") in (None, str(os.getpid()))
         # Half of the limit, as sd_watchdog_enabled(3) advises; 0: nobody waits for a sign of life.
         self.watchdog_s = int(usec) / 2e6 if usec.isdecimal() and ours and self._address else 0.0
+
+    def handed_over(self, pid: int) -> None:
+        """This process is the main one no more, and says nothing from here on."""
+        self._send(f"MAINPID={pid}\nREADY=1")
+        self._reloading = False
+        self._silent = True
+
+    def in_charge(self) -> None:
+        """This is the main process now. The one before has said so, unless it died over it."""
+        self._silent = False
+        self._send(f"MAINPID={os.getpid()}\nREADY=1")
+        if self.watchdog_s:  # which the one before has fed last
+            self.alive()
 
     def ready(self) -> None:
         """Requests are served."""
@@ -76,7 +91,7 @@ class Notifier:
         self._send("WATCHDOG=1")
 
     def _send(self, state: str) -> None:
-        if not self._address:
+        if not self._address or self._silent:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

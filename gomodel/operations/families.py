@@ -308,5 +308,5 @@ FAMILIES = (
     Family("process_virtual_memory_bytes", "gauge", (), "Virtual memory; the sum of all workers."),
     Family("process_open_fds", "gauge", (), "Open descriptors of the worker that has most.", max),
     Family("process_max_fds", "gauge", (), "The limit of open descriptors of one worker.", min),
-    Family("process_start_time_seconds", "gauge", (), "When the oldest worker started, in seconds since 1970.", min),
+    Family("process_start_time_seconds", "gauge", (), "When the first worker started, in seconds since 1970.", min),
 )

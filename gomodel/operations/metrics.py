@@ -41,6 +41,8 @@ Samples = list[tuple[tuple[str, ...], Any]]
 Snapshot = dict[str, Samples]
 
 
+# From when on the counters count, however often those that did were replaced.
+SINCE = "process_start_time_seconds"
 _UP = {State.UP: 1, State.UNKNOWN: None}
 _SPENT = (
     "gomodel_tokens_total",
@@ -252,9 +254,11 @@ class _Collector:
 
 
 def lasting(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """The sum of what only ever grows, and so must not be lost with a worker."""
+    """The sum of what only ever grows, and so must not be lost with a worker; and since when it does."""
     given = list(snapshots)
-    return {each.name: list(_merged(each, given).items()) for each in FAMILIES if each.kind != "gauge"}
+    return {
+        each.name: list(_merged(each, given).items()) for each in FAMILIES if each.kind != "gauge" or each.name == SINCE
+    }
 
 
 def _merged(family: Family, snapshots: list[Snapshot]) -> dict[tuple[str, ...], Any]:

@@ -9,7 +9,7 @@ A process has one place among its siblings, so `register` and `ask_siblings` are
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any
 
@@ -19,6 +19,8 @@ _logger = logging.getLogger("gomodel")
 
 # The question whose answers the supervisor remembers. Its argument are the asker's own numbers.
 METRICS = "metrics"
+# The same, without what a release has counted that this one took over from.
+OWN = "own"
 # The question that the supervisor itself answers: who waits for a slot, in order.
 PLACES = "places"
 # The question whose argument the supervisor remembers for workers that start later: an instance, and what of it is out.
@@ -40,6 +42,7 @@ class Siblings:
         self._send: Callable[..., None] | None = None
         self._waiting: dict[int, asyncio.Future[list[Any]]] = {}
         self._numbers = count()
+        self._before: Callable[[], Awaitable[list[Any]]] | None = None
 
     @property
     def alone(self) -> bool:
@@ -49,6 +52,10 @@ class Siblings:
     def register(self, kind: str, answer: Answer) -> None:
         """Answer questions of `kind` with `answer(argument)`. A later one for the same kind replaces it."""
         self._answers[kind] = answer
+
+    def follow(self, numbers: Callable[[], Awaitable[list[Any]]]) -> None:
+        """Another release ends, and its `numbers` count as well; where there are others the supervisor asks it."""
+        self._before = numbers
 
     def join(self, send: Callable[..., None]) -> None:
         """There are others, to be reached through `send(*message)`."""
@@ -72,12 +79,14 @@ class Siblings:
     async def ask(self, kind: str, argument: Any = None) -> list[Any]:
         """The answers of all other workers; one that is dead, slow or knows no such kind is left out.
 
-        The answer to METRICS, which takes the asker's own numbers, are snapshots that add up to all that was ever
-        counted by any worker. Raises Overloaded when the supervisor does not answer: a part of the whole would pass
-        for the whole.
+        The answers to METRICS and OWN, which take the asker's own numbers, are snapshots that add up to all that was
+        ever counted by any worker. Raises Overloaded when the supervisor does not answer: a part of the whole would
+        pass for the whole.
         """
         if self._alone:
-            return [argument] if kind == METRICS else []
+            if kind == METRICS and self._before is not None:
+                return [argument, *await self._before()]
+            return [argument] if kind in (METRICS, OWN) else []
         if self._send is None:
             raise _unreachable()
         number = next(self._numbers)

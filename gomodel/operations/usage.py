@@ -6,7 +6,7 @@ Those add up over all workers there were. Decides which metric is which number o
 from collections.abc import Iterable, Iterator
 
 from ..telemetry.usage_table import Row
-from .metrics import Snapshot
+from .metrics import SINCE, Snapshot
 
 _COUNTS = {
     "prompt": ("prompt_tokens",),
@@ -31,8 +31,8 @@ def used(snapshots: Iterable[Snapshot]) -> Iterator[Row]:
 
 
 def since(snapshots: Iterable[Snapshot]) -> float:
-    """When the oldest worker that answers started; POSIX time."""
-    return float(min(at for each in snapshots for _, at in each.get("process_start_time_seconds", [])))
+    """When the first worker started, of whatever release; POSIX time."""
+    return float(min(at for each in snapshots for _, at in each.get(SINCE, [])))
 
 
 def running(snapshots: Iterable[Snapshot]) -> int:

@@ -8,7 +8,7 @@ import asyncio
 import socket
 import ssl
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..downstream.handshakes import TlsClient
@@ -23,6 +23,19 @@ _ACCEPTED_PER_TURN = 128
 # For the TLS handshakes of clients that the kernel had accepted when a drain began: hundreds, on a busy CPU.
 _HANDSHAKE_S = 2.0
 _POLL_S = 0.02
+
+
+Relieved = Callable[[Listener], bool]
+
+
+def nobody(listener: Listener) -> bool:
+    """No listener's queue is read by others."""
+    return False
+
+
+def everybody(listener: Listener) -> bool:
+    """Every listener's queue is read by others."""
+    return True
 
 
 class Acceptor:
@@ -50,23 +63,23 @@ class Acceptor:
             self._listening.append((each, server))
             listen([each])
 
-    async def finish(self, grace_s: float) -> None:
+    async def finish(self, grace_s: float, relieved: Relieved = nobody) -> None:
         """Stop, and wait until all that the kernel had accepted is a connection; closing a listener would reset them.
 
-        TLS handshakes are waited for too, but none that was silent for `grace_s`.
+        But for listeners whose queue others read as well (`relieved`): what waits there is theirs. TLS handshakes are
+        waited for too, but none that was silent for `grace_s`.
         """
+        loop = asyncio.get_running_loop()
         await self._pause(self._listening)
-        listeners = [listener for listener, _ in self._listening]
+        listeners = [listener for listener, _ in self._listening if not relieved(listener)]
         while _ACCEPTED_PER_TURN in [self._take(each) for each in listeners]:  # noqa: ASYNC110 - the kernel's queue
             await asyncio.sleep(0)
         self.stop()  # without a turn of the loop after the last of them
-        await self._settle(grace_s)
-
-    async def leave(self, grace_s: float) -> None:
-        """Stop, as `finish`, but leave what waits in the queues to others who read them as well."""
-        await self._pause(self._listening)
-        self.stop()
-        await self._settle(grace_s)
+        await _turns()
+        if self.opening:
+            await asyncio.wait(self.opening, timeout=_HANDSHAKE_S)
+        while any(loop.time() - (each.idle_since or 0.0) < grace_s for each in self._server.handshakes):  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
 
     async def give_back(self, listeners: list[Listener]) -> None:
         """Take no more connections on these; others do."""
@@ -85,19 +98,12 @@ class Acceptor:
                     loop.remove_reader(each.fileno())
         await _turns()
 
-    async def _settle(self, grace_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        await _turns()
-        if self.opening:
-            await asyncio.wait(self.opening, timeout=_HANDSHAKE_S)
-        while any(loop.time() - (each.idle_since or 0.0) < grace_s for each in self._server.handshakes):  # noqa: ASYNC110
-            await asyncio.sleep(_POLL_S)
-
     def stop(self) -> None:
         """Listen no more."""
         for listener, server in self._listening:
             server.close()
             listener.remove_file()
+        self._listening = []
 
     def _shake_hands(self) -> TlsClient:
         """A client of a TLS listener."""

@@ -38,7 +38,7 @@ class Batcher:
         self._answer = answer
         self._line: Line | None = None
         self._task: asyncio.Task[None] | None = None
-        self._draining = False
+        self._draining = ""
         self._closing = False
 
     def start(self) -> None:
@@ -50,10 +50,10 @@ class Batcher:
         self._config = config
         self.send("reload", config)
 
-    def drain(self) -> None:
-        """Begin no further line. Calls are still answered."""
-        self._draining = True
-        self.send("drain")
+    def drain(self, *, handing_over: bool) -> None:
+        """Begin no further line. Calls are still answered. `handing_over`: another one goes on with the batches."""
+        self._draining = "hand_over" if handing_over else "drain"
+        self.send(self._draining)
 
     def send(self, *message: Any) -> None:
         """Tell it something, while it is there."""
@@ -101,7 +101,7 @@ class Batcher:
             self._line = line
             line.send("config", self._config, private_sockets.path(""), private_sockets.owner())
             if self._draining:
-                line.send("drain")
+                line.send(self._draining)
             try:
                 await self._hear(line)
             finally:

@@ -14,7 +14,7 @@ from ..errors import Overloaded
 from ..host import private_sockets
 from ..operations.metrics import Snapshot
 from ..operations.pressure import PRESSURE, merged, pressure
-from ..operations.siblings import METRICS, alone, ask_siblings
+from ..operations.siblings import OWN, alone, ask_siblings
 from ..operations.usage import running, used
 from ..telemetry.usage_table import DIMENSIONS, summed
 from .batcher import Batcher
@@ -46,12 +46,13 @@ class Batching:
         """Go on by `config`."""
         self._batcher.reload(config)
 
-    async def drain(self) -> None:
+    async def drain(self, *, handing_over: bool = False) -> None:
         """Begin no further line; return when none runs any more, nor any request in another worker.
 
-        What these use is to be kept as well, and who keeps it is beside this one.
+        What these use is to be kept as well, and who keeps it is beside this one. `handing_over`: batches are another
+        release's to go on with from then on.
         """
-        self._batcher.drain()
+        self._batcher.drain(handing_over=handing_over)
         await self._door.drain()
         if alone():
             return
@@ -85,7 +86,7 @@ class Batching:
 
     async def _counted(self) -> list[Snapshot]:
         try:
-            return await ask_siblings(METRICS, self._gateway.app.counted())
+            return await ask_siblings(OWN, self._gateway.app.counted())
         except Overloaded:
             return []  # the supervisor is gone, and so are we soon
 

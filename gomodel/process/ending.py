@@ -12,18 +12,24 @@ _NEVER = float("inf")
 class Ending:
     """`begin` it, as often as it gets more urgent; `status` when the last worker is gone."""
 
-    __slots__ = ("_cut_short", "_failed", "_signal", "begun", "kill_at")
+    __slots__ = ("_cut_short", "_failed", "_signal", "begun", "kill_at", "limited", "overdue")
 
     def __init__(self) -> None:
         self.begun = False
+        self.limited = False  # what runs has to end in time
+        self.overdue = False  # and has not
         self.kill_at = _NEVER
         self._signal = 0  # that insisted on it
         self._cut_short = False
         self._failed = False
 
+    def hand_over(self) -> None:
+        """Begin, with no limit of time: another release takes what is new."""
+        self.begun = True
+
     def begin(self, now: float, limit_s: float, *, failed: bool = False, insisted: int = 0) -> None:
         """End within `limit_s`: because the gateway `failed`, or a signal, the second one, `insisted`."""
-        self.begun = True
+        self.begun = self.limited = True
         self.kill_at = now + limit_s
         self._failed |= failed
         self._signal = insisted or self._signal
@@ -33,6 +39,7 @@ class Ending:
         if now < self.kill_at:
             return False
         self.kill_at = _NEVER
+        self.overdue = True
         return True
 
     def lost(self, status: int) -> bool:

@@ -27,7 +27,7 @@ from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
 from ..upstream.network import Network
 from ..upstream.replica import Replica
-from .acceptor import Acceptor
+from .acceptor import Acceptor, Relieved, nobody
 
 # At a drain, a client that was active this recently may have its next request on the way, which closing would lose:
 # it is answered, with `Connection: close`. Longer than any round trip.
@@ -171,17 +171,28 @@ class Gateway:
         """Leave that place's clients to it again."""
         await self._acceptor.give_back(self._lent.pop(place, []))
 
-    async def drain(self, timeout_s: float, *, relieved: bool = False) -> int:
+    async def listen_no_more(self, relieved: Relieved) -> None:
+        """Take no further client, and let each that there is make one more request.
+
+        `relieved`: whose queues others read, so that what waits there is theirs.
+        """
+        self._server.close_after_next()
+        await self._acceptor.finish(GRACE_S, relieved)
+
+    async def all_gone(self) -> None:
+        """Return when every client has left, after its next request or when it wants to."""
+        while self._server.clients or self._server.handshakes:  # noqa: ASYNC110 - no request pays for an event
+            await asyncio.sleep(_RETIRE_POLL_S)
+
+    async def drain(self, timeout_s: float, *, relieved: Relieved = nobody) -> int:
         """Stop listening, close idle connections, let running requests end for `timeout_s`; how many did not.
 
         Connections idle for less than GRACE_S count as not idle yet. Requests that come within GRACE_S are served,
-        later ones get 503. `relieved`: others read the queues of the listeners, so that what waits there is theirs.
+        later ones get 503. `relieved`: see `listen_no_more`.
         """
         loop = asyncio.get_running_loop()
         self.app.draining = True
-        for client in self._server.clients:
-            client.last = True
-        await (self._acceptor.leave(GRACE_S) if relieved else self._acceptor.finish(GRACE_S))
+        await self.listen_no_more(relieved)
         began = now = loop.time()
         deadline = began + timeout_s
         while True:

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..operations.siblings import METRICS, PATIENCE_S
+from ..operations.siblings import METRICS, OWN, PATIENCE_S
 from ..telemetry.tally import Numbers, Tally
 
 # Unread by a worker; it is asked nothing more until it has read, so what waits for it stays bounded.
@@ -43,11 +43,18 @@ class Hub:
         self._members: set[Member] = set()
         self._open: dict[int, _Question] = {}
         self._asked = 0
+        self._elder: Member | None = None
+        self._before: Numbers = {}
 
     @property
     def due(self) -> float:
         """When `expire` has something to do."""
         return min((each.until for each in self._open.values()), default=float("inf"))
+
+    def follow(self, elder: Member) -> None:
+        """A release that this one took over from: it is asked for its numbers, which outlive it."""
+        self._elder = elder
+        self._members.add(elder)
 
     def join(self, member: Member) -> None:
         """`member` answers questions from now on."""
@@ -66,24 +73,30 @@ class Hub:
 
     def report(self, member: Member, numbers: Numbers) -> None:
         """`member` has counted this much."""
-        self._tally.hear(member, numbers)
+        if member is self._elder:
+            self._before = numbers
+        else:
+            self._tally.hear(member, numbers)
 
     def ask(self, member: Member, its_number: int, kind: str, argument: Any, now: float) -> None:
         """`member` asks all others; it gets ("answers", `its_number`, list)."""
-        if kind == METRICS:
+        asked = kind
+        if kind in (METRICS, OWN):
             self._tally.hear(member, argument)
-            argument = None
+            asked, argument = METRICS, None
         self._asked += 1
         others = {each for each in self._members if each is not member and each.waiting < BACKLOG_BYTES}
+        if kind != METRICS and self._elder is not None:
+            others.discard(self._elder)
         self._open[self._asked] = _Question(member, its_number, kind, now + PATIENCE_S, others, answered={member})
         for each in others:
-            each.send("question", self._asked, kind, argument)
+            each.send("question", self._asked, asked, argument)
         self._finish_if_over(self._asked)
 
     def answer(self, member: Member, number: int, kind: str, answers: list[Any]) -> None:
         """`member` answers question `number`, perhaps too late; an empty list: it cannot."""
         if kind == METRICS and answers:
-            self._tally.hear(member, answers[0])
+            self.report(member, answers[0])
         question = self._open.get(number)
         if question is not None and member in question.missing:
             question.missing.discard(member)
@@ -91,6 +104,10 @@ class Hub:
             if answers:
                 question.answered.add(member)
             self._finish_if_over(number)
+
+    def known(self) -> list[Numbers]:
+        """What was heard last of everybody, and of the release before."""
+        return [*self._tally.everything(()), self._before]
 
     def expire(self, now: float) -> None:
         """Give up on whoever has not answered in time."""
@@ -104,5 +121,9 @@ class Hub:
         if question.missing:
             return
         del self._open[number]
-        answers = question.answers if question.kind != METRICS else self._tally.everything(question.answered)
+        answers = question.answers
+        if question.kind in (METRICS, OWN):
+            answers = self._tally.everything(question.answered)
+        if question.kind == METRICS and self._before:
+            answers.append(self._before)
         question.asker.send("answers", question.its_number, answers)

@@ -3,6 +3,7 @@
 Decides the framing and that the supervisor never waits for a worker that does not read. A message is a tuple whose
 first member is its kind; both ends are forks of one process, so pickle carries it. From the supervisor: ("drain",),
 ("abort",), ("report",), ("reload", Config), ("keys", News, pickled), ("read", place), ("give_back", place), ("leave",),
+("hand_over", names of the sockets that the new release leaves alone),
 ("question", number, kind, argument), ("answers", number, list), ("slot", name, replica or None, Refused or None). From
 a worker: ("ready",), ("leaving",), ("beat",), ("numbers", snapshot), ("ask", number, kind, argument), ("answer",
 number, kind, list of one or none), ("slot", name, key, replicas, weight, most), ("slot_back", name).
@@ -14,7 +15,7 @@ import errno
 import os
 import pickle
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 HEADER_BYTES = 4
@@ -47,6 +48,9 @@ def received_sockets(passing: socket.socket) -> list[socket.socket]:
 class Line:
     """The supervisor's end of the socket to one worker, which it owns. Never blocks, never raises for a lost worker."""
 
+    encoded = staticmethod(encoded)
+    decoded: Callable[[bytes], Message] = staticmethod(pickle.loads)
+
     def __init__(self, sock: socket.socket, passing: socket.socket | None = None) -> None:
         """`passing`, of datagrams, is for sockets."""
         sock.setblocking(False)
@@ -69,7 +73,7 @@ class Line:
 
     def send(self, *message: Any) -> None:
         """Send as much of a message as the kernel takes, and keep the rest."""
-        self._unsent += encoded(message)
+        self._unsent += self.encoded(message)
         self.flush()
 
     def flush(self) -> None:
@@ -109,7 +113,7 @@ class Line:
             end = at + HEADER_BYTES + int.from_bytes(received[at : at + HEADER_BYTES], "big")
             if len(received) < end:
                 break
-            messages.append(pickle.loads(received[at + HEADER_BYTES : end]))
+            messages.append(self.decoded(bytes(received[at + HEADER_BYTES : end])))
             at = end
         del received[:at]
         return messages

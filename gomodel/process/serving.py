@@ -17,6 +17,7 @@ from ..host.allocator import keep_freed
 from ..host.listeners import Listener
 from ..telemetry.logs import configure_logging, count
 from ..upstream.root_certificates import provide
+from .acceptor import Relieved, nobody
 from .gateway import Gateway
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class Serving:
         provide(config)
         self.gateway = Gateway(config)
         self._draining = asyncio.Event()
-        self._relieved = False
+        self._limited = asyncio.Event()
+        self._relieved: Relieved = nobody
         self._aborted = asyncio.Event()
         self._batching: Batching | None = None
         if batching and config.batches.on:
@@ -59,17 +61,37 @@ class Serving:
         """Whether the end has begun."""
         return self._draining.is_set()
 
-    def drain(self, *, relieved: bool = False) -> None:
-        """Take nothing new, let what runs end, then stop; a second call changes nothing.
+    @property
+    def limited(self) -> bool:
+        """Whether the end has begun, and what runs has a limit of time."""
+        return self._limited.is_set()
 
-        `relieved`: others read the queues of this process's listeners.
+    async def until_limited(self) -> None:
+        """Return when it is."""
+        await self._limited.wait()
+
+    def hand_over(self, relieved: Relieved) -> None:
+        """Take no new client, since another release does; what runs may take as long as it likes, until `drain`.
+
+        `relieved`: the listeners whose queues it reads.
         """
         if not self.draining:
             self._relieved = relieved
+            self._draining.set()
+
+    def drain(self, relieved: Relieved = nobody) -> None:
+        """Take nothing new, let what runs end within GOMODEL_DRAIN_TIMEOUT, then stop; a second call changes nothing.
+
+        `relieved`: the listeners whose queues others read.
+        """
+        if not self.draining:
+            self._relieved = relieved
+        self._limited.set()
         self._draining.set()
 
     def abort(self) -> None:
         """Stop now."""
+        self._limited.set()
         self._draining.set()
         self._aborted.set()
 
@@ -118,6 +140,9 @@ class Serving:
             await gateway.close()
 
     async def _end(self, gateway: Gateway) -> None:
+        if not self.limited and await _unless(self._limited, self._drain(None)):
+            _logger.info("Drained: every request ended by itself")
+            return
         limit_s = gateway.config.drain_s
         if running := len(gateway.telemetry.running.records):
             are, them = ("is", "it") if running == 1 else ("are", "them")
@@ -128,32 +153,46 @@ class Serving:
             )
         else:
             _logger.info("Draining: no request is running")
-        drain = asyncio.create_task(self._drain(limit_s))
-        aborted = asyncio.create_task(self._aborted.wait())
-        await asyncio.wait({drain, aborted}, return_when=asyncio.FIRST_COMPLETED)
-        aborted.cancel()
-        drain.cancel()
-        await asyncio.wait({drain, aborted})
-        if not drain.cancelled():
-            drain.result()
+        drained = await _unless(self._aborted, self._drain(limit_s))
         if left := len(gateway.telemetry.running.records):
-            self.cut_short = drain.cancelled()
+            self.cut_short = not drained
             why = "on order" if self.cut_short else "at the drain limit"
             _logger.warning("Aborted %s %s", count(left, "request"), why)
         else:
             _logger.info("Drained: every request ended by itself")
 
-    async def _drain(self, limit_s: float) -> None:
-        """Let what runs end for `limit_s`."""
-        drains: set[asyncio.Task[Any]] = {asyncio.create_task(self.gateway.drain(limit_s, relieved=self._relieved))}
+    async def _drain(self, limit_s: float | None) -> None:
+        """Let what runs end for `limit_s`; None: while another release takes what is new."""
+        ends: Coroutine[Any, Any, object]
+        ends = self._end_in_peace() if limit_s is None else self.gateway.drain(limit_s, relieved=self._relieved)
+        drains: set[asyncio.Task[Any]] = {asyncio.create_task(ends)}
         if self._batching is not None:
-            drains.add(asyncio.create_task(self._batching.drain()))
+            drains.add(asyncio.create_task(self._batching.drain(handing_over=limit_s is None)))
         try:
             await asyncio.wait(drains, timeout=limit_s)
         finally:
             for each in drains:
                 each.cancel()
             await asyncio.wait(drains)
+
+    async def _end_in_peace(self) -> None:
+        gateway = self.gateway
+        await gateway.listen_no_more(self._relieved)
+        running = count(len(gateway.telemetry.running.records), "request")
+        _logger.info("Handed over: no new client is taken here; running to the end: %s", running)
+        await gateway.all_gone()
+
+
+async def _unless(order: asyncio.Event, what: Coroutine[Any, Any, None]) -> bool:
+    """Do `what`, unless and until `order` is given; whether it was done."""
+    doing, ordered = asyncio.create_task(what), asyncio.create_task(order.wait())
+    await asyncio.wait({doing, ordered}, return_when=asyncio.FIRST_COMPLETED)
+    doing.cancel()
+    ordered.cancel()
+    await asyncio.wait({doing, ordered})
+    if not doing.cancelled():
+        doing.result()
+    return not doing.cancelled()
 
 
 class _LoopErrors:

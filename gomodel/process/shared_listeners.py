@@ -8,6 +8,7 @@ import socket
 
 from ..config.settings import Config
 from ..host.listeners import Listener, beside, bind, listen
+from ..host.taken_over import TakenOver
 
 
 class SharedListeners:
@@ -19,20 +20,27 @@ class SharedListeners:
 
     @property
     def all(self) -> list[Listener]:
-        """One of each address."""
+        """One of each address, or more."""
         return [*self._shared, *self._own[0]]
 
-    def bind(self, inherited: list[Listener], config: Config) -> None:
-        """Take `inherited`, or bind what the configuration says, and listen. Raises ListenError."""
-        found = inherited or bind(config, reuse_port=True)
+    def bind(self, inherited: list[Listener], config: Config, held: TakenOver) -> None:
+        """Take `inherited`, or what the configuration says, from `held` or anew, and listen. Raises ListenError."""
+        found = inherited or bind(config, reuse_port=True, held=held)
         divided = [each for each in found if each.port is not None and not inherited]
         self._shared = [each for each in found if each not in divided]
-        self._own = [divided]
-        while len(self._own) < config.workers:
-            self._own.append([])  # closed with the others, also where one of them cannot be bound
-            self._own[-1].extend(map(beside, divided))
+        self._own = [[] for _ in range(config.workers)]
+        for address in dict.fromkeys(each.bound for each in divided):
+            twins = [each for each in divided if each.bound == address]  # of another number of workers
+            for index in range(max(config.workers, len(twins))):
+                own = self._own[index % config.workers]  # closed with the others, also where one cannot be bound
+                own.append(twins[index] if index < len(twins) else beside(twins[0]))
         # From here on the kernel takes clients: they wait for the workers, however long those take to start.
-        listen([*self._shared, *(each for own in self._own for each in own)])
+        listen(self.everything)
+
+    @property
+    def everything(self) -> list[Listener]:
+        """All of them."""
+        return [*self._shared, *(each for own in self._own for each in own)]
 
     def own(self, place: int) -> list[socket.socket]:
         """The sockets that the worker of this place alone reads, for another to read as well."""
@@ -50,5 +58,5 @@ class SharedListeners:
 
     def close(self) -> None:
         """Close them all; what workers still hold goes on to listen."""
-        for each in [*self._shared, *(each for own in self._own for each in own)]:
+        for each in self.everything:
             each.close()

@@ -18,13 +18,16 @@ from ..host import private_sockets
 from ..host.listeners import Listener, ListenError, adopt, bind
 from ..host.signals import Signals, StopSignals
 from ..host.systemd import Notifier, inherited_sockets
+from ..host.taken_over import TakenOver
 from ..host.tls import tls_context
 from ..telemetry.logs import configure_logging
 from ..upstream.root_certificates import provide
-from . import data_directory, start_log
+from . import data_directory, handover, start_log
+from .handover import Taken
 from .keys_watch import LOOK_S, KeysWatch
 from .reload import Load, Rereading
 from .serving import MARGIN_S, Serving, run_loop
+from .succession import Succession
 
 _logger = logging.getLogger("gomodel")
 
@@ -54,35 +57,53 @@ def start(config: Config, load: Load, signals: Signals, company: Company = _NOBO
     arrived: deque[int] = deque()
     signals.collect(arrived.append)
     configure_logging(config.log_level, config.log_format)
+    taken = handover.taken(os.environ)
+    if taken is not None:
+        taken.check(config)
     _raise_descriptor_limit()
     tls_context(config)
     provide(config)  # before there are workers, who then share them
     if config.batches.data_dir is not None:
         data_directory.prepare(config.batches.data_dir)
     with private_sockets.directory(wanted=config.batches.on):
-        return _serve(config, load, signals, company, arrived)
+        return _serve(config, load, signals, company, arrived, taken)
 
 
-def _serve(config: Config, load: Load, signals: Signals, company: Company, arrived: deque[int]) -> int:
-    notifier = Notifier(os.environ)
+def _serve(
+    config: Config, load: Load, signals: Signals, company: Company, arrived: deque[int], taken: Taken | None
+) -> int:
+    notifier = Notifier(os.environ, follows=taken is not None)
+    held = TakenOver() if taken is None else taken.held
     try:
-        inherited = adopt(inherited_sockets(os.environ), config)
+        sockets = held.everything() if taken is not None and taken.activated else inherited_sockets(os.environ)
+        activated = adopt(sockets, config)
         if config.workers > 1:
             from .supervisor import Supervisor  # noqa: PLC0415 - a single process needs none of it
 
-            return Supervisor(config, load, signals, notifier).run(inherited, arrived)
-        listeners = inherited or bind(config)
+            return Supervisor(config, load, signals, notifier, taken).run(activated, arrived)
+        listeners = activated or bind(config, held=held)
     except ListenError as error:
         _logger.error("%s", error)
         return 1
-    return run_loop(_Alone(config, load, notifier).run(listeners, signals, arrived, company))
+    alone = _Alone(config, load, notifier, taken, activated=bool(activated), upgradable=company is _NOBODY)
+    return run_loop(alone.run(listeners, signals, arrived, company))
 
 
 class _Alone:
     """The single process: its own signals tell it what to do."""
 
-    def __init__(self, config: Config, load: Load, notifier: Notifier) -> None:
+    def __init__(
+        self,
+        config: Config,
+        load: Load,
+        notifier: Notifier,
+        taken: Taken | None,
+        *,
+        activated: bool,
+        upgradable: bool,
+    ) -> None:
         self._serving = Serving(config)
+        self._succession = Succession(self._serving, notifier, taken, activated=activated, upgradable=upgradable)
         self._rereading = Rereading(load, self._read_again)
         self._watch = KeysWatch(self._keys_read)
         self._looking: asyncio.TimerHandle | None = None
@@ -101,6 +122,7 @@ class _Alone:
         def ready() -> None:
             start_log.started(self._serving.gateway.config, listeners)
             self._notifier.ready()
+            self._succession.ready(listeners)
             self._show_life(loop)
             self._look()
             company.ready(listeners)
@@ -111,6 +133,7 @@ class _Alone:
 
         async with company.running():
             await self._serving.run(listeners, ready)
+            await self._succession.end()
         signals.detach()
         return 128 + self._last_signal if self._serving.cut_short else 0
 
@@ -121,16 +144,18 @@ class _Alone:
         elif number == signal.SIGUSR1:
             serving.report()
         elif number == signal.SIGUSR2:
-            start_log.no_hand_over()
+            self._succession.begin()
         elif not self._stops.counts(number):
             _logger.debug("%s, delivered twice", name)
-        elif not serving.draining:
+        elif not serving.limited:
             _logger.info("%s: ending", name)
             self._notifier.stopping(serving.gateway.config.drain_s + MARGIN_S)
+            self._succession.cancel("drain")
             serving.drain()
         else:
             _logger.warning("%s, a second signal: ending now", name)
             self._last_signal = number
+            self._succession.cancel("abort")
             serving.abort()
 
     def _reload(self) -> None:

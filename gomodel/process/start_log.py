@@ -25,9 +25,8 @@ def started(config: Config, listeners: list[Listener]) -> None:
     """Say what is served, where and within which limits."""
     processes = "1 process" if config.workers == 1 else f"{config.workers} workers"
     _logger.info("gomodel %s started: %s, %s", VERSION, _software(), processes)
-    for listener in listeners:
-        prefix = config.base_path if listener.port is not None else ""
-        _logger.info("Listening on %s%s", listener.address, prefix)
+    for address, path in dict.fromkeys((each.address, each.port is None) for each in listeners):
+        _logger.info("Listening on %s%s", address, "" if path else config.base_path)
     settings(config)
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         _logger.warning("aiohttp's C parser is missing: requests cost several times the CPU; install a binary wheel")
@@ -67,11 +66,6 @@ def settings(config: Config) -> None:
         "open files": str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
     }
     _logger.info("Limits: %s", ", ".join(f"{name} {value}" for name, value in shown.items()))
-
-
-def no_hand_over() -> None:
-    """Say that SIGUSR2, which servers of other makes take for it, brings no new release."""
-    _logger.warning("SIGUSR2 changes nothing: a new release cannot take over while this one serves; restart instead")
 
 
 def _duration(seconds: float) -> str:

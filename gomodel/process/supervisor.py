@@ -1,7 +1,8 @@
 """The supervisor of several worker processes.
 
-Decides what the signals of the whole gateway mean (contract sections 1 and 7) and acts on what `restarts` decides of
-workers that die or hang; what they say to each other is the `switchboard`'s, what they listen on `shared_listeners`'.
+Decides what the signals of the whole gateway mean (contract sections 7 and 12) and acts on what `restarts` decides of
+workers that die or hang; what they say to each other is the `switchboard`'s, what they listen on `shared_listeners`',
+what changes the configuration `changes`', and what there is before and after this release `generations`'.
 The parent runs no event loop, serves nothing and waits for nobody. It forks before any loop exists, so that the workers
 share the memory of everything that was imported. Orders reach a worker through a socket, not as signals: systemd and
 terminals signal every process of a group at once, and an order must not count twice.
@@ -10,11 +11,9 @@ terminals signal every process of a group at once, and an order must not count t
 import gc
 import logging
 import os
-import pickle
 import selectors
 import signal
 from collections.abc import Iterable
-from dataclasses import replace
 from time import monotonic
 
 from ..access import host_usage
@@ -23,14 +22,17 @@ from ..config.settings import Config
 from ..host.listeners import Listener
 from ..host.signals import Signals, StopSignals
 from ..host.systemd import Notifier
-from ..telemetry.logs import configure_logging, count, name_worker
+from ..host.taken_over import TakenOver
+from ..telemetry.logs import count, name_worker
 from ..upstream import host_counts
 from . import start_log
+from .changes import KEYS_READ, READ_AGAIN, Changes
 from .ending import Ending
-from .keys_watch import LOOK_S, KeysWatch
+from .generations import Generations, Peer
+from .handover import Taken
 from .lending import Lending
 from .orders import Line, Message
-from .reload import Load, Rereading
+from .reload import Load
 from .restarts import Limits, Place, Restarts
 from .serving import MARGIN_S, run_loop
 from .shared_listeners import SharedListeners
@@ -41,9 +43,6 @@ from .workers import Ends, Worker, Workers
 _logger = logging.getLogger("gomodel")
 
 LIMITS = Limits()
-# No signal's number: what the threads that read the configuration and the keys write to the same pipe.
-_READ_AGAIN = 0
-_KEYS_READ = 255
 # For workers that were told to abort, before they are killed.
 ABORT_S = 3.0
 _NEVER = float("inf")
@@ -52,11 +51,10 @@ _NEVER = float("inf")
 class Supervisor:
     """The parent process. `run` once."""
 
-    def __init__(self, config: Config, load: Load, signals: Signals, notifier: Notifier) -> None:
-        self._config = config
-        self._rereading = Rereading(load, self._read_again)
-        self._watch = KeysWatch(self._keys_read)
-        self._look_at = _NEVER if config.keys is None else monotonic() + LOOK_S
+    def __init__(
+        self, config: Config, load: Load, signals: Signals, notifier: Notifier, taken: Taken | None = None
+    ) -> None:
+        """`taken`: what the release that this one takes over from hands over."""
         self._signals = signals
         self._notifier = notifier
         self._restarts = Restarts(config.workers, LIMITS)
@@ -70,11 +68,13 @@ class Supervisor:
         self._lending = Lending(self._lend)
         self._selector = selectors.DefaultSelector()
         self._workers = Workers(signals, self._selector)
+        self._changes = Changes(config, load, notifier, self._wake, self._workers.order)
+        self._held = TakenOver() if taken is None else taken.held
+        self._activated = False
+        self._generations = Generations(self._selector, taken, self._switchboard)
         self._wake_in, self._wake_out = os.pipe()
         self._ending = Ending()
         self._feed_at = _NEVER
-        self._watch_at = _NEVER  # GOMODEL_WATCH: whether a file has changed
-        self._watch_files(config)
         self._stops = StopSignals()
 
     def run(self, inherited: list[Listener], arrived: Iterable[int]) -> int:
@@ -82,17 +82,21 @@ class Supervisor:
 
         `arrived`: signals from before. Raises ListenError.
         """
+        self._activated = bool(inherited)
         os.set_blocking(self._wake_out, False)
         self._selector.register(self._wake_in, selectors.EVENT_READ)
         self._signals.write_to(self._wake_out)
         os.write(self._wake_out, bytes(arrived))
         try:
-            self._listeners.bind(inherited, self._config)
+            self._listeners.bind(inherited, self._changes.config, self._held)
             gc.freeze()  # what was imported is shared as long as no collector writes to it
             gc.enable()
             self._restarts.begin(monotonic())
-            while self._workers.running or not self._ending.begun:
+            while self._workers.running or not self._ending.begun or self._generations.followed:
+                if self._ending.overdue and not self._workers.running:
+                    break  # the release before this one was told as well
                 self._turn()
+            self._generations.successor.finish("numbers", self._switchboard.numbers())
         finally:
             self._signals.detach()
             self._listeners.close()
@@ -102,10 +106,10 @@ class Supervisor:
     def _turn(self) -> None:
         """Act on what is due, then on what happens until something else is."""
         now = monotonic()
-        if now >= self._look_at and self._config.keys is not None:
-            self._look_at = now + LOOK_S
-            self._watch.look(self._config.keys, self._config.master_keys)
-        if not self._rereading.busy:  # whose locks would be taken for ever in a child that is forked in its middle
+        self._changes.look(now)
+        successor = self._generations.successor
+        successor.expire(now)
+        if not self._changes.busy:  # whose locks would be taken for ever in a child that is forked in its middle
             for place in self._restarts.to_start(now):
                 self._start(place)
         for place in self._restarts.hung(now):
@@ -116,44 +120,48 @@ class Supervisor:
             self._workers.kill(self._workers.running, "does not end")
         if now >= self._feed_at:
             self._feed()
-        if now >= self._watch_at:
-            self._watch_files(self._config)
-            self._rereading.look(self._config)
         self._workers.watch()
-        due = min(self._switchboard.due, self._ending.kill_at, self._feed_at, self._look_at, self._watch_at)
-        if not self._rereading.busy:
+        self._generations.watch()
+        due = min(self._switchboard.due, self._ending.kill_at, self._feed_at, self._changes.due, successor.due)
+        if not self._changes.busy:
             due = min(due, self._restarts.due)
         for key, events in self._selector.select(max(0.0, due - monotonic()) if due < _NEVER else None):
             if key.fd == self._wake_in:
                 for number in os.read(self._wake_in, 1024):
                     self._on_signal(number)
+            elif isinstance(key.data, Peer):
+                self._generations.heard(key.data, writable=bool(events & selectors.EVENT_WRITE))
             elif key.data.line is not None:  # otherwise it was lost a moment ago
                 if events & selectors.EVENT_WRITE:
                     key.data.line.flush()
                 self._listen_to(key.data)
 
     def _on_signal(self, number: int) -> None:
-        if number == _READ_AGAIN:
-            self._take_up()
-            return
-        if number == _KEYS_READ:
-            self._take_keys()
+        if number in (READ_AGAIN, KEYS_READ):
+            if not self._ending.begun and self._changes.happened(number):
+                self._switchboard.limit(self._changes.config.queue_limit)
             return
         name = signal.Signals(number).name
         if number == signal.SIGCHLD:
-            for worker, status in self._workers.reaped():
-                self._lost(worker, status)
+            for pid, worker, status in self._workers.reaped():
+                if worker is not None:
+                    self._lost(worker, os.waitstatus_to_exitcode(status))
+                elif self._generations.failed(pid, status):
+                    self._notifier.reloaded()
         elif number == signal.SIGHUP:
-            self._reload()
+            if self._ending.begun:
+                _logger.warning("SIGHUP comes too late: the gateway is ending")
+            else:
+                self._changes.reload()
         elif number == signal.SIGUSR1:
             self._workers.order("report")
         elif number == signal.SIGUSR2:
-            start_log.no_hand_over()
+            self._upgrade()
         elif not self._stops.counts(number):
             _logger.debug("%s, delivered twice", name)
-        elif not self._ending.begun:
+        elif not self._ending.limited:
             _logger.info("%s: ending, %s", name, count(len(self._restarts.places), "worker"))
-            self._end("drain", self._config.drain_s + MARGIN_S)
+            self._end("drain", self._changes.config.drain_s + MARGIN_S)
         else:
             _logger.warning("%s, a second signal: ending now", name)
             self._end("abort", ABORT_S, insisted=number)
@@ -161,53 +169,53 @@ class Supervisor:
     def _end(self, order: str, limit_s: float, *, failed: bool = False, insisted: int = 0) -> None:
         self._ending.begin(monotonic(), limit_s, failed=failed, insisted=insisted)
         self._notifier.stopping(limit_s)
-        self._restarts.stop()
-        self._watch_at = _NEVER
-        self._listeners.close()
+        self._stop()
+        self._generations.successor.cancel()
+        self._generations.order(order)
         self._workers.order(order)
 
-    def _reload(self) -> None:
-        if self._ending.begun:
-            _logger.warning("SIGHUP comes too late: the gateway is ending")
+    def _stop(self) -> None:
+        """Take nothing new."""
+        self._restarts.stop()
+        self._changes.stop()
+        self._listeners.close()
+
+    def _upgrade(self) -> None:
+        """SIGUSR2: start the installed release anew, beside this one; contract section 12."""
+        if not self._generations.successor.may_start(ending=self._ending.begun):
             return
         self._notifier.reloading()
-        self._rereading.begin(self._config)
-
-    def _watch_files(self, config: Config) -> None:
-        self._watch_at = monotonic() + config.watch_s if config.watch_s else _NEVER
-
-    def _read_again(self) -> None:
-        """In another thread: there is a result."""
-        if not self._ending.begun:
-            os.write(self._wake_out, bytes((_READ_AGAIN,)))
-
-    def _keys_read(self) -> None:
-        """In another thread: there may be news of the keys file."""
-        if not self._ending.begun:
-            os.write(self._wake_out, bytes((_KEYS_READ,)))
-
-    def _take_keys(self) -> None:
-        keys = self._config.keys
-        news = self._watch.news(keys) if keys is not None else None
-        if news is None or self._ending.begun:
-            return
-        if news.keys is not None:
-            self._config = replace(self._config, keys=news.keys)
-        self._workers.order("keys", pickle.dumps(news))
-
-    def _take_up(self) -> None:
-        if self._ending.begun:
-            return
-        config = self._rereading.result(self._config)
-        if config is not None:
-            self._config = config
-            self._switchboard.limit(config.queue_limit)
-            self._watch_files(config)
-            configure_logging(config.log_level, config.log_format)
-            self._workers.order("reload", config)
-            self._look_at = _NEVER if config.keys is None else monotonic() + LOOK_S
-        if not self._rereading.busy:
+        if not self._generations.begin(
+            self._listeners.everything, self._changes.config, self._hear_successor, activated=self._activated
+        ):
             self._notifier.reloaded()
+
+    def _hear_successor(self, message: Message) -> None:
+        match message:
+            case ("ready", left) if not self._ending.begun:
+                self._hand_over([self._listeners.everything[index] for index in left])
+            case ("drain",) if self._ending.begun and not self._ending.limited:
+                self._end("drain", self._changes.config.drain_s + MARGIN_S)
+            case ("abort",) if self._ending.begun:
+                self._end("abort", ABORT_S, insisted=signal.SIGTERM)
+
+    def _hand_over(self, left: list[Listener]) -> None:
+        """The new release takes clients on all listeners but those that it has `left`."""
+        successor = self._generations.successor
+        successor.take_over()
+        self._notifier.handed_over(successor.pid)
+        successor.send("go", self._switchboard.numbers())
+        self._ending.hand_over()
+        self._workers.order("hand_over", [each.sock.getsockname() for each in left])
+        for each in self._listeners.everything:
+            if each not in left:
+                each.file = None  # the other one's to remove
+        self._stop()
+
+    def _wake(self, what: int) -> None:
+        """In another thread: something was read."""
+        if not self._ending.begun:
+            os.write(self._wake_out, bytes((what,)))
 
     def _start(self, place: Place) -> None:
         if self._ending.begun:  # given up on, over another place
@@ -224,17 +232,20 @@ class Supervisor:
         """The forked child: give up what is the parent's, and serve."""
         self._release()
         listeners = self._listeners.of_worker(place.index - 1)
+        for held in self._held.left:  # by the release before alone
+            held.sock.close()
         name_worker(f"{place.index}-{os.getpid()}")
         for counts in self._counts:
             counts.take(place.index - 1)
         batching = place.index == 1
-        return run_loop(serve(self._config, listeners, ends, self._signals, LIMITS.beat_s, batching=batching))
+        return run_loop(serve(self._changes.config, listeners, ends, self._signals, LIMITS.beat_s, batching=batching))
 
     def _release(self) -> None:
         self._selector.close()
         os.close(self._wake_in)
         os.close(self._wake_out)
         self._workers.release()
+        self._generations.release()
 
     def _listen_to(self, worker: Worker) -> None:
         line = worker.line
@@ -250,8 +261,9 @@ class Supervisor:
             case ("ready",):
                 # One that was about to be ready when the end began changes nothing any more.
                 if self._restarts.ready(worker.place) and not self._ending.begun:
-                    start_log.started(self._config, self._listeners.all)
+                    start_log.started(self._changes.config, self._listeners.all)
                     self._notifier.ready()
+                    self._generations.ready(self._notifier.in_charge)
                     self._feed()
                 self._settle()
             case ("leaving",):

@@ -3,11 +3,13 @@
 Decides which of these a message is about, and what is over with a worker that is gone. Waits for nobody.
 """
 
+from time import monotonic
+
 from ..balancing import rotation
 from ..operations.metrics import lasting
-from ..operations.siblings import PLACES, ROTATION
-from ..telemetry.tally import Tally
-from .hub import Hub
+from ..operations.siblings import METRICS, PLACES, ROTATION
+from ..telemetry.tally import Numbers, Tally
+from .hub import Hub, Member
 from .orders import Line, Message
 from .slot_desk import SlotDesk
 from .workers import Worker
@@ -44,6 +46,30 @@ class Switchboard:
     def depart(self, worker: Worker) -> None:
         """A worker is gone, and its connections are closed."""
         self._desk.depart(worker)
+
+    def follow(self, elder: Member) -> None:
+        """A release that this one took over from counts as well."""
+        self._hub.follow(elder)
+
+    def heard(self, elder: Member, numbers: Numbers) -> None:
+        """What that release has counted, before anybody asks."""
+        self._hub.report(elder, numbers)
+
+    def answered(self, elder: Member, number: int, numbers: Numbers) -> None:
+        """It answers a question of the hub's."""
+        self._hub.answer(elder, number, METRICS, [numbers])
+
+    def departed(self, elder: Member) -> None:
+        """It is gone; what it has counted stays."""
+        self._hub.leave(elder)
+
+    def ask(self, asker: Member, number: int) -> None:
+        """A release that takes over asks what was counted here."""
+        self._hub.ask(asker, number, METRICS, {}, monotonic())
+
+    def numbers(self) -> Numbers:
+        """What is known of what was counted here, and before."""
+        return lasting(self._hub.known())
 
     def take(self, worker: Worker, line: Line, message: Message, now: float) -> None:
         """Act on what a worker says to the others."""

@@ -15,6 +15,7 @@ from ..host.listeners import Listener
 from ..host.signals import STOPPING, Signals
 from ..operations import siblings
 from ..upstream.root_certificates import missing, provide
+from .acceptor import everybody
 from .ending import CUT_SHORT
 from .orders import HEADER_BYTES, Message, encoded, received_sockets
 from .serving import Serving
@@ -135,7 +136,9 @@ def _follow(message: Message, serving: Serving) -> None:
         case ("drain",):
             serving.drain()
         case ("leave",):
-            serving.drain(relieved=True)
+            serving.drain(everybody)
+        case ("hand_over", left):
+            serving.hand_over(lambda listener: listener.sock.getsockname() not in left)
         case ("abort",):
             serving.abort()
         case ("report",):

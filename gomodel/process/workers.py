@@ -106,8 +106,11 @@ class Workers:
             worker.line.close()
             worker.line = None
 
-    def reaped(self) -> Iterator[tuple[Worker, int]]:
-        """Every worker that is gone, and its exit status, negative for a signal; it is none of `running` any more."""
+    def reaped(self) -> Iterator[tuple[int, Worker | None, int]]:
+        """Every child that is gone, its worker, which is none of `running` any more, and its status as of waitpid.
+
+        None is no worker: a release that was being started, or an orphan that PID 1 inherits.
+        """
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -115,10 +118,10 @@ class Workers:
                 return
             if pid == 0:
                 return
-            for worker in self.running[:]:
-                if worker.pid == pid:  # otherwise an orphan that PID 1 inherits
-                    self.running.remove(worker)
-                    yield worker, os.waitstatus_to_exitcode(status)
+            worker = next((each for each in self.running if each.pid == pid), None)
+            if worker is not None:
+                self.running.remove(worker)
+            yield pid, worker, status
 
     def kill(self, workers: Iterable[Worker], why: str) -> None:
         """Kill each of `workers`, once."""

@@ -25,6 +25,7 @@ class Vllm:
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, Any]] = []
         self.answer: Callable[[bytes], Awaitable[web.StreamResponse]] | None = None
+        self.events, self.event_s = 0, 0.0  # of an answer that is a stream
         self.url = ""
 
     async def models(self, request: web.Request) -> web.Response:
@@ -35,10 +36,20 @@ class Vllm:
         self.asked.append((body, request.headers))
         if self.answer is not None:
             return await self.answer(body)
+        if self.events and json.loads(body).get("stream"):
+            return await self._stream(request)
         text = json.dumps(
             {"id": "x", "echo": json.loads(body)["n"], "usage": {"prompt_tokens": 2, "completion_tokens": 1}}
         )
         return web.Response(body=text.replace(", ", ",\n ").encode(), content_type="application/json")
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for number in range(self.events):
+            await response.write(b"data: %d\n\n" % number)
+            await asyncio.sleep(self.event_s)
+        return response
 
 
 @asynccontextmanager

@@ -22,6 +22,9 @@ from .leaks import Inventory
 ROOT = Path(__file__).resolve().parents[2]
 # A start takes 0.3 s on a quiet machine; this is for one that runs many things at once.
 LIMIT_S = 60.0
+_SERVES = re.compile(r"Process (\d+) serves; what runs here")
+_HANDED = "Handed over: no new client is taken here"
+_WORKERS = re.compile(r"started: .* (\d+) (?:process|workers)")
 _LISTENING = re.compile(r"Listening on https?://\S+?:(\d+)")
 
 # What `make coverage` sets, so that it sees what runs there.
@@ -42,6 +45,7 @@ class Process:
         self.lines: list[str] = []
         self.output = ""
         self.port = 0  # once it listens
+        self._successors: list[int] = []
         self._changed = asyncio.Event()
         self._readers = [asyncio.create_task(self._read_errors()), asyncio.create_task(self._read_output())]
 
@@ -111,17 +115,37 @@ class Process:
     async def says(self, part: str, times: int = 1) -> str:
         """Waits for the `times`-th line on standard error that holds `part`, and returns it."""
 
-        def lines() -> list[str]:
-            return [line for line in self.lines if part in line]
+        found: list[str] = []
+        seen = 0
 
-        await self.until(f"line with {part!r}", lambda: len(lines()) >= times)
-        return lines()[times - 1]
+        def enough() -> bool:
+            nonlocal seen
+            found.extend(line for line in self.lines[seen:] if part in line)
+            seen = len(self.lines)
+            return len(found) >= times
+
+        await self.until(f"line with {part!r}", enough)
+        return found[times - 1]
 
     async def listening(self) -> int:
         """Waits until requests are taken; the TCP port, 0 when there is none."""
         await self.says("Limits: ")
         self.port = next((int(match[1]) for line in self.lines if (match := _LISTENING.search(line))), 0)
         return self.port
+
+    async def upgrade(self) -> int:
+        """SIGUSR2; the process that has taken over, which `pid` is from then on. The end is that of all of them."""
+        serving = [line for line in self.lines if _SERVES.search(line)]
+        handed = sum(_HANDED in line for line in self.lines)
+        workers = [match for line in self.lines if (match := _WORKERS.search(line))]
+        self.signal(signal.SIGUSR2)
+        line = await self.says(" serves; what runs here", len(serving) + 1)
+        found = _SERVES.search(line)
+        assert found is not None
+        self._successors.append(int(found[1]))
+        self.pid = self._successors[-1]
+        await self.says(_HANDED, handed + int(workers[-1][1]))
+        return self.pid
 
     def signal(self, *numbers: int) -> None:
         for number in numbers:
@@ -137,6 +161,12 @@ class Process:
             raise AssertionError(f"still running after {LIMIT_S} s:\n{self.text}") from None
         return status
 
+    async def gone(self, pid: int) -> None:
+        """Waits for the end of one of several processes, which may be nobody's child."""
+        async with asyncio.timeout(LIMIT_S):
+            while _lives(pid):
+                await pause()
+
     async def stop(self) -> int:
         """SIGTERM, and the exit status."""
         with contextlib.suppress(ProcessLookupError):
@@ -145,7 +175,7 @@ class Process:
 
     async def kill(self) -> None:
         """The end of it and of its children, whatever it is doing."""
-        for pid in [*children(self.pid), self.pid]:
+        for pid in [each for one in (self._process.pid, *self._successors) for each in (*children(one), one)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await self._process.wait()
@@ -157,6 +187,13 @@ class Process:
 async def pause() -> None:
     """Between two looks at what another process does without saying so: it needs the processor to come to it."""
     await asyncio.sleep(0.01)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def children(pid: int) -> list[int]:

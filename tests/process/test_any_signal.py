@@ -42,8 +42,8 @@ IGNORED = sorted(
 async def test_no_other_signal_ends_or_stops_it(run: Run, connect: Any, upstream: ScriptedUpstream, code: str) -> None:
     process = await run(env_for(vllm=upstream), code=code)
     client = await streaming(connect, process, upstream)
-    process.signal(*IGNORED, signal.SIGUSR2)
-    await process.says("SIGUSR2 changes nothing: a new release cannot take over while this one serves; restart instead")
+    process.signal(*IGNORED, signal.SIGUSR1)
+    await process.says("Running: 1 request")
     upstream.release()
     assert (await client.read_rest()).complete
     assert await process.stop() == 0
@@ -55,10 +55,13 @@ async def test_no_other_signal_ends_or_stops_workers_or_their_supervisor(
     process = await run({**env_for(vllm=upstream), "GOMODEL_WORKERS": "2"})
     client = await streaming(connect, process, upstream)
     workers = children(process.pid)
-    for number in [*IGNORED, signal.SIGUSR2]:
+    for number in IGNORED:
         for pid in [process.pid, *workers]:
             os.kill(pid, number)
-    await process.says("SIGUSR2 changes nothing")
+    for pid in workers:
+        os.kill(pid, signal.SIGUSR2)
+    process.signal(signal.SIGUSR1)
+    await process.says("Running: 1 request")
     upstream.release()
     assert (await client.read_rest()).complete
     assert children(process.pid) == workers

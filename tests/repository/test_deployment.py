@@ -385,7 +385,8 @@ def test_constraints_pin_every_dependency_to_a_version_that_setup_cfg_allows() -
 def test_the_unit_tells_systemd_what_the_gateway_tells_it() -> None:
     service = unit("gomodel.service")["Service"]
     assert service["Type"] == ["notify"]
-    assert service["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert service["NotifyAccess"] == ["main"]
+    assert service["ExecReload"] == ["/bin/kill -USR2 $MAINPID"]
     # sysexits' EX_USAGE is what a wrong configuration ends with.
     assert service["RestartPreventExitStatus"] == ["64"]
     # systemd keeps /etc/<name> for the unit and the gateway reads its .env there.

@@ -7,7 +7,7 @@ import pytest
 
 from gomodel.errors import Overloaded
 from gomodel.operations import siblings
-from gomodel.operations.siblings import METRICS, Siblings
+from gomodel.operations.siblings import METRICS, OWN, Siblings
 
 from ...harness.leaks import Records
 from ...harness.scripted import let_peers_run
@@ -97,3 +97,15 @@ async def test_the_last_words_are_the_numbers(joined: tuple[Siblings, Supervisor
     worker.leave()
     worker.asked(5, METRICS, None)
     assert supervisor.heard == [("numbers", {"requests": 7})]
+
+
+async def test_a_release_before_counts_for_whoever_scrapes_and_not_for_what_is_kept() -> None:
+    alone = Siblings()
+
+    async def before() -> list[Any]:
+        return [{"old": 1}]
+
+    alone.follow(before)
+    assert await alone.ask(METRICS, {"own": 1}) == [{"own": 1}, {"old": 1}]
+    assert await alone.ask(OWN, {"own": 1}) == [{"own": 1}]
+    assert await alone.ask("requests") == []

@@ -75,3 +75,14 @@ def test_a_failure_of_a_worker_stays_one_when_the_rest_is_cut_short_on_order():
     assert ending.lost(CUT_SHORT)
     ending.begin(2.0, 3.0)
     assert ending.status == 128 + TERM
+
+
+def test_what_is_handed_over_has_no_limit_until_it_is_ended():
+    ending = Ending()
+    ending.hand_over()
+    assert (ending.begun, ending.limited, ending.kill_at) == (True, False, float("inf"))
+    assert ending.lost(0)
+    ending.begin(100.0, 30.0)
+    assert (ending.limited, ending.overdue) == (True, False)
+    assert ending.kills(130.0)
+    assert ending.overdue

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gomodel.operations.siblings import METRICS, PATIENCE_S
+from gomodel.operations.siblings import METRICS, OWN, PATIENCE_S
 from gomodel.process import hub
 from gomodel.process.hub import Hub
 from gomodel.telemetry.tally import Tally
@@ -192,3 +192,39 @@ class TestMetrics:
         hub.answer(two, 1, "requests", [{"c": 7000, "g": 7}])
         hub.expire(PATIENCE_S)
         assert counter(self.scrape(three, [2])) == 301
+
+
+def test_what_a_release_before_has_counted_counts_as_well_but_not_as_ones_own() -> None:
+    hub, elder, one, two = Hub(Tally(summed)), Member(), Member(), Member()
+    hub.follow(elder)
+    hub.join(one)
+    hub.join(two)
+    hub.report(elder, {"c": 100})
+    hub.ask(one, 1, METRICS, {"c": 3}, 0.0)
+    assert elder.sent == two.sent == [("question", 1, METRICS, None)]
+    hub.answer(two, 1, METRICS, [{"c": 4}])
+    hub.answer(elder, 1, METRICS, [{"c": 101}])
+    assert counter(one.sent[-1][2]) == 108
+    hub.ask(one, 2, OWN, {"c": 3}, 0.0)
+    assert two.sent[-1] == ("question", 2, METRICS, None)
+    assert len(elder.sent) == 1
+    hub.answer(two, 2, METRICS, [{"c": 4}])
+    assert counter(one.sent[-1][2]) == 7
+    hub.report(elder, {"c": 102})
+    hub.leave(elder)
+    hub.ask(one, 3, METRICS, {"c": 3}, 0.0)
+    hub.answer(two, 3, METRICS, [{"c": 5}])
+    assert counter(one.sent[-1][2]) == 110
+    assert counter(hub.known()) == 110
+    hub.ask(one, 4, "requests", None, 0.0)
+    assert len(elder.sent) == 1
+
+
+def test_a_release_before_that_is_silent_costs_no_more_than_what_it_said_last() -> None:
+    hub, elder, one = Hub(Tally(summed)), Member(), Member()
+    hub.follow(elder)
+    hub.join(one)
+    hub.report(elder, {"c": 100})
+    hub.ask(one, 1, METRICS, {"c": 3}, 0.0)
+    hub.expire(hub.due)
+    assert counter(one.sent[-1][2]) == 103

@@ -1,0 +1,331 @@
+"""SIGUSR2: the installed release takes over from the running one, and no client notices."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..harness.processes import RUN, WITHOUT_UVLOOP, Process, Run, children
+from ..harness.scripted import RawClient, ScriptedUpstream, env_for, request
+from ..harness.tls import PEM
+from ..harness.verdicts import OK
+from .test_daemon import Manager, activated
+from .test_workers import HEALTH, METRICS, streaming
+
+KEPT = request("GET", "/health")
+USAGE = request("GET", "/admin/usage", [("Connection", "close")])
+WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
+# What a release does instead of serving, where it is one that takes over.
+INSTEAD = "import os, time\nif '_GOMODEL_HANDOVER' in os.environ: {}\n"
+SOON = "import gomodel.process.successor as s; s.LIMIT_S = 0.3\n"
+
+
+class Gateway:
+    """A gateway on a port, a TLS port or a unix socket, and its clients."""
+
+    def __init__(self, process: Process, connect: Any, way: str, path: Path) -> None:
+        self.process = process
+        self._connect = connect
+        self._options: dict[str, Any] = {"path": str(path)} if way == "unix" else {"tls": way == "tls"}
+
+    async def client(self) -> RawClient:
+        """A new connection."""
+        client: RawClient = await self._connect(None if "path" in self._options else self.process, **self._options)
+        return client
+
+    async def stream(self, upstream: ScriptedUpstream) -> RawClient:
+        """A client in the middle of a stream."""
+        return await streaming(lambda _: self.client(), self.process, upstream)
+
+    async def ask(self, message: bytes = HEALTH) -> Any:
+        """An answer over a connection of its own."""
+        client = await self.client()
+        await client.send(message)
+        answer = await client.read_response(message.split(b" ")[0].decode())
+        client.wire.close()
+        return answer
+
+    async def counted(self) -> int:
+        """How many requests for /health a scrape knows of."""
+        scrape = (await self.ask(METRICS)).body.decode()
+        found = re.findall(r'^gomodel_requests_total\{[^}]*route="/health"[^}]*\} (\S+)$', scrape, re.MULTILINE)
+        return int(sum(map(float, found)))
+
+
+async def asked(client: RawClient, message: bytes = KEPT) -> tuple[int, str | None]:
+    """The status of one more request over this connection, and what is said of the connection then."""
+    await client.send(message)
+    answer = await client.read_response(message.split(b" ")[0].decode())
+    return answer.status, answer.get("Connection")
+
+
+async def started(
+    run: Run,
+    connect: Any,
+    upstream: ScriptedUpstream,
+    tmp_path: Path,
+    *,
+    way: str = "port",
+    workers: str = "1",
+    code: str | None = None,
+    **environ: str,
+) -> Gateway:
+    path = tmp_path / "g.sock"
+    ways = {"tls": {"TLS_CERT_FILE": PEM, "TLS_KEY_FILE": PEM}, "unix": {"PORT": "", "GOMODEL_UNIX_SOCKET": str(path)}}
+    process = await run(
+        {**env_for(vllm=upstream), "GOMODEL_WORKERS": workers, **ways.get(way, {}), **environ}, code=code
+    )
+    await process.listening()
+    return Gateway(process, connect, way, path)
+
+
+@pytest.mark.parametrize(
+    ("way", "workers"),
+    [("port", "1"), ("port", "2"), ("tls", "2"), ("unix", "1"), ("unix", "2"), ("port on asyncio's loop", "1")],
+)
+async def test_streams_end_kept_connections_are_answered_once_more_and_counters_go_on(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path, way: str, workers: str
+) -> None:
+    way, _, asyncios = way.partition(" on ")
+    code = WITHOUT_UVLOOP + RUN if asyncios else None
+    gateway = await started(run, connect, upstream, tmp_path, way=way, workers=workers, code=code)
+    process, former = gateway.process, gateway.process.pid
+    since = (await gateway.ask(USAGE)).json()["since"]
+    kept = [await gateway.client() for _ in range(4)]
+    assert [await asked(each) for each in kept] == [(200, None)] * 4
+    stream = await gateway.stream(upstream)
+    await process.upgrade()
+    assert (await gateway.ask()).status == 200
+    assert await gateway.counted() == 5
+    assert [await asked(each) for each in kept] == [(200, "close")] * 4
+    upstream.release()
+    assert (await stream.read_rest()).complete
+    assert await asked(stream) == (200, "close")
+    await process.says("Drained: every request ended by itself", int(workers))
+    await process.gone(former)
+    assert await gateway.counted() == 10
+    assert (await gateway.ask(USAGE)).json()["since"] == since
+    assert (await gateway.ask()).status == 200
+    assert (tmp_path / "g.sock").exists() == (way == "unix")
+    assert await process.stop() == 0
+    assert not (tmp_path / "g.sock").exists()
+
+
+@WORKERS
+async def test_clients_that_wait_to_be_accepted_are_served(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path, workers: str
+) -> None:
+    gateway = await started(run, connect, upstream, tmp_path, workers=workers)
+    process = gateway.process
+    serving = children(process.pid) if workers != "1" else []
+    for pid in serving:
+        os.kill(pid, signal.SIGSTOP)
+    clients = [await gateway.client() for _ in range(24)]
+    for each in clients:
+        await each.send(KEPT)
+    upgrading = asyncio.create_task(process.upgrade())
+    assert [(await each.read_response()).status for each in clients] == [200] * 24
+    for pid in serving:
+        os.kill(pid, signal.SIGCONT)
+    await upgrading
+    assert await process.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("instead", "why", "workers"),
+    [
+        ("os._exit(3)", "ended with status 3 before it served; what it said of it is above", "1"),
+        ("os.kill(os.getpid(), 9)", "ended with SIGKILL before it served", "2"),
+        ("time.sleep(3600)", "did not serve within 0.3 s and was killed", "1"),
+        ("time.sleep(3600)", "did not serve within 0.3 s and was killed", "2"),
+    ],
+)
+async def test_a_release_that_does_not_come_about_changes_nothing_but_a_line_in_the_log(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path, workers: str, instead: str, why: str
+) -> None:
+    code = INSTEAD.format(instead) + SOON + RUN
+    gateway = await started(run, connect, upstream, tmp_path, workers=workers, code=code)
+    process = gateway.process
+    kept = await gateway.client()
+    assert await asked(kept) == (200, None)
+    for times in (1, 2):
+        process.signal(signal.SIGUSR2)
+        said = await process.says(f"The new release {why}", times)
+        assert '"level": "error"' in said
+        assert await asked(kept) == (200, None)
+    assert await gateway.counted() == 3
+    assert await process.stop() == 0
+
+
+async def test_a_configuration_that_cannot_be_used_keeps_the_release_that_serves(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    env = tmp_path / ".env"
+    env.write_text("GOMODEL_MASTER_KEY=k\n")
+    gateway = await started(run, connect, upstream, tmp_path)
+    process = gateway.process
+    for problem, wrong in [("HTTP_TIMEOUT", "HTTP_TIMEOUT=x\n"), ("GOMODEL_MASTER_KEY was set and is gone", "")]:
+        env.write_text(wrong)
+        process.signal(signal.SIGUSR2)
+        await process.says(problem)
+        await process.says("The new release ended with status 64 before it served", 1 + (not wrong))
+    assert (await gateway.ask(request("GET", "/v1/models"))).status == 401
+    env.write_text("GOMODEL_MASTER_KEY=another\n")
+    await process.upgrade()
+    keyed = request("GET", "/admin/instances", [("x-api-key", "another")])
+    assert (await gateway.ask(keyed)).status == 200
+    assert await process.stop() == 0
+
+
+@WORKERS
+async def test_a_second_signal_while_a_release_starts_is_ignored_and_sigterm_ends_both(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path, workers: str
+) -> None:
+    code = INSTEAD.format("time.sleep(3600)") + RUN
+    process = (await started(run, connect, upstream, tmp_path, workers=workers, code=code)).process
+    process.signal(signal.SIGUSR2)
+    await process.says("of the installed release is starting")
+    process.signal(signal.SIGUSR2)
+    await process.says("SIGUSR2 changes nothing: a new release is being started already")
+    assert await process.stop() == 0
+    assert process.text.count("is starting") == 1
+
+
+@WORKERS
+async def test_streams_outlive_several_upgrades_and_so_do_the_counts_of_all_of_them(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path, workers: str
+) -> None:
+    gateway = await started(run, connect, upstream, tmp_path, workers=workers)
+    process, former = gateway.process, [gateway.process.pid]
+    streams = []
+    for times in range(3):
+        streams.append(await gateway.stream(upstream))
+        assert (await gateway.ask()).status == 200
+        assert await gateway.counted() == times + 1
+        if times < 2:
+            former.append(await process.upgrade())
+    os.kill(former[0], signal.SIGHUP)
+    await process.says("SIGHUP comes too late")
+    os.kill(former[0], signal.SIGUSR2)
+    await process.says("SIGUSR2 comes too late")
+    upstream.release()
+    assert [(await each.read_rest()).complete for each in streams] == [True] * 3
+    for each in streams:
+        each.wire.close()
+    for pid in former[:2]:
+        await process.gone(pid)
+    assert await gateway.counted() == 3
+    assert await process.stop() == 0
+
+
+@WORKERS
+@pytest.mark.parametrize("who", ["the old one", "the new one"])
+async def test_sigterm_sets_the_limit_of_time_that_an_upgrade_does_not_have(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path, workers: str, who: str
+) -> None:
+    gateway = await started(run, connect, upstream, tmp_path, workers=workers, GOMODEL_DRAIN_TIMEOUT="0")
+    process, former = gateway.process, gateway.process.pid
+    old = await gateway.stream(upstream)
+    await process.upgrade()
+    new = await gateway.stream(upstream)
+    if who == "the old one":
+        os.kill(former, signal.SIGTERM)
+        assert not (await old.read_rest()).complete
+        upstream.release()
+        assert (await new.read_rest()).complete
+        new.wire.close()
+        await process.gone(former)
+        assert await process.stop() == 0
+    else:
+        assert await process.stop() == 0
+        assert not (await old.read_rest()).complete
+        assert not (await new.read_rest()).complete
+
+
+async def test_the_number_of_workers_and_the_addresses_may_change(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    env = tmp_path / ".env"
+    process = await run({**env_for(vllm=upstream), "GOMODEL_MASTER_KEY": "k"})
+    port = await process.listening()
+    gateway = Gateway(process, connect, "port", tmp_path)
+    for workers, pids in (("3", 3), ("2", 2)):
+        env.write_text(f"GOMODEL_WORKERS={workers}\n")
+        await process.upgrade()
+        assert [(await gateway.ask()).status for _ in range(24)] == [200] * 24
+        assert len(children(process.pid)) == pids
+    path = tmp_path / "g.sock"
+    env.write_text(f"GOMODEL_UNIX_SOCKET={path}\n")
+    await process.upgrade()
+    assert await asked(await connect(path=str(path))) == (200, None)
+    assert (await gateway.ask()).status == 200
+    assert process.text.count(f"Listening on http://127.0.0.1:{port}") == 4
+    assert await process.stop() == 0
+
+
+async def test_clients_that_wait_at_an_address_that_is_given_up_are_served_and_later_ones_are_refused(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    env, before, after = tmp_path / ".env", tmp_path / "before.sock", tmp_path / "after.sock"
+    env.write_text(f"GOMODEL_UNIX_SOCKET={before}\n")
+    process = await run({**env_for(vllm=upstream), "GOMODEL_WORKERS": "2"})
+    await process.listening()
+    stopped = children(process.pid)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    clients: list[RawClient] = [await connect(path=str(before)) for _ in range(24)]
+    for each in clients:
+        await each.send(HEALTH)
+    env.write_text(f"GOMODEL_UNIX_SOCKET={after}\n")
+    upgrading = asyncio.create_task(process.upgrade())
+    await process.says("serves; what runs here")
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    await upgrading
+    assert [(await each.read_response()).status for each in clients] == [200] * 24
+    assert await asked(await connect(path=str(after))) == (200, None)
+    with pytest.raises(FileNotFoundError):
+        await connect(path=str(before))
+    assert await process.stop() == 0
+
+
+@WORKERS
+async def test_systemd_follows_the_new_process_and_its_sockets_are_handed_on(
+    run: Run, upstream: ScriptedUpstream, tmp_path: Path, workers: str
+) -> None:
+    manager = Manager(tmp_path / "notify")
+    environ = {**env_for(vllm=upstream), "GOMODEL_WORKERS": workers, "GOMODEL_DRAIN_TIMEOUT": "30s"}
+    path = str(tmp_path / "activated.sock")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+        sock.listen()
+        process = await activated(run, sock, {**environ, "NOTIFY_SOCKET": manager.path})
+        assert await manager.told() == "READY=1"
+        await process.listening()
+        pid = await process.upgrade()
+        assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+", await manager.told())
+        assert [await manager.told() for _ in range(2)] == [f"MAINPID={pid}\nREADY=1"] * 2
+        client = await RawClient.connect(path=path)
+        assert await asked(client) == (200, None)
+        client.wire.close()
+        assert await process.stop() == 0
+    assert await manager.told() == "STOPPING=1\nEXTEND_TIMEOUT_USEC=35000000"
+    manager.close()
+
+
+async def test_what_is_out_of_rotation_stays_out(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    upstream.repeat(OK)
+    gateway = await started(run, connect, upstream, tmp_path, workers="2")
+    drain = request("POST", "/admin/instances/vllm/drain", body=b"")
+    assert (await gateway.ask(drain)).status == 200
+    await gateway.process.upgrade()
+    chat = request("POST", "/v1/chat/completions", body=b'{"model": "m"}')
+    assert (await gateway.ask(chat)).status == 503
+    assert await gateway.process.stop() == 0
