@@ -24,7 +24,7 @@ from .model_entries import Entry, ModelList
 from .model_lists import ModelLists
 
 # After the start, when most servers have said which models they have.
-FIRST_S = 10.0
+FIRST_S = 30.0
 LOOK_S = 5.0
 AGAIN_S = 3600.0
 # One that could not be asked.

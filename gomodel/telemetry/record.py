@@ -168,7 +168,13 @@ class Record:
         self.phase = phase
         self.since = now
         self.owner = owner
-        self.wait_for(_WAITS_FOR[phase], now)
+        # As `wait_for`, without a call.
+        if self.waits_for is GATEWAY:
+            self.gateway_s += now - self.waits_since
+        elif self.waits_for is CLIENT:
+            self.client_s += now - self.waits_since
+        self.waits_for = _WAITS_FOR[phase]
+        self.waits_since = now
 
     def wait_for(self, whom: str, now: float) -> None:
         """From now on it waits for GATEWAY, ENGINE or CLIENT."""
