@@ -81,7 +81,9 @@ class Spans:
     def add(self, record: Record, now: float) -> None:
         """The span of a request that has ended."""
         end = time_ns()
-        operation, model = _OPERATIONS.get(record.route, ""), shown(record.model)
+        operation = _OPERATIONS.get(record.route, "")
+        # One lone surrogate, as JSON's escapes can name, would cost all spans of a batch.
+        model = shown(record.model).encode("utf-8", "replace").decode()
         span = self._tracer.start_span(
             f"{operation} {model}".rstrip() if operation else f"{record.method} {record.route}",
             self._parent.extract({"traceparent": record.trace} if record.trace else {}, Context()),

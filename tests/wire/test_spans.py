@@ -10,7 +10,8 @@ from gomodel.telemetry import spans
 
 from ..harness.collector import attributes
 from ..harness.scripted import SSE_HEAD, Fin, WaitFor, chunked, json_response, request, response
-from ..harness.verdicts import OK, ask, counted, post, turned
+from ..harness.verdicts import CHAT, OK, ask, counted, post, turned
+from ..unit.telemetry.records import ended
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
@@ -67,6 +68,14 @@ async def test_the_callers_context_passes_untouched(gateway, upstream, connect, 
     await exported(handle)
     assert upstream.requests[0].get("traceparent") == SAMPLED
     assert upstream.requests[0].get("tracestate") == "a=b"
+
+
+async def test_no_models_name_costs_the_spans_of_others(gateway, upstream, collector):
+    handle = await gateway({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}, vllm=upstream)
+    for name in ("\ud800", "m", "x" * 100_000):
+        handle.gateway.telemetry.spans.add(ended(model=name, route=CHAT), 101.0)
+    assert await exported(handle, 0) == {"made": 3, "exported": 3, "failed": 0}
+    assert [span.name for span in collector.spans] == ["chat ?", "chat m", "chat " + "x" * 200 + "..."]
 
 
 BROKEN = (SSE_HEAD + chunked(b"data: 1\n\n"), Fin())
