@@ -30,7 +30,7 @@ from .blocks import Block, blocks, downloads
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 900.0
-START_LIMIT_S = 60.0
+START_LIMIT_S = 180.0
 _KEY, _MODEL = "demo", "demo/llama-sim"
 
 
@@ -86,8 +86,10 @@ class Page:
         _copy_tree(self._here)
         environment = place / "python"
         venv.create(environment)
-        (environment / "bin" / "pip").write_text('#!/bin/sh\nexec "$(dirname "$0")/python" -m pip "$@"\n')
-        (environment / "bin" / "pip").chmod(0o755)
+        for program in ("pip", "gomodel"):
+            script = environment / "bin" / program
+            script.write_text(f'#!/bin/sh\nexec "$(dirname "$0")/python" -m {program} "$@"\n')
+            script.chmod(0o755)
         # What the gateway and the tests need is there already; an installation finds it and is quick.
         [site] = environment.glob("lib/python3*/site-packages")
         [ours] = (ROOT / ".venv").glob("lib/python3*/site-packages")
