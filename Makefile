@@ -128,11 +128,11 @@ chaos: $(VENV)/.installed  ## random clients against random instances; SEED=7 RE
 
 # Rules without I/O: the tests reach every line and every branch of these. Of all the rest FLOOR per cent.
 PURE := $(wildcard gomodel/http1/*.py gomodel/routes/*.py gomodel/selector/*.py) gomodel/dialects.py \
-	$(addprefix gomodel/access/,caller.py fair_queue.py limits.py) \
-	$(addprefix gomodel/balancing/,aliases.py equivalence.py keys_in_flight.py near_models.py rendezvous.py) \
-	$(addprefix gomodel/batches/,ids.py lines.py parameters.py politeness.py usage.py) \
+	$(addprefix gomodel/access/,caller.py fair_queue.py host_lease.py limits.py rights.py) \
+	$(addprefix gomodel/balancing/,aliases.py equivalence.py keys_in_flight.py near_models.py rendezvous.py rotation.py) \
+	$(addprefix gomodel/batches/,byte_ranges.py ids.py lines.py parameters.py politeness.py usage.py) \
 	$(addprefix gomodel/config/,addresses.py dotenv_file.py header_fields.py in_force.py keys_file.py load.py reader.py registry.py typos.py values.py variable.py) \
-	$(addprefix gomodel/process/,ending.py hub.py lending.py orders.py restarts.py slot_desk.py) $(addprefix gomodel/relay/,attempts.py refusals.py) \
+	$(addprefix gomodel/process/,ending.py hub.py lending.py orders.py restarts.py slot_desk.py) $(addprefix gomodel/relay/,attempts.py pace.py refusals.py) \
 	$(addprefix gomodel/telemetry/,counters.py failures.py histogram.py history.py spending.py tally.py usage.py usage_table.py waste.py) \
 	$(addprefix gomodel/upstream/,breaker.py connect_failure.py connection_loss.py demotion.py health.py model_list.py)
 FLOOR := 97

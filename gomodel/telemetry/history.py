@@ -139,12 +139,11 @@ def quantile(counts: Counts, what: str, share: float) -> float | None:
     if not total:
         return None
     wanted = share * total
-    for at, below in enumerate(accumulate(buckets)):
-        if below >= wanted and buckets[at]:
-            low = SECONDS[at - 1] if at else 0.0
-            high = SECONDS[min(at, len(SECONDS) - 1)]
-            return round(low + (high - low) * (1 - (below - wanted) / buckets[at]), 4)
-    raise AssertionError  # the last of them is all of them
+    # The last of them is all of them, so there is one.
+    at, below = next((at, below) for at, below in enumerate(accumulate(buckets)) if below >= wanted and buckets[at])
+    low = SECONDS[at - 1] if at else 0.0
+    high = SECONDS[min(at, len(SECONDS) - 1)]
+    return round(low + (high - low) * (1 - (below - wanted) / buckets[at]), 4)
 
 
 class Totals:
