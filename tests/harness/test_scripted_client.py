@@ -185,7 +185,8 @@ async def test_a_half_closed_client_still_gets_its_answer(upstream, connect):
 
 
 async def test_a_wait_that_is_not_met_fails_and_says_for_what(upstream, connect):
-    client = await connect(upstream, safety_s=0.01)
+    client = await connect(upstream)
+    client._safety_s = 0.01
     with pytest.raises(HarnessTimeout, match="a response head"):
         await client.read_response()
     with pytest.raises(HarnessTimeout, match="the end of client connection"):

@@ -45,7 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probes that a test about their deadline can wait for."""
-    monkeypatch.setattr(probes_module, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(probes_module, "TIMEOUT_S", 0.3)
 
 
 async def states(connect: Any, handle: Any) -> tuple[int, dict[str, Any]]:

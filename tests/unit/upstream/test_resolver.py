@@ -15,7 +15,7 @@ from gomodel.upstream.resolver import LookUps, Resolver
 
 from ...conftest import LOOP
 from ...harness.processes import RUN, WITHOUT_UVLOOP
-from ...harness.scripted import request
+from ...harness.scripted import SAFETY_S, request
 from ...harness.verdicts import OK, ask, counted, own_error, post, turned
 
 HOST = "gpu-1.test"
@@ -36,10 +36,16 @@ UNREACHABLE = {
 
 @pytest.fixture
 def stale(monkeypatch):
-    """Answers are good for no time, and nobody waits for a fresh one longer than a moment."""
+    """Answers are good for no time."""
     monkeypatch.setattr(module, "TTL_S", 0.0)
     monkeypatch.setattr(module, "RETRY_S", 0.0)
-    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(module, "PATIENCE_S", SAFETY_S)
+
+
+@pytest.fixture
+def impatient(stale, monkeypatch):
+    """`impatient()`: from now on nobody waits for a fresh one longer than a moment, as nobody gets one."""
+    return lambda: monkeypatch.setattr(module, "PATIENCE_S", 0.05)
 
 
 async def numbers(resolver: Resolver) -> list[str]:
@@ -123,10 +129,13 @@ async def test_the_last_addresses_stay_while_the_name_server_cannot_be_asked(nam
     assert HOST in caplog.text
 
 
-async def test_the_last_addresses_stay_while_the_name_server_is_silent_and_are_waited_for_once(names, stale, caplog):
+async def test_the_last_addresses_stay_while_the_name_server_is_silent_and_are_waited_for_once(
+    names, impatient, caplog
+):
     names.answer(HOST, "192.0.2.1")
     resolver = Resolver()
     await numbers(resolver)
+    impatient()
     names.silence(HOST)
     assert await numbers(resolver) == ["192.0.2.1"]  # after PATIENCE_S
     for _ in range(1000):
@@ -173,7 +182,7 @@ async def test_a_look_up_without_descriptors_is_no_failure_of_the_name(names, mo
 
 
 async def test_names_that_nobody_answers_hold_up_no_other_instance(gateway, upstream, connect, names, monkeypatch):
-    monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", 0.1)
+    monkeypatch.setattr("gomodel.balancing.model_lists.PATIENCE_S", 0.4)
     names.silence(*FAR)
     upstream.repeat(OK)
     instances = {f"vllm_far_{number}": f"http://{host}/v1" for number, host in enumerate(FAR)}
@@ -193,7 +202,7 @@ async def test_names_that_nobody_answers_hold_up_no_other_instance(gateway, upst
 
 
 async def test_an_instance_is_served_at_its_last_address_while_its_name_server_is_gone(
-    gateway, upstream, connect, names, stale
+    gateway, upstream, connect, names, impatient
 ):
     names.answer(HOST, "127.0.0.1")
     upstream.repeat(OK)
@@ -201,6 +210,7 @@ async def test_an_instance_is_served_at_its_last_address_while_its_name_server_i
     client = await connect(handle)
     ask_once = request("POST", "/p/vllm/version", body=b"x")
     assert (await ask(client, ask_once)).status == 200
+    impatient()
     for trouble in (names.silence, names.fail):
         trouble(HOST)
         for _ in range(3):
