@@ -127,7 +127,7 @@ class Rereading:
 
 def read_again(load: Load, current: Config, files: Files | None = None) -> Config:
     """The new configuration, once its files are whole. Raises ConfigError when `current` is to stay."""
-    config = _settled(load, current, files or Files())
+    config = settled(load, current, files or Files())
     if vanished := _vanished(config, current):
         raise ConfigError(vanished)
     if current.certificate is not None:
@@ -136,8 +136,8 @@ def read_again(load: Load, current: Config, files: Files | None = None) -> Confi
     return config
 
 
-def _settled(load: Load, current: Config, files: Files) -> Config:
-    """The configuration when so many readings in a row agree as it takes to believe it. Raises ConfigError.
+def settled(load: Load, current: Config, files: Files) -> Config:
+    """What replaces `current`, when so many readings in a row agree as it takes to believe it. Raises ConfigError.
 
     Editors and copies truncate a file before they write it, and may take their time in between.
     """

@@ -13,6 +13,7 @@ import signal
 from collections import deque
 from contextlib import AbstractAsyncContextManager
 
+from ..config.files import Files
 from ..config.settings import Config
 from ..host import private_sockets
 from ..host.listeners import Listener, ListenError, adopt, bind
@@ -25,7 +26,7 @@ from ..upstream.root_certificates import provide
 from . import data_directory, handover, start_log
 from .handover import Taken
 from .keys_watch import LOOK_S, KeysWatch
-from .reload import Load, Rereading
+from .reload import Load, Rereading, settled
 from .serving import MARGIN_S, Serving, run_loop
 from .succession import Succession
 
@@ -58,7 +59,8 @@ def start(config: Config, load: Load, signals: Signals, company: Company = _NOBO
     signals.collect(arrived.append)
     configure_logging(config.log_level, config.log_format)
     taken = handover.taken(os.environ)
-    if taken is not None:
+    if taken is not None:  # files may be in the middle of a change, as at a reload
+        config = settled(load, config, Files())
         taken.check(config)
     _raise_descriptor_limit()
     tls_context(config)

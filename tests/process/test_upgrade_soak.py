@@ -20,8 +20,8 @@ REQUESTS = int(os.environ.get("GOMODEL_SOAK", "200"))
 LONG = REQUESTS > 1000
 UPGRADES = 10 if LONG else 1
 KEPT, FRESH = 8, 4  # clients that keep their connection, and that open one for each request
-STREAMS, EVENTS, EVENT_S = (10, 240, 0.5) if LONG else (2, 40, 0.05)
-LINES = 3000 if LONG else 60
+STREAMS, EVENTS, EVENT_S = (10, 240, 0.5) if LONG else (2, 20, 0.05)
+LINES = 3000 if LONG else 20
 WAYS = [("port", "1"), ("port", "2"), ("unix", "1"), ("unix", "2")] if LONG else [("unix", "2")]
 BODY = {"model": f"vllm/{MODEL}", "n": 1}
 
