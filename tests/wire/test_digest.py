@@ -1,13 +1,17 @@
 """What came in is what went out, both ways: a byte that gomodel itself changed, lost or doubled is found."""
 
 import asyncio
+from dataclasses import replace
 from zlib import crc32
 
 import pytest
 
 from gomodel.downstream.body import RequestBody
 from gomodel.http1.writers import Chunked
+from gomodel.relay import inference
+from gomodel.relay.exchange import Exchange
 from gomodel.relay.relay import Relay
+from gomodel.selector import json_search
 
 from ..harness.forms import form
 from ..harness.forms import post as form_post
@@ -147,7 +151,6 @@ IN_CHUNKS = [
     chunked(WHOLE[20:]) + LAST_CHUNK,
 ]
 IN_REQUESTS = {
-    "what is held": ([REQUESTS["whole"]], RequestBody, "release", lambda held: ([*map(flipped, held[0])], held[1])),
     "an upload": (UPLOAD, RequestBody, "take", lambda pieces: [*map(flipped, pieces)]),
     "an upload in chunks": (IN_CHUNKS, RequestBody, "take", lambda pieces: [*map(flipped, pieces)]),
     "a piece of one": (UPLOAD, RequestBody, "take", lambda pieces: pieces[1:]),
@@ -173,13 +176,56 @@ async def test_a_fault_in_a_request_is_found(gateway, upstream, connect, monkeyp
     handle.expect_error(f"The request body of request {line['request_id']} is not the one that came in")
 
 
+async def test_a_fault_in_what_came_with_its_head_is_found(gateway, upstream, connect, monkeypatch):
+    upstream.repeat(OK)
+    handle = await gateway(SUMMED, vllm=upstream)
+    client = await connect(handle)
+    await ask(client)  # from the next one on there is a connection to send it over at once
+    original = Exchange.begin
+
+    def begin(exchange, channel, head, outgoing):
+        outgoing.parts = [*map(flipped, outgoing.parts)]
+        original(exchange, channel, head, outgoing)
+
+    monkeypatch.setattr(Exchange, "begin", begin)
+    await ask(client, REQUESTS["whole"])
+    await counted(handle, 2)
+    assert mismatches(handle) == {"request": 1, "response": 0}
+    handle.expect_error("The request body of request")
+
+
 async def test_a_cut_in_the_wrong_place_is_found(gateway, upstream, connect, monkeypatch):
-    upstream.on_request(OK)
+    upstream.on_request(ReadHead(), ReadBody(), OK)
     handle = await gateway(SUMMED, vllm=upstream)
     original = RequestBody.cut
     monkeypatch.setattr(RequestBody, "cut", lambda body, at, size: original(body, at + 1, size))
-    await ask(await connect(handle))
+    client = await connect(handle)
+    for piece in UPLOAD:
+        await client.send(piece)
+        await let_peers_run()
+    await client.read_response()
     await counted(handle, 1)
+    assert mismatches(handle) == {"request": 1, "response": 0}
+    handle.expect_error("The request body of request")
+
+
+async def test_a_model_that_is_found_in_the_wrong_place_is_found(gateway, upstream, connect, monkeypatch):
+    upstream.repeat(OK)
+    handle = await gateway(SUMMED, vllm=upstream)
+    client = await connect(handle)
+    await ask(client)  # as above
+
+    def shifted(original):
+        def look(*arguments):
+            found = original(*arguments)
+            return found and replace(found, start=found.start + 1, end=found.end + 1)
+
+        return look
+
+    monkeypatch.setattr(inference, "_usual", shifted(inference._usual))
+    monkeypatch.setattr(json_search, "usual", shifted(json_search.usual))
+    await ask(client, REQUESTS["whole"])
+    await counted(handle, 2)
     assert mismatches(handle) == {"request": 1, "response": 0}
     handle.expect_error("The request body of request")
 
