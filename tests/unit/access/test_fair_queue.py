@@ -148,6 +148,16 @@ def test_of_two_that_would_have_as_much_neither_takes_the_others_place() -> None
     assert came(line, "second", weight=1.01).refused is None
 
 
+def test_who_has_many_places_for_a_great_weight_has_no_more_than_its_share() -> None:
+    line = FairQueue(5)
+    came(line, "heavy", weight=4)
+    for key in ("heavy", "heavy", "heavy", "heavy", "light"):
+        came(line, key, weight=4 if key == "heavy" else 1)
+    assert came(line, "light").refused is Refused.SHARE
+    assert came(line, "feather", weight=0.5).refused is Refused.SHARE
+    assert came(line, "new", weight=1.1).refused is None
+
+
 def test_the_last_that_came_gives_up_its_place_wherever_it_might_go() -> None:
     both = (("a", 1), ("b", 1))
     for last, before in ((ONE, both), (both, ONE)):
@@ -201,12 +211,11 @@ def test_a_lower_limit_takes_nothing_away_and_gives_nothing_out() -> None:
 def test_the_order_is_that_in_which_they_go() -> None:
     line = FairQueue(100)
     running = came(line, "x")
-    for key in "aabacbbcca":
+    for key in "aabacbbcca" * 3:
         came(line, key, weight={"a": 2.0}.get(key, 1.0))
-    for _ in range(4):
-        (going,) = line.leave(running)
-        running = going
-    for key in "dcd":
+    for _ in range(16):
+        (running,) = line.leave(running)
+    for key in "ddcdd":
         came(line, key)
     order = list(line.order())
     assert order == list(served(line, running))

@@ -33,7 +33,7 @@ CALLERS = Callers(
     ),
     [Secret("master")],
 )
-CHECK = known_caller(CALLERS)
+
 CHAT, ADMIN, METRICS = "/v1/chat/completions", "/admin/requests", "/metrics"
 PASSED, SLEEP, FILE = "/p/vllm/v1/completions", "/p/vllm/sleep?level=1", "/p/vllm/v1/files/sleep"
 
@@ -46,7 +46,7 @@ def outcome(target: str, *fields: tuple[bytes, bytes]) -> str | type[GatewayErro
     """Who is known afterwards, or why nobody is let in."""
     request = asked(target, *fields)
     try:
-        CHECK(request)
+        known_caller(CALLERS)(request)
     except GatewayError as error:
         return type(error)
     return request.fields.caller and request.fields.caller.name
@@ -100,5 +100,5 @@ def test_what_is_open_asks_for_no_key() -> None:
 )
 def test_a_refusal_says_what_the_entry_lacks(target: str, name: str, said: str) -> None:
     with pytest.raises(NotAllowed) as caught:
-        CHECK(asked(target, (b"X-Api-Key", name.encode())))
+        known_caller(CALLERS)(asked(target, (b"X-Api-Key", name.encode())))
     assert caught.value.message == said
