@@ -17,7 +17,7 @@ from .events import cadence, cut
 from .exchange import Exchange
 from .observed import Left, Observed
 from .places import Place
-from .timed import held_back
+from .timed import doubtful
 
 _CHAT = "/v1/chat/completions"
 _POLL_S = 0.02
@@ -89,7 +89,7 @@ class Examination:
         wanted = int(self._effort.stream_s / max(first.interval_s, 1e-6))
         self._events = max(self._effort.events, min(wanted, self._effort.most_events, self._context - _PROMPT_TOKENS))
         for number in range(self._effort.most_runs):
-            if number >= self._effort.runs and not any(held_back(self.seen[0], seen) for seen in self.seen[1:]):
+            if number >= self._effort.runs and not any(doubtful(self.seen[0], seen) for seen in self.seen[1:]):
                 break
             self._say("answers and streams")
             for place, seen in each:

@@ -29,6 +29,9 @@ def result(outcome: Outcome) -> tuple[str, list[str]]:
         pytest.param([EVEN] * 2, [stream(gap_s=0)] * 2, ("ok", []), id="at once, and not late: a faster run"),
         pytest.param([EVEN, EVEN, stream(gap_s=0.09)], [LATE] * 3, ("BROKEN", ["buffered"]), id="one slow direct run"),
         pytest.param([EVEN, EVEN, stream(gap_s=0.1)], [LATE] * 3, ("ok", []), id="one that is as slow"),
+        pytest.param([EVEN] * 4 + [stream(gap_s=0.5)], [LATE] * 5, ("BROKEN", ["buffered"]), id="one of five slow"),
+        pytest.param([EVEN] * 5, [LATE] * 4 + [EVEN], ("BROKEN", ["buffered"]), id="one of five not held"),
+        pytest.param([EVEN] * 5, [LATE] * 3 + [EVEN] * 2, ("ok", []), id="two of five not held"),
         pytest.param([EVEN] * 2, [stream(at=1.9)] * 2, ("ok", []), id="late, but as made"),
         pytest.param([stream(gap_s=0.002)] * 2, [LATE] * 2, ("unknown", []), id="too fast to tell"),
         pytest.param([EVEN] * 2, [exchange(b"", 502)] * 2, ("unknown", []), id="no stream"),
@@ -117,3 +120,18 @@ def test_a_silence_that_is_given_up_says_after_how_long() -> None:
     outcome = timed.silence(*(observed(silence=each, silence_s=60.0) for each in (silent(72), silent(60, 504))))
     assert outcome.findings[0].says == "An answer that takes 72 s is given up after 60 s: 504."
     assert outcome.state is State.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("direct", "through", "expected"),
+    [
+        ([EVEN] * 2, [EVEN] * 2, False),
+        ([EVEN] * 2, [LATE] * 2, True),
+        ([EVEN, stream(gap_s=0.5)], [LATE] * 2, True),
+        ([EVEN] * 2, [LATE, EVEN], True),
+        ([EVEN] * 2, [exchange(b"", 502)] * 2, False),
+        ([LATE] * 2, [LATE] * 2, False),
+    ],
+)
+def test_what_is_asked_again_before_somebody_is_accused(direct: Any, through: Any, expected: bool) -> None:
+    assert timed.doubtful(observed(streams=direct), observed(streams=through)) is expected
