@@ -146,7 +146,8 @@ async def test_the_end_of_its_time_ends_what_runs_too(store: Store, limit: int) 
         await batch.run.run()
     assert (await batch.row()).status == "expired"
     assert await batch.errors() == {str(n): "batch_expired" for n in range(LINES)}
-    assert len(batch.server.left) == limit
+    assert sorted(batch.server.left) == sorted(batch.server.asked)  # none where the machine was too busy to begin
+    assert len(batch.server.asked) <= limit
     assert batch.gate.running == 0
 
 

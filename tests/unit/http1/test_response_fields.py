@@ -75,6 +75,20 @@ def test_a_head_may_come_again_with_another_length_where_it_has_one(pairs, may):
 
 
 @pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ([], False),
+        ([b"X-Rate-Limit", b"Ratelimit-Limit", b"X-RateLimit"], False),
+        ([b"X-A", b"X-RATELIMIT-Limit-Requests"], True),
+        ([b"x-ratelimit-reset-tokens", b"X-A"], True),
+    ],
+)
+def test_an_answer_that_says_something_of_limits_is_known(names, says):
+    made = ResponseFields([(name, b"1") for name in names])
+    assert [made.rate_limits for _ in range(2)] == [says, says]
+
+
+@pytest.mark.parametrize(
     "name", [b"Content-Length ", b"CONTENT-length   ", b"Transfer-Encoding ", b"Connection ", b"X-A "]
 )
 def test_spaces_after_a_response_fields_name_are_no_part_of_it(name):

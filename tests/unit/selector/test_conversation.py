@@ -91,6 +91,9 @@ OPENINGS = {
     "behind one that says nothing": chat('{"role":"user"}', USER),
     "behind what is no message": chat("1", '"user"', "[]", USER),
     "with a byte order mark": b"\xef\xbb\xbf" + chat(SYSTEM, USER).encode(),
+    "beside names of many words": chat(
+        USER, before='"x":"a_b_c_d_e_f_g_h_i_j_k",', after=',"y":"l_m_n_o_p_q_r_s_t_u_v"'
+    ),
     "before what is no JSON": chat(SYSTEM, USER) + "]",
     "before what is broken": chat(SYSTEM, USER, "{"),
 }

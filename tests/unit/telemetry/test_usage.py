@@ -281,3 +281,9 @@ def test_of_many_names_that_are_none_few_are_tried() -> None:
     for decoys, found in ((3, Usage(7, 1)), (4, None)):
         piece = b'data: {"usage":{"prompt_tokens":7,"completion_tokens":1}}\n\n' + b': "usage"\n\n' * decoys
         assert usage_of(piece, piece, events=True) == found
+
+
+def test_an_end_that_is_too_long_to_be_remembered_is_read_each_time() -> None:
+    body = b'{"usage":{"prompt_tokens":7,"total_tokens":8,"completion_tokens":1%b}}' % (b',"abc":null' * 60)
+    for _ in "once", "again":
+        assert usage_of(body, body, events=False) == Usage(7, 1)
