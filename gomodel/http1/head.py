@@ -29,7 +29,7 @@ def request_head(
     """
     start = f"{method} {path} HTTP/1.1\r\n".encode("latin-1")
     if fields.around_length is not None:
-        fields.upstream = own, start + own
+        fields.upstream, fields.written = (own, start + own), (-1, b"")  # which was another server's
         written = written_head(fields, own, removed_bytes)
         assert written is not None
         return b"%b%b\r\n\r\n" % (written, request_id)

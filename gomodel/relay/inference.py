@@ -97,6 +97,7 @@ class Inference:
             return False
         if type(payload) is Arrived and (selector := _usual(fields, payload.data)) is not None:
             # Nearly every request: whole, and short or with its model first.
+            request.record.bytes_in = len(payload.data)
             choice, body = self._providers.resolve(selector.value), payload.data
             if choice is not None:
                 candidates = choice.candidates
@@ -150,7 +151,6 @@ class Inference:
         if size > self._limit:
             raise too_large(self._limit)
         record, route = request.record, request.route
-        record.bytes_in = size
         record.model = choice.model
         request.outgoing = outgoing = Outgoing(request, choice)
         if choice.renamed:
