@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import Coroutine
 from threading import Thread
+from time import monotonic
 from typing import Any
 
 from ..host.listeners import Listener
@@ -22,6 +23,8 @@ from .orders import Message
 from .predecessor import Predecessor
 from .serving import MARGIN_S, Serving
 from .successor import Successor
+
+_NEVER = float("inf")
 
 
 class Succession:
@@ -84,13 +87,17 @@ class Succession:
             return
         loop = asyncio.get_running_loop()
         self._line = LineInLoop(line, self._hear, _nothing)
-        self._due = loop.call_at(self._successor.due, self._expire)
+        self._expire(loop)
         Thread(target=self._reap, args=(loop, self._successor.pid), daemon=True, name="successor").start()
         if self._serving.draining:
             self._successor.cancel()
 
-    def _expire(self) -> None:
-        self._successor.expire(self._successor.due)
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look whether its time is over, now and when it will be."""
+        now = monotonic()
+        self._successor.expire(now)
+        if self._successor.due < _NEVER:
+            self._due = loop.call_later(self._successor.due - now, self._expire, loop)
 
     def _reap(self, loop: asyncio.AbstractEventLoop, pid: int) -> None:
         """In a thread: wait for its end."""
@@ -134,7 +141,8 @@ class Succession:
         numbers = await self._numbers()
         if self._serving.draining or self._line is None:
             return
-        self._successor.take_over()
+        if not self._successor.take_over():
+            return
         self._notifier.handed_over(self._successor.pid)
         self._line.send("go", numbers)
         name_worker(f"old-{os.getpid()}")

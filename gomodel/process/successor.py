@@ -7,6 +7,7 @@ for nothing; whoever reaps the process says so.
 
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ _logger = logging.getLogger("gomodel")
 
 # A start takes well under a second, and some seconds on a busy machine with many workers.
 LIMIT_S = 60.0
+_AGAIN_S = 0.1
 _NEVER = float("inf")
 
 
@@ -57,36 +59,41 @@ class Successor:
 
     def start(self, listeners: list[Listener], config: Config, *, activated: bool) -> Between | None:
         """Start it; the line to it, or None, logged, where no process can be had. For the time of a fork this waits."""
-        ours, theirs = socket.socketpair()
-        self.line = Between(ours)
-        sockets = [each.sock.fileno() for each in listeners]
-        offered = offer(theirs.fileno(), listeners, config, activated=activated)
         try:
-            process = subprocess.Popen(
-                [sys.executable, *sys.orig_argv[1:]],
-                env=environment(os.environ, offered),
-                pass_fds=[theirs.fileno(), *sockets],
-            )
-        except OSError as error:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self.line = Between(ours)
+                process = subprocess.Popen(
+                    [sys.executable, *sys.orig_argv[1:]],
+                    env=environment(os.environ, offer(theirs.fileno(), listeners, config, activated=activated)),
+                    pass_fds=[theirs.fileno(), *(each.sock.fileno() for each in listeners)],
+                )
+        except OSError as error:  # no descriptor is left, perhaps
             self._failed(f"cannot be started: {error.strerror}")
         else:
             self.pid = process.pid
             process.returncode = 0  # who reaps it is not this object
             self.due = monotonic() + LIMIT_S
             _logger.info("SIGUSR2: process %d of the installed release is starting", self.pid)
-        finally:
-            theirs.close()
         return self.line
 
-    def take_over(self) -> None:
-        """It serves."""
+    def take_over(self) -> bool:
+        """It serves; whether it may: one that was told to end before that does not."""
+        if self._why or self.line is None:
+            return False
         self.serves = True
         self.due = _NEVER
         _logger.info("Process %d serves; what runs here runs to its end", self.pid)
+        return True
 
     def expire(self, now: float) -> None:
-        """Kill it where it has not served in time."""
-        if now >= self.due:
+        """Kill it where it has not served in time, and has said nothing that is still to be read."""
+        if self.line is not None and not self.serves and self.due <= now:
+            said = select.poll()
+            said.register(self.line, select.POLLIN)
+            if said.poll(0):
+                self.due = now + _AGAIN_S  # it was this process that stood still
+                return
             self.due = _NEVER
             self._why = f"did not serve within {LIMIT_S:g} s and was killed"
             self._signal(signal.SIGKILL)

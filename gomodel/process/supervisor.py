@@ -171,7 +171,8 @@ class Supervisor:
         self._notifier.stopping(limit_s)
         self._stop()
         self._generations.successor.cancel()
-        self._generations.order(order)
+        if not failed:  # the one before it did not fail
+            self._generations.order(order)
         self._workers.order(order)
 
     def _stop(self) -> None:
@@ -202,7 +203,8 @@ class Supervisor:
     def _hand_over(self, left: list[Listener]) -> None:
         """The new release takes clients on all listeners but those that it has `left`."""
         successor = self._generations.successor
-        successor.take_over()
+        if not successor.take_over():
+            return
         self._notifier.handed_over(successor.pid)
         successor.send("go", self._switchboard.numbers())
         self._ending.hand_over()
