@@ -1,7 +1,7 @@
 """The fork of a worker process, and its exit.
 
 Decides what a child must not inherit of its parent: lines of the log that are not written yet, signals that are the
-parent's, and the way back into the parent's code.
+parent's, and the way back into the parent's code. Until it says otherwise it ends with its parent.
 """
 
 import logging
@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from typing import NoReturn
 
+from ..host import parent_death
 from ..host.listeners import ListenError
 from ..host.signals import Signals
 
@@ -19,9 +20,11 @@ def fork(signals: Signals, child: Callable[[], int]) -> int:
     """The pid of a new process that ends with the status that `child` returns, 1 when it raises. Raises OSError."""
     for handler in _logger.handlers:
         handler.flush()  # a copy of what waits there would be written twice
+    parent = os.getpid()
     with signals.held():
         pid = os.fork()
         if pid == 0:
+            parent_death.end_with(parent)
             signals.detach()
     if pid == 0:
         _end_with(child)

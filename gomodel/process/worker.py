@@ -1,7 +1,8 @@
 """One worker process: serves as its supervisor orders.
 
 Decides how orders are read, what a signal sent to a worker alone means, and that the supervisor hears that the event
-loop turns. Knows nothing of the other workers. Losing the supervisor is an order to end.
+loop turns. Knows nothing of the other workers. Losing the supervisor is an order to end; before clients are taken it is
+the end.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import socket
 from typing import Any
 
 from ..config.settings import Config
+from ..host import parent_death
 from ..host.listeners import Listener
 from ..host.signals import STOPPING, Signals
 from ..operations import siblings
@@ -56,6 +58,7 @@ async def serve(
         writer.write(encoded(message))
 
     def ready() -> None:
+        parent_death.outlive()
         signals.attach(loop, deliver)
         send("ready")
         tasks.append(asyncio.create_task(_obey(reader, ends.sockets, serving)))

@@ -35,6 +35,24 @@ if "_GOMODEL_HANDOVER" in os.environ:
         return config
     module.load = reading
 """
+# Of a release that takes over, worker 2 never comes, and worker 1 says when it is ready.
+HANGING = """
+import dataclasses, os, time
+import gomodel.process.supervisor as module
+if "_GOMODEL_HANDOVER" in os.environ:
+    module.LIMITS = dataclasses.replace(module.LIMITS, attempts=1)
+    work, heard = module.Supervisor._work, module.Supervisor._on_message
+    def working(self, place, ends):
+        if place.index == 2:
+            os.write(2, b"%d is worker 2, a child of %d\\n" % (os.getpid(), os.getppid()))
+            time.sleep(90)
+        return work(self, place, ends)
+    def hearing(self, worker, line, message):
+        heard(self, worker, line, message)
+        if message[0] == "ready":
+            os.write(2, b"worker 1 is ready\\n")
+    module.Supervisor._work, module.Supervisor._on_message = working, hearing
+"""
 SOON = "import gomodel.process.successor as s; s.LIMIT_S = 0.3\n"
 
 
@@ -350,3 +368,24 @@ async def test_what_is_out_of_rotation_stays_out(
     chat = request("POST", "/v1/chat/completions", body=b'{"model": "m"}')
     assert (await gateway.ask(chat)).status == 503
     assert await gateway.process.stop() == 0
+
+
+async def hanging(process: Process) -> tuple[int, int]:
+    """SIGUSR2; worker 2 and the supervisor of a release that is HANGING, with its worker 1 ready."""
+    process.signal(signal.SIGUSR2)
+    worker, supervisor = re.findall(r"\d+", (await process.says("is worker 2")).replace("worker 2", ""))
+    await process.says("worker 1 is ready")
+    return int(worker), int(supervisor)
+
+
+async def test_nothing_is_left_of_a_release_whose_supervisor_is_killed_while_a_worker_hangs(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    process = (await started(run, connect, upstream, tmp_path, workers="2", code=HANGING + RUN)).process
+    worker, supervisor = await hanging(process)
+    others = children(supervisor)
+    os.kill(supervisor, signal.SIGKILL)
+    await process.says("The new release ended with SIGKILL before it served")
+    for pid in (worker, *others):
+        await process.gone(pid)
+    assert await process.stop() == 0
