@@ -55,12 +55,12 @@ def owner() -> int:
 
 
 def is_owned(pid: int) -> bool:
-    """Whether that process, of this user or of this very gateway, is still there."""
+    """Whether that process, of this user or of this very gateway, still runs; a zombie does not."""
     try:
-        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b") ")[2][:1] not in b"ZX"
     except OSError:
         return False
-    return True
 
 
 def bind(at: str) -> socket.socket:

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -63,3 +65,10 @@ def test_who_owns_a_directory_is_a_process_that_is_there() -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert not private_sockets.is_owned(pid)
+
+
+def test_an_owner_that_has_ended_and_was_not_waited_for_is_gone() -> None:
+    child = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not private_sockets.is_owned(child.pid)
+    child.wait()
