@@ -57,6 +57,7 @@ class Gateway:
         self._retiring: dict[App, asyncio.Task[None]] = {}  # replaced by a reload, with requests that still run
         self._closing: set[asyncio.Task[None]] = set()
         self._started = False
+        self._listening = False
 
     @property
     def providers(self) -> Providers:
@@ -68,8 +69,11 @@ class Gateway:
         """How many clients are connected."""
         return len(self._server.clients)
 
-    async def start(self, listeners: list[Listener] | list[socket.socket] | None = None) -> None:
-        """Open sessions and listen, on `listeners` or on what the configuration says.
+    async def start(
+        self, listeners: list[Listener] | list[socket.socket] | None = None, *, listening: bool = True
+    ) -> None:
+        """Open sessions and listen, on `listeners` or on what the configuration says; where not yet `listening`, from
+        `listen` on.
 
         Raises ListenError when an address is taken, ConfigError for a certificate that cannot be used.
         """
@@ -100,10 +104,16 @@ class Gateway:
         self._acceptor = Acceptor(self._server, self._tls)
         self._started = True
         await self.app.prepare()
-        await self._acceptor.listen(self.listeners)
+        if listening:
+            await self.listen()
         self.port = next((each.port for each in self.listeners if each.port), 0)
         self.telemetry.running.start(asyncio.get_running_loop())
         self.app.start()
+
+    async def listen(self) -> None:
+        """Take clients. Raises ListenError."""
+        self._listening = True
+        await self._acceptor.listen(self.listeners)
 
     def _begin(self, request: Request) -> bool:
         return self.app.begin(request)
@@ -206,9 +216,10 @@ class Gateway:
 
     async def close(self) -> None:
         """Abort what still runs and give everything back."""
-        if not self._started:
+        if not self._listening:
             for each in self.listeners:
                 each.close()
+        if not self._started:
             return
         self._started = False
         self._acceptor.stop()

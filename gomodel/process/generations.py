@@ -75,6 +75,11 @@ class Generations:
         self._peers: list[Peer] = []
 
     @property
+    def awaited(self) -> bool:
+        """Whether the release before this one still takes the clients, until `ready`."""
+        return self._taken is not None
+
+    @property
     def followed(self) -> bool:
         """Whether the release before this one still runs."""
         return self._elder is not None

@@ -1,8 +1,9 @@
 """Messages between the supervisor and a worker: how they are framed on the stream socket that joins the two.
 
 Decides the framing and that the supervisor never waits for a worker that does not read. A message is a tuple whose
-first member is its kind; both ends are forks of one process, so pickle carries it. From the supervisor: ("drain",),
-("abort",), ("report",), ("reload", Config), ("keys", News, pickled), ("read", place), ("give_back", place), ("leave",),
+first member is its kind; both ends are forks of one process, so pickle carries it. From the supervisor:
+("take_clients",), to those that wait for it, ("drain",), ("abort",), ("report",), ("reload", Config), ("keys", News,
+pickled), ("read", place), ("give_back", place), ("leave",),
 ("hand_over", names of the sockets that the new release leaves alone),
 ("question", number, kind, argument), ("answers", number, list), ("slot", name, replica or None, Refused or None). From
 a worker: ("ready",), ("leaving",), ("beat",), ("numbers", snapshot), ("ask", number, kind, argument), ("answer",

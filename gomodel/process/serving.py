@@ -41,14 +41,19 @@ _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Serving:
     """Runs one gateway until it is told to end; what tells it calls its methods in the loop's thread."""
 
-    def __init__(self, config: Config, *, batching: bool = True) -> None:
-        """`batching`: this process is the one that has the batcher beside it, where batches are on."""
+    def __init__(self, config: Config, *, batching: bool = True, waiting: bool = False) -> None:
+        """`batching`: this process is the one that has the batcher beside it, where batches are on.
+
+        `waiting`: once ready, it takes no client before `take_clients`.
+        """
         provide(config)
         self.gateway = Gateway(config)
         self._draining = asyncio.Event()
         self._limited = asyncio.Event()
         self._relieved: Relieved = nobody
         self._aborted = asyncio.Event()
+        self._waiting = waiting
+        self._taking = asyncio.Event()
         self._batching: Batching | None = None
         if batching and config.batches.on:
             from . import batching as beside  # noqa: PLC0415 - who has no batches does not pay for them
@@ -65,6 +70,10 @@ class Serving:
     def limited(self) -> bool:
         """Whether the end has begun, and what runs has a limit of time."""
         return self._limited.is_set()
+
+    def take_clients(self) -> None:
+        """Wait no longer."""
+        self._taking.set()
 
     async def until_limited(self) -> None:
         """Return when it is."""
@@ -114,14 +123,15 @@ class Serving:
         _logger.info("Running: %s on %s; in flight: %s", running, count(gateway.connections, "connection"), flights)
 
     async def run(self, listeners: list[Listener], ready: Callable[[], None]) -> None:
-        """Serve on `listeners` until told to end; `ready` is called when requests are taken, before any other method.
+        """Serve on `listeners` until told to end; `ready` is called when requests are taken, or could be, before any
+        other method.
 
         Raises ConfigError for a certificate that cannot be used.
         """
         asyncio.get_running_loop().set_exception_handler(_LoopErrors())
         gateway = self.gateway
         try:
-            await gateway.start(listeners)
+            await gateway.start(listeners, listening=not self._waiting)
             if self._batching is not None:
                 await self._batching.start()
             # What was imported stays; the collector need not look at it again and again while streams run. Requests
@@ -132,6 +142,8 @@ class Serving:
             gc.enable()
             keep_freed()
             ready()
+            if self._waiting and await _unless(self._draining, self._taking.wait()):
+                await gateway.listen()
             await self._draining.wait()
             await self._end(gateway)
         finally:
@@ -183,7 +195,7 @@ class Serving:
         await gateway.all_gone()
 
 
-async def _unless(order: asyncio.Event, what: Coroutine[Any, Any, None]) -> bool:
+async def _unless(order: asyncio.Event, what: Coroutine[Any, Any, object]) -> bool:
     """Do `what`, unless and until `order` is given; whether it was done."""
     doing, ordered = asyncio.create_task(what), asyncio.create_task(order.wait())
     await asyncio.wait({doing, ordered}, return_when=asyncio.FIRST_COMPLETED)

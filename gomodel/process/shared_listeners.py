@@ -12,7 +12,7 @@ from ..host.taken_over import TakenOver
 
 
 class SharedListeners:
-    """`bind` once, then `of_worker` in each fork; `close` at the end. Places count from 0."""
+    """`bind` and `listen` once, then `of_worker` in each fork; `close` at the end. Places count from 0."""
 
     def __init__(self) -> None:
         self._shared: list[Listener] = []
@@ -24,7 +24,7 @@ class SharedListeners:
         return [*self._shared, *self._own[0]]
 
     def bind(self, inherited: list[Listener], config: Config, held: TakenOver) -> None:
-        """Take `inherited`, or what the configuration says, from `held` or anew, and listen. Raises ListenError."""
+        """Take `inherited`, or what the configuration says, from `held` or anew. Raises ListenError."""
         found = inherited or bind(config, reuse_port=True, held=held)
         divided = [each for each in found if each.port is not None and not inherited]
         self._shared = [each for each in found if each not in divided]
@@ -34,7 +34,9 @@ class SharedListeners:
             for index in range(max(config.workers, len(twins))):
                 own = self._own[index % config.workers]  # closed with the others, also where one cannot be bound
                 own.append(twins[index] if index < len(twins) else beside(twins[0]))
-        # From here on the kernel takes clients: they wait for the workers, however long those take to start.
+
+    def listen(self) -> None:
+        """Let the kernel take clients: they wait for the workers, however long those take. Raises ListenError."""
         listen(self.everything)
 
     @property

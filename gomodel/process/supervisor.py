@@ -89,6 +89,8 @@ class Supervisor:
         os.write(self._wake_out, bytes(arrived))
         try:
             self._listeners.bind(inherited, self._changes.config, self._held)
+            if not self._generations.awaited:
+                self._listeners.listen()
             gc.freeze()  # what was imported is shared as long as no collector writes to it
             gc.enable()
             self._restarts.begin(monotonic())
@@ -240,7 +242,18 @@ class Supervisor:
         for counts in self._counts:
             counts.take(place.index - 1)
         batching = place.index == 1
-        return run_loop(serve(self._changes.config, listeners, ends, self._signals, LIMITS.beat_s, batching=batching))
+        waiting = self._generations.awaited
+        return run_loop(
+            serve(
+                self._changes.config,
+                listeners,
+                ends,
+                self._signals,
+                LIMITS.beat_s,
+                batching=batching,
+                waiting=waiting,
+            )
+        )
 
     def _release(self) -> None:
         self._selector.close()
@@ -263,6 +276,9 @@ class Supervisor:
             case ("ready",):
                 # One that was about to be ready when the end began changes nothing any more.
                 if self._restarts.ready(worker.place) and not self._ending.begun:
+                    if self._generations.awaited:  # whoever came before would be lost with a release that fails
+                        self._listeners.listen()
+                        self._workers.order("take_clients")
                     start_log.started(self._changes.config, self._listeners.all)
                     self._notifier.ready()
                     self._generations.ready(self._notifier.in_charge)

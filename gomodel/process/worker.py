@@ -37,12 +37,13 @@ async def serve(
     beat_s: float,
     *,
     batching: bool = False,
+    waiting: bool = False,
 ) -> int:
     """Serve on `listeners` until the supervisor, at the other ends of `ends`, says otherwise; the exit status.
 
-    Every `beat_s` it is told that the loop turns. `batching` as `Serving`. Raises ListenError.
+    Every `beat_s` it is told that the loop turns. `batching` and `waiting` as `Serving`. Raises ListenError.
     """
-    serving = Serving(config, batching=batching)
+    serving = Serving(config, batching=batching, waiting=waiting)
     loop = asyncio.get_running_loop()
 
     def deliver(number: int) -> None:
@@ -58,7 +59,8 @@ async def serve(
         writer.write(encoded(message))
 
     def ready() -> None:
-        parent_death.outlive()
+        if not waiting:
+            parent_death.outlive()
         signals.attach(loop, deliver)
         send("ready")
         tasks.append(asyncio.create_task(_obey(reader, ends.sockets, serving)))
@@ -136,6 +138,9 @@ async def _read_for(place: int, sockets: socket.socket, serving: Serving) -> Non
 
 def _follow(message: Message, serving: Serving) -> None:
     match message:
+        case ("take_clients",):
+            parent_death.outlive()
+            serving.take_clients()
         case ("drain",):
             serving.drain()
         case ("leave",):

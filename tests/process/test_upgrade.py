@@ -389,3 +389,39 @@ async def test_nothing_is_left_of_a_release_whose_supervisor_is_killed_while_a_w
     for pid in (worker, *others):
         await process.gone(pid)
     assert await process.stop() == 0
+
+
+@WORKERS
+async def test_a_release_that_fails_while_its_workers_start_has_taken_no_client(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path, workers: str
+) -> None:
+    env = tmp_path / ".env"
+    env.write_text(f"GOMODEL_WORKERS={workers}\n")
+    process = await run(env_for(vllm=upstream), code=HANGING + RUN)
+    gateway = Gateway(process, connect, "port", tmp_path)
+    await process.listening()
+    serving = children(process.pid) or [process.pid]
+    env.write_text("GOMODEL_WORKERS=2\n")
+    worker, _ = await hanging(process)
+    for pid in serving:
+        os.kill(pid, signal.SIGSTOP)
+    clients = [await gateway.client() for _ in range(24)]
+    os.kill(worker, signal.SIGKILL)
+    await process.says("Worker 2 does not start; giving up")
+    for pid in serving:
+        os.kill(pid, signal.SIGCONT)
+    await process.says("The new release ended with status 1 before it served")
+    assert [await asked(each) for each in clients] == [(200, None)] * 24
+    assert await process.stop() == 0
+
+
+async def test_a_worker_that_waits_for_the_others_of_its_release_ends_when_told_to(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    process = (await started(run, connect, upstream, tmp_path, workers="2", code=HANGING + RUN)).process
+    worker, supervisor = await hanging(process)
+    [waiting] = set(children(supervisor)) - {worker}
+    os.kill(supervisor, signal.SIGTERM)
+    await process.gone(waiting)
+    os.kill(worker, signal.SIGKILL)
+    assert await process.stop() == 0
