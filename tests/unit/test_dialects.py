@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gomodel.dialects import at_event_boundary, interruption_event
-from gomodel.errors import SHUTDOWN, TOTAL, why_aborted
+from gomodel.dialects import anthropic_body, at_event_boundary, interruption_event, openai_body
+from gomodel.errors import SHUTDOWN, TOTAL, ClientError, GatewayError, why_aborted
 
 
 def ends_with_a_blank_line(stream: bytes) -> bool:
@@ -114,3 +114,36 @@ def test_the_event_blames_no_instance_for_what_the_gateway_ended(aborted, kind, 
 def test_without_a_stream_it_is_an_error_of_the_gateway(aborted, status, code, retry_after):
     error = why_aborted(aborted)
     assert (error.status, error.code, error.headers.get("Retry-After")) == (status, code, retry_after)
+
+
+@pytest.mark.parametrize(
+    ("status", "anthropic"),
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (405, "invalid_request_error"),
+        (408, "timeout_error"),
+        (413, "request_too_large"),
+        (429, "rate_limit_error"),
+        (499, "invalid_request_error"),
+        (500, "api_error"),
+        (501, "api_error"),
+        (502, "api_error"),
+        (503, "overloaded_error"),
+        (504, "timeout_error"),
+    ],
+)
+def test_anthropic_has_a_word_for_each_status(status, anthropic):
+    body = anthropic_body(GatewayError("It is so.", status=status))
+    assert body == b'{"type":"error","error":{"type":"%s","message":"It is so."}}' % anthropic.encode()
+
+
+@pytest.mark.parametrize(("param", "written"), [(None, b"null"), ("model", b'"model"')])
+def test_an_error_of_openais_has_its_four_members(param, written):
+    error = ClientError('A "name".', code="no_name")
+    error.param = param
+    assert openai_body(error) == (
+        b'{"error":{"message":"A \\"name\\".","type":"invalid_request_error","param":%s,"code":"no_name"}}' % written
+    )

@@ -67,6 +67,25 @@ async def test_who_comes_back_waits_for_a_turn_too() -> None:
     assert door.running == 1
 
 
+async def test_the_turn_of_who_goes_away_is_for_who_has_come_back() -> None:
+    door, first, second = gate(2), asyncio.Event(), asyncio.Event()
+    await door.enter()
+    await door.enter()
+    one = asyncio.create_task(door.come_back(wait(first)))
+    await settle()
+    door.pace.limit = 1
+    first.set()
+    await settle()
+    assert (one.done(), door.running, door.waiting) == (False, 1, 1)
+    other = asyncio.create_task(door.come_back(wait(second)))
+    await settle()
+    assert (one.done(), door.running, door.waiting) == (True, 1, 0)
+    second.set()
+    door.leave()
+    await asyncio.gather(one, other)
+    assert (door.running, door.away) == (1, 0)
+
+
 @pytest.mark.parametrize("when", ["waiting to enter", "let in a moment ago", "away", "waiting to come back"])
 async def test_who_gives_up_keeps_no_turn(when: str) -> None:
     door, over = gate(1), asyncio.Event()
@@ -97,6 +116,7 @@ async def test_who_gives_up_keeps_no_turn(when: str) -> None:
             door.running -= 1
         task.cancel()
         await asyncio.wait({task})
+    assert task.cancelled()
     assert (door.running, door.away, door.waiting) == (0, 0, 0)
 
 

@@ -1,5 +1,6 @@
 """What a keys file may say, and how each thing that is wrong in one is told: by line, entry and field."""
 
+import time
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -82,6 +83,21 @@ def test_a_date_is_its_beginning_in_utc_unless_it_says_otherwise(said: str, mean
     assert only(f"{A}expires = {said}\n").expires_at == meant.timestamp()
 
 
+def test_a_date_without_an_offset_is_utc_wherever_the_host_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "UTC-9")
+        time.tzset()
+        expires_at = only(f"{A}expires = 2027-01-31T12:00:00\n").expires_at
+    time.tzset()
+    assert expires_at == datetime(2027, 1, 31, 12, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize("weight", [0.001, 1, 999.5, 1000])
+def test_a_weight_may_be_as_small_and_as_large_as_is_said(weight: float) -> None:
+    assert only(f"{A}weight = {weight}\n").weight == weight
+
+
 def test_entries_keep_their_order_and_none_is_no_problem() -> None:
     assert [each.name for each in parse(f'{A}[keys.0]\nsha256 = "{TWO}"\n'.encode())] == ["a", "0"]
     assert parse(b"[keys]\n") == ()
@@ -103,6 +119,8 @@ def test_entries_keep_their_order_and_none_is_no_problem() -> None:
             f"{A}\n\n  in_fligth = 8\n",
             "line 5: keys.a: 'in_fligth' is no field of an entry; the nearest is in_flight",
         ),
+        (f"\n{A}IN_FLIGHT = 8\n", "line 4: keys.a: 'IN_FLIGHT' is no field of an entry; the nearest is in_flight"),
+        (f"{A}[keys.a.limits]\n[keys.b]\nlimits = 1\n", "line 1: keys.a: 'limits' is no field of an entry"),
         (f"{A}rate = 8\n", "line 3: keys.a: 'rate' is no field of an entry; the nearest is "),
         (f"{A}[keys.a.limits]\nx = 8\n", "line 1: keys.a: 'limits' is no field of an entry; the nearest is "),
         ('[keys.a]\nsha256 = "secret"\n', "line 2: keys.a.sha256 is not a SHA-256 in 64 hexadecimal digits"),
@@ -119,6 +137,8 @@ def test_entries_keep_their_order_and_none_is_no_problem() -> None:
         (f"{A}tokens_per_minute = -1\n", "line 3: keys.a.tokens_per_minute is not a whole number"),
         (f"{A}priority = 99999999999\n", "line 3: keys.a.priority is not a whole number"),
         (f"{A}weight = 0\n", "line 3: keys.a.weight is not a number from 0.001 to 1000"),
+        (f"{A}weight = 0.0009\n", "line 3: keys.a.weight is not a number from 0.001 to 1000"),
+        (f"{A}weight = 1000.5\n", "line 3: keys.a.weight is not a number from 0.001 to 1000"),
         (f"{A}weight = inf\n", "line 3: keys.a.weight is not a number"),
         (f"{A}weight = nan\n", "line 3: keys.a.weight is not a number"),
         (f"{A}weight = true\n", "line 3: keys.a.weight is not a number"),
@@ -151,6 +171,7 @@ def test_a_file_that_is_no_toml_says_where() -> None:
 def test_all_problems_are_told_at_once_up_to_a_number() -> None:
     bad = [f'[keys.k{at}]\nsha256 = "{at}"\nadmin = 1\n' for at in range(3)]
     assert [problem.split(":")[0] for problem in problems("".join(bad))] == [f"line {at}" for at in (2, 3, 5, 6, 8, 9)]
+    assert len(problems("".join(f"[keys.k{at}]\n" for at in range(20)))) == 20
     many = problems("".join(f"[keys.k{at}]\n" for at in range(30)))
     assert (len(many), many[-1]) == (21, "and 10 more")
 

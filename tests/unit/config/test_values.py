@@ -347,6 +347,14 @@ def test_a_message_is_one_printable_line_of_bounded_length(
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("", "''"), ("a\n", "'a\\n'"), ("x" * 60, f"'{'x' * 60}'"), ("x" * 61, f"'{'x' * 57}...'"), ("é", "'é'")],
+)
+def test_what_is_quoted_is_cut_behind_sixty_characters(text: str, shown: str) -> None:
+    assert values.quoted(text) == shown
+
+
 @pytest.mark.parametrize("text", ["hunter2 ", "\nhunter2", "hunter2é"])
 def test_a_refused_key_is_never_quoted(text: str) -> None:
     with pytest.raises(ValueError, match="bearer token") as caught:
@@ -395,7 +403,10 @@ def test_a_redis_may_be_anywhere_that_its_client_knows(text: str) -> None:
     assert values.redis_url(text) == text
 
 
-@pytest.mark.parametrize("text", ["redis:6379", "http://:hunter2@redis", "redis://", "unix://", "redis://:hunter2@a b"])
+@pytest.mark.parametrize(
+    "text",
+    ["redis:6379", "xredis://:hunter2@redis", "http://:hunter2@redis", "redis://", "unix://", "redis://:hunter2@a b"],
+)
 def test_another_url_is_no_redis_and_is_not_quoted(text: str) -> None:
     with pytest.raises(ValueError, match="is no URL such as") as caught:
         values.redis_url(text)

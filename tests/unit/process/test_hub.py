@@ -179,6 +179,17 @@ class TestMetrics:
         assert counter(self.scrape(three, [2])) == 321
         assert one.sent
 
+    def test_of_a_worker_that_cannot_answer_are_its_last_and_no_gauge_of_it(
+        self, three: tuple[Hub, Member, Member, Member]
+    ) -> None:
+        hub, one, two, three_ = three
+        self.scrape(three, [1, 2])
+        hub.ask(one, 2, METRICS, {"c": 1, "g": 1}, 0.0)
+        number = two.sent[-1][1]
+        hub.answer(two, number, METRICS, [])
+        hub.answer(three_, number, METRICS, [{"c": 300, "g": 3}])
+        assert (counter(one.sent[-1][2]), gauges(one.sent[-1][2])) == (321, [1, 3])
+
     def test_that_a_worker_reports_at_its_end_count(self, three: tuple[Hub, Member, Member, Member]) -> None:
         hub, _, two, _ = three
         assert counter(self.scrape(three, [1, 2])) == 321

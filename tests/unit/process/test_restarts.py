@@ -65,6 +65,15 @@ def test_one_that_was_told_to_end_is_followed_at_once_by_another() -> None:
     assert restarts.failed(place, 2.0) == 0.1
 
 
+def test_a_place_whose_worker_ended_is_empty_at_once_and_filled_from_then_on() -> None:
+    restarts = running(2)
+    place = restarts.places[0]
+    restarts.ended(place, 2.0)
+    assert not place.ready
+    assert restarts.due == 2.0
+    assert (restarts.to_start(1.9), restarts.to_start(2.0)) == ([], [place])
+
+
 @pytest.mark.parametrize(
     ("ready", "others", "given_up"),
     [

@@ -15,7 +15,9 @@ class Worker:
         self.heard: list[Any] = []
 
     def send(self, *message: Any) -> None:
-        self.heard.append(message[1:])
+        what, *said = message
+        assert what == "slot"
+        self.heard.append(tuple(said))
 
     def hears(self) -> list[Any]:
         heard, self.heard = self.heard, []

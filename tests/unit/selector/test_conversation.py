@@ -94,6 +94,7 @@ OPENINGS = {
     "beside names of many words": chat(
         USER, before='"x":"a_b_c_d_e_f_g_h_i_j_k",', after=',"y":"l_m_n_o_p_q_r_s_t_u_v"'
     ),
+    "cut behind a part": f'{{"messages":[{{"role":"user","content":[{{"type":"text","text":"{SAID}"}}',
     "before what is no JSON": chat(SYSTEM, USER) + "]",
     "before what is broken": chat(SYSTEM, USER, "{"),
 }
@@ -190,6 +191,12 @@ IDS = {
     "a session": chat(USER, before='"session_id":"c-1",'),
     "a session last": chat(USER, after=',"session_id":"c-1"'),
     "a session before a user": chat(USER, before='"metadata":{"user_id":"u_session_1"},', after=',"session_id":"c-1"'),
+    "a cache key before names of many words": chat(
+        USER, before='"prompt_cache_key":"c-1",', after=',"y":"l_m_n_o_p_q_r_s_t_u_v"'
+    ),
+    "a session before names of many words": chat(
+        USER, before='"session_id":"c-1",', after=',"y":"l_m_n_o_p_q_r_s_t_u_v"'
+    ),
     "a cache key that is null": chat(USER, before='"prompt_cache_key":null,', after=',"session_id":"c-1"'),
     "a cache key that is empty": chat(USER, before='"session_id":"c-1",', after=',"prompt_cache_key":""'),
 }
@@ -199,6 +206,12 @@ IDS = {
 def test_an_id_of_the_client_goes_before_the_opening(body: str) -> None:
     assert both_ways(body)[0] == b"c-1"
     assert both_ways(body, PROMPT)[0] == b"c-1"
+
+
+@pytest.mark.parametrize("size", [1, 2, ID_LIMIT_BYTES - 1, ID_LIMIT_BYTES])
+@pytest.mark.parametrize("name", ["prompt_cache_key", "session_id"])
+def test_an_id_may_be_as_long_as_the_limit(name: str, size: int) -> None:
+    assert both_ways(chat(USER, after=f',"{name}":"{"c" * size}"'))[0] == b"c" * size
 
 
 @pytest.mark.parametrize(

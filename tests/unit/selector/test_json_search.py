@@ -145,6 +145,33 @@ def test_a_long_body_that_must_be_followed_gives_way_after_each_piece():
     assert found.value == "m"
 
 
+@pytest.mark.parametrize("at", range(1, len(b'"model"')))
+def test_a_name_that_is_cut_in_two_is_found_before_the_end(at):
+    body = LONG + b'"model":"vllm/m",'
+    middle = len(LONG) + at
+    search, held = JsonSearch(), [body[:middle], body[middle:]]
+    assert search.look(held[:1], held[0], last=False) is None
+    found = search.look(held, held[1], last=False)
+    while found is None and search.paused:
+        found = search.go_on(held)
+    assert found is not None
+    assert (found.value, found.start) == ("vllm/m", len(LONG) + len(b'"model":"'))
+
+
+@pytest.mark.parametrize(("body", "complete"), [(b"", True), (b'{"a":1}', True), (b'{"a":1', False), (LONG, False)])
+def test_a_body_without_a_selector_has_to_be_complete(body, complete):
+    search = JsonSearch()
+    found = search.look([body], body, last=True)
+    while found is None and search.paused:
+        found = search.go_on([body])
+    assert found is None
+    if complete:
+        search.finish()
+    else:
+        with pytest.raises(InvalidBody):
+            search.finish()
+
+
 def test_the_end_of_a_body_may_come_by_itself():
     search, held = JsonSearch(), [b'{"model":"m', b'"']
     assert search.look(held[:1], held[0], last=False) is None

@@ -1,12 +1,14 @@
 """What is counted of a request, and under which labels."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from gomodel.config.load import from_environ
 from gomodel.telemetry import counters as module
 from gomodel.telemetry.counters import ChunkGaps, Telemetry
 from gomodel.telemetry.histogram import SECONDS, Histogram
-from gomodel.telemetry.record import Phase
+from gomodel.telemetry.record import CLIENT, ENGINE, GATEWAY, Phase
 from gomodel.telemetry.usage import Usage
 
 from .records import ended
@@ -87,6 +89,61 @@ class TestFinish:
         assert models == {"adapter-0": 1, "adapter-1": 1, "adapter-2": 1, "other": 7}
         assert counters.traffic.keys() == {"vllm"}
 
+    @pytest.mark.parametrize(
+        ("known", "waits"),
+        [
+            ({"gateway_s": 0.0005}, {GATEWAY: 0.0005, ENGINE: 9.9995}),
+            ({"gateway_s": SECONDS[0]}, {GATEWAY: SECONDS[0], ENGINE: 10.0 - SECONDS[0]}),
+            ({"gateway_s": 0.3}, {GATEWAY: 0.3, ENGINE: 9.7}),
+            ({"waits_for": GATEWAY, "waits_since": 107.0}, {GATEWAY: 3.0, ENGINE: 7.0}),
+            ({"waits_for": CLIENT, "waits_since": 104.0, "gateway_s": 1.0}, {GATEWAY: 1.0, ENGINE: 3.0, CLIENT: 6.0}),
+            ({"client_s": 2.0, "gateway_s": 1.0}, {GATEWAY: 1.0, ENGINE: 7.0, CLIENT: 2.0}),
+            ({"tried": False, "gateway_s": 4.0}, {GATEWAY: 4.0}),
+            ({"tried": False, "gateway_s": 4.0, "client_s": 6.0}, {GATEWAY: 4.0, CLIENT: 6.0}),
+            ({"tried": False, "instance": "", "gateway_s": 4.0}, {}),
+            ({"tried": False, "instance": "", "gateway_s": 4.0, "client_s": 6.0}, {CLIENT: 6.0}),
+            ({"status": 101, "gateway_s": 4.0}, {}),
+            ({"status": 101, "gateway_s": 4.0, "client_s": 6.0}, {}),
+        ],
+    )
+    def test_says_for_whom_a_request_waited_how_long(self, counters, known, waits):
+        counters.finish(ended(**{"tried": True, "waits_for": ENGINE, **known}), "m", 110.0)
+        for whom, found in counters.waits.items():
+            expected = Histogram()
+            if whom in waits:
+                expected.observe(waits[whom])
+            assert (whom, found.counts, found.sum) == (whom, expected.counts, pytest.approx(expected.sum))
+
+    @pytest.mark.parametrize(("ended_by", "metered", "wasted"), [
+        ("client", True, [(10.0, True)]), ("client", False, [(10.0, False)]), ("upstream", True, []), ("", True, []),
+    ])  # fmt: skip
+    def test_hands_on_what_was_done_for_a_client_who_left(self, counters, monkeypatch, ended_by, metered, wasted):
+        seen = []
+        monkeypatch.setattr(counters.waste, "add", lambda record, seconds, metered: seen.append((seconds, metered)))
+        counters.finish(ended(ended_by=ended_by), "m", 110.0, metered=metered)
+        assert seen == wasted
+
+    @pytest.mark.parametrize(
+        ("known", "polled", "wanted", "written"),
+        [
+            ({"status": 200}, False, False, False),
+            ({"status": 399}, False, False, False),
+            ({"status": 200}, False, True, True),
+            ({"status": 400}, False, False, True),
+            ({"status": 503}, False, False, True),
+            ({"status": 200, "ended_by": "client"}, False, False, True),
+            ({"status": 200}, True, False, True),
+        ],
+    )
+    def test_writes_a_line_of_what_went_wrong_and_of_the_rest_where_it_is_wanted(
+        self, counters, monkeypatch, known, polled, wanted, written
+    ):
+        lines = []
+        monkeypatch.setattr(module.access_line.access, "isEnabledFor", lambda level: wanted)
+        monkeypatch.setattr(module.access_line, "write", lambda _, seconds, polled: lines.append((seconds, polled)))
+        counters.finish(ended(**known), "m", 110.0, polled=polled)
+        assert lines == [(10.0, polled)] * written
+
 
 class TestSpending:
     def test_is_summed_by_instance_model_and_key(self, counters):
@@ -123,4 +180,15 @@ class TestSpending:
             ("vllm", "adapter-0", ""): 1,
             ("vllm", "adapter-1", ""): 1,
             ("vllm", "other", ""): 3,
+        }
+
+    def test_of_a_key_is_its_own_and_has_no_time_in_line(self, counters, monkeypatch):
+        monkeypatch.setattr(module, "MAX_SPENDERS", 1)
+        alice, bob = SimpleNamespace(name="alice"), SimpleNamespace(name="bob")
+        for caller in (alice, bob, alice, None):
+            counters.finish(ended(usage=Usage(1), caller=caller, queued_s=0.5), "m", 102.0)
+        assert {key: (each.known, each.seconds) for key, each in counters.spending.items()} == {
+            ("vllm", "m", "alice"): (2, 3.0),
+            ("vllm", "other", "other"): (1, 1.5),
+            ("vllm", "other", ""): (1, 1.5),
         }

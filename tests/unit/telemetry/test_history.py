@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from gomodel.telemetry import history as module
 from gomodel.telemetry.histogram import SECONDS
 from gomodel.telemetry.history import ALL, MAX_ROWS, SLOTS, History, charts, quantile
 
@@ -53,6 +54,37 @@ def test_of_too_many_rows_those_of_the_busiest_are_kept_and_that_of_all():
     assert ALL in kept
     assert ("key", "1") not in kept
     assert ("key", str(MAX_ROWS + 99)) in kept
+
+
+def test_who_asked_for_nothing_goes_before_who_asked(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MAX_ROWS", 2)
+    history = History()
+    history.note(0, {("key", "silent"): {"events": 9}, ("key", "asks"): {"requests": 1}, ALL: {"requests": 1}}, {})
+    assert history.read(0, 1) == {0: {ALL: {"requests": 1}, ("key", "asks"): {"requests": 1}}}
+
+
+def test_a_gauge_counts_where_the_other_is_nothing_and_two_of_nothing_are_no_row():
+    history = History()
+    history.note(0, {}, {ALL: {"running": 3, "waiting": 0}, VLLM: {"running": 0, "waiting": 0}})
+    assert history.read(0, 1) == {0: {ALL: {"running": 3, "waiting": 0}}}
+
+
+def test_charts_come_in_the_order_of_requests_then_of_names_behind_that_of_all():
+    rows = {
+        ("key", "b"): {"requests": 1},
+        ("key", "busy"): {"requests": 5},
+        ("key", "none"): {"events": 2},
+        ("key", "a"): {"requests": 1},
+        ALL: {"requests": 1},
+    }
+    assert [each["name"] for each in charts([{0: rows}], 1, 10)] == ["", "busy", "a", "b", "none"]
+
+
+def test_rates_are_rounded_and_what_is_outside_the_window_is_left_out():
+    counts = {ALL: {"requests": 1, "prompt_tokens": 2}}
+    (found,) = charts([{-1: counts, 0: counts, 1: counts}], 1, 30)
+    assert (found["window"]["requests"], found["points"]["requests"]) == (1, [1])
+    assert (found["points"]["requests_per_second"], found["points"]["tokens_per_second"]) == ([0.033], [0.1])
 
 
 def test_charts_have_a_value_for_each_step_and_one_for_the_window():

@@ -147,6 +147,56 @@ def test_only_the_first_verdict_of_a_trial_is_one_of_a_trial():
     assert it.closed
 
 
+def test_a_trial_counts_once_though_it_succeeds_with_its_head_and_at_its_end():
+    it = opened(0.0, successes=2)
+    trial = it.admit(10.0)
+    with trial:
+        trial.succeeded(10.0)
+        trial.succeeded(10.5)
+    assert not it.closed
+    end(it.admit(11.0), "success", 11.0)
+    assert it.closed
+
+
+def test_the_end_of_a_trial_ends_the_row_of_failures_since_its_head():
+    it = opened(0.0, failures=2)
+    trial = it.admit(10.0)
+    with trial:
+        trial.succeeded(10.0)
+        fail(it, 11.0)
+        trial.succeeded(12.0)
+    fail(it, 13.0)
+    assert it.closed
+
+
+def test_it_tells_what_failed_last_and_when():
+    it = breaker(failures=2)
+    assert it.cause == ""
+    for began, now, cause in ((1.0, 2.0, "connection_timeout"), (3.0, 4.0, "502"), (14.0, 15.0, "dns_error")):
+        with it.admit(began) as admission:
+            admission.failed(now, cause)
+        assert (it.cause, it.failed_at) == (cause, now)
+
+
+def test_a_success_matters_only_after_a_failure_and_after_a_probe_closed_it():
+    it = breaker(failures=2)
+    assert not it.doubted
+    fail(it, 0.0)
+    assert it.doubted
+    end(it.admit(1.0), "success", 1.0)
+    assert not it.doubted
+    fail(it, 2.0)
+    fail(it, 2.0)
+    it.probed(4.0, began=3.0)
+    assert it.doubted
+    end(it.admit(5.0), "success", 5.0)
+    assert not it.doubted
+    fail(it, 6.0)
+    fail(it, 6.0)
+    end(it.admit(16.0), "success", 16.0)
+    assert not it.doubted
+
+
 @pytest.fixture
 def overtaken() -> tuple[Breaker, Admission]:
     """A breaker of two failures that another trial closed, one failure since, and a trial that is not over."""
@@ -167,11 +217,13 @@ def test_a_trial_that_fails_when_another_closed_it_is_one_more_failure(overtaken
 
 
 @pytest.mark.parametrize("times", [1, 2])  # with its head, and when all of it was there
-def test_a_trial_that_succeeds_when_another_closed_it_ends_the_row_of_failures(overtaken, times):
+def test_a_trial_that_succeeds_when_another_closed_it_ends_the_row_of_failures(overtaken, times, caplog):
+    caplog.set_level(logging.INFO, logger="gomodel")
     it, slow = overtaken
     with slow:
         for _ in range(times):
             slow.succeeded(22.0)
+    assert not caplog.messages, "it was closed already"
     fail(it, 23.0)
     assert it.closed
     fail(it, 24.0)

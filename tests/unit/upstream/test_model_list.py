@@ -81,6 +81,8 @@ def test_the_models_of_a_list_are_what_json_says(data: list[Any], indent: int | 
         (b'{"data":[{"id":"a"}{"id":"b"}]}', "no JSON"),
         (b'{"data":[{"id":"a"}]', "no JSON"),
         (b'{"data":[{"id":"a"}}', "no JSON"),
+        (b'{"data":[{"id":"a"}}}', "no JSON"),
+        (b'{"data":[{"id":"a"}:"b":1}', "no JSON"),
         (b'{"data":[{"id":"a"}]} x', "no JSON"),
         (b'{"data":[{"id":}]}', "no JSON"),
         (b'{"data":[{"id":"a","n":NaN}]}', "no JSON"),
@@ -106,8 +108,9 @@ def test_a_list_has_so_many_models_at_most(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_entry_that_is_too_large_is_left_out() -> None:
-    large = entry(2, root="x" * ENTRY_LIMIT_BYTES)
-    assert read(json.dumps({"data": [entry(1), large, entry(3)]}).encode()) == [entry(1), entry(3)]
+    room = ENTRY_LIMIT_BYTES - len(json.dumps(entry(2, root="")))
+    largest, larger = entry(2, root="x" * room), entry(2, root="x" * (room + 1))
+    assert read(json.dumps({"data": [entry(1), largest, larger, entry(3)]}).encode()) == [entry(1), largest, entry(3)]
 
 
 BODIES = {
