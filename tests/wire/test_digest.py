@@ -87,6 +87,15 @@ async def test_an_answer_that_is_sent_on_as_it_came_is_no_mismatch(gateway, upst
     assert access_lines(handle)[0]["digest"] == f"{crc32(WHOLE):08x}/{crc32(body):08x}"
 
 
+async def test_events_that_come_one_by_one_are_sent_on_and_no_mismatch(gateway, upstream, connect):
+    events = b"data: 1, as long as most\n\n", b"data: 2, as long as most\n\n"
+    upstream.on_request(SendPieces((SSE_HEAD, *map(chunked, events), LAST_CHUNK)))
+    handle = await gateway(SUMMED, vllm=upstream)
+    assert (await ask(await connect(handle))).body == b"".join(events)
+    await counted(handle, 1)
+    assert mismatches(handle) == NONE
+
+
 async def test_neither_is_what_a_client_does_not_wait_for_or_an_instance_breaks_off(gateway, upstream, connect):
     upstream.on_request(SSE_HEAD + chunked(b"data: 1\n\n"), WaitFor(asyncio.Event()))
     upstream.on_request(SSE_HEAD + chunked(b"data: 1\n\n"), Fin())
