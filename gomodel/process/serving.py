@@ -131,7 +131,7 @@ class Serving:
         asyncio.get_running_loop().set_exception_handler(_LoopErrors())
         gateway = self.gateway
         try:
-            await gateway.start(listeners, listening=not self._waiting)
+            await gateway.start(listeners, listening=False)
             if self._batching is not None:
                 await self._batching.start()
             # What was imported stays; the collector need not look at it again and again while streams run. Requests
@@ -141,6 +141,8 @@ class Serving:
             gc.set_threshold(GC_THRESHOLD, 20, 50)
             gc.enable()
             keep_freed()
+            if not self._waiting:
+                await gateway.listen()  # when nothing can fail any more: whom it takes would be lost
             ready()
             if self._waiting and await _unless(self._draining, self._taking.wait()):
                 await gateway.listen()

@@ -53,6 +53,19 @@ if "_GOMODEL_HANDOVER" in os.environ:
             os.write(2, b"worker 1 is ready\\n")
     module.Supervisor._work, module.Supervisor._on_message = working, hearing
 """
+# Of a release that takes over, what starts last fails when somebody writes to a pipe, and the loop has turned.
+UNREADY = """
+import asyncio, os
+import gomodel.process.batching as module
+if "_GOMODEL_HANDOVER" in os.environ:
+    async def starting(self):
+        os.write(2, b"unready\\n")
+        await asyncio.to_thread(open, "fail")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        os._exit(3)
+    module.Batching.start = starting
+"""
 SOON = "import gomodel.process.successor as s; s.LIMIT_S = 0.3\n"
 
 
@@ -424,4 +437,22 @@ async def test_a_worker_that_waits_for_the_others_of_its_release_ends_when_told_
     os.kill(supervisor, signal.SIGTERM)
     await process.gone(waiting)
     os.kill(worker, signal.SIGKILL)
+    assert await process.stop() == 0
+
+
+async def test_a_single_process_takes_no_client_before_all_of_it_has_started(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    data = str(tmp_path / "data")
+    gateway = await started(run, connect, upstream, tmp_path, code=UNREADY + RUN, GOMODEL_DATA_DIR=data)
+    process = gateway.process
+    os.mkfifo(tmp_path / "fail")
+    process.signal(signal.SIGUSR2)
+    await process.says("unready")
+    process.signal(signal.SIGSTOP)
+    clients = [await gateway.client() for _ in range(4)]
+    await asyncio.to_thread((tmp_path / "fail").write_bytes, b"")
+    process.signal(signal.SIGCONT)
+    await process.says("The new release ended with status 3 before it served")
+    assert [await asked(each) for each in clients] == [(200, None)] * 4
     assert await process.stop() == 0
