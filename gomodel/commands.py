@@ -345,16 +345,17 @@ def _replay(options: "Namespace | None") -> int:
         key = os.environ.get("OPENAI_API_KEY") or os.environ.get("GOMODEL_MASTER_KEY")
         if options.key_file:
             key = Path(options.key_file).read_text().strip()
-        place = place_of(options.as_load, Secret(key) if key else None)
+        try:
+            place = place_of(options.as_load, Secret(key) if key else None)
+        except ValueError as error:
+            print(f"gomodel replay: --as-load: {error}", file=sys.stderr)
+            return WRONG_USE
         return OK if as_load(directory, place, options.speed) else FAILED
     except Refused as refused:
         print(f"gomodel replay: {refused}", file=sys.stderr)
         return FAILED
     except OSError as error:
         print(f"gomodel replay: --key-file {options.key_file}: {error.strerror}", file=sys.stderr)
-        return WRONG_USE
-    except ValueError as error:
-        print(f"gomodel replay: --as-load: {error}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
         return INTERRUPTED

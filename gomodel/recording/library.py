@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 
+from .credentials import target_without_credentials
 from .lines import End, Recorded
 
 _Key = tuple[str, str, bytes]
@@ -57,17 +58,18 @@ class Library:
 
     def _keys(self, method: str, target: str, payload: bytes) -> list[_Key]:
         """What a request is looked for by, the nearest first."""
+        target = target_without_credentials(target)
         exact = method, target, hashlib.sha256(payload).digest()
         return [exact, (method, target, b"")] if self._any_body else [exact]
 
     def _note_model(self, payload: bytes) -> None:
         try:
             name = json.loads(payload)["model"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return
         if isinstance(name, str):
             self._models[name] = None
 
 
 def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -8,12 +8,14 @@ since the start:
     {"exchange": 1, "at": 0.6, "from": "server", "base64": "..."}      are no UTF-8, as base64
     {"exchange": 1, "at": 0.9, "end": "complete"}                      or who ended it: see End
 
-A line that was cut, or that is of none of these kinds, is passed over.
+A line that was cut or damaged, or that is of none of these kinds, is passed over.
 """
 
 import base64
 import json
+import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -99,22 +101,25 @@ def read(lines: Iterable[str]) -> Iterator[Recorded]:
     for number, line in enumerate(lines):
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if number == 0 and not (isinstance(value, dict) and value.get("gomodel_recording") == VERSION):
             raise NotARecording
         if isinstance(value, dict) and isinstance(value.get("exchange"), int):
-            _take(value, begun)
+            with suppress(ValueError, OverflowError):  # a line that was damaged
+                _take(value, begun)
     yield from begun.values()
 
 
 def _take(value: dict[str, object], begun: dict[int, Recorded]) -> None:
     number, at = value["exchange"], value.get("at")
-    if not isinstance(number, int) or not isinstance(at, int | float):
+    if not isinstance(number, int) or not isinstance(at, int | float) or not math.isfinite(at):
         return
     head, end = value.get("head"), value.get("end")
     if isinstance(head, str) and value.get("from") == "client":
-        begun[number] = Recorded(number, at, head.encode("latin-1"))
+        data = head.encode("latin-1")
+        if Head(data).target:
+            begun[number] = Recorded(number, at, data)
         return
     exchange = begun.get(number)
     if exchange is None:
@@ -123,12 +128,12 @@ def _take(value: dict[str, object], begun: dict[int, Recorded]) -> None:
         exchange.end, exchange.ended_at = End(end), at
     elif isinstance(head, str):
         exchange.response.append((at, head.encode("latin-1")))
-    elif (data := _data(value)) is not None:
-        (exchange.request if value.get("from") == "client" else exchange.response).append((at, data))
+    elif (piece := _data(value)) is not None:
+        (exchange.request if value.get("from") == "client" else exchange.response).append((at, piece))
 
 
 def _data(value: dict[str, object]) -> bytes | None:
     text, packed = value.get("text"), value.get("base64")
     if isinstance(text, str):
         return text.encode()
-    return base64.b64decode(packed) if isinstance(packed, str) else None
+    return base64.b64decode(packed, validate=True) if isinstance(packed, str) else None

@@ -18,6 +18,8 @@ from .messages import Head
 
 # For an answer, beyond what it took when it was recorded.
 _LIMIT_S = 600.0
+# How an exchange ends that ends badly in the same way again.
+_ALIKE = {End.CLIENT_LEFT: "timeout", End.SERVER_CLOSED: "closed", End.SERVER_RESET: "reset"}
 
 
 @dataclass
@@ -35,15 +37,16 @@ class Load:
     def take(self, recorded: Recorded, exchange: Exchange) -> None:
         """Count one."""
         left = recorded.end is End.CLIENT_LEFT
-        well = exchange.end == "complete" or (left and exchange.end == "timeout")
-        self.results["left, as recorded" if well and exchange.end != "complete" else exchange.in_words] += 1
+        as_recorded = recorded.end in _ALIKE and exchange.end == _ALIKE[recorded.end]
+        well = exchange.end == "complete" or as_recorded
+        self.results["left, as recorded" if as_recorded and left else exchange.in_words] += 1
         before = Head(recorded.response[0][1]).status if recorded.response else 0
         self.errors += not well or (exchange.status >= 400 and before < 400)
         if well and exchange.arrivals:
             self.first_byte_s.append(exchange.head_at - exchange.asked_at)
             if recorded.response:
                 self.recorded_first_byte_s.append(recorded.response[0][0] - recorded.asked_at)
-            if not left:
+            if not as_recorded:
                 self.whole_s.append(exchange.ended_at - exchange.asked_at)
                 self.recorded_whole_s.append(recorded.ended_at - recorded.asked_at)
 

@@ -58,14 +58,17 @@ class Head:
     def status(self) -> int:
         """Of a response; 0 where it says none."""
         parts = self.first.split(b" ", 2)
-        return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
+        return int(parts[1]) if len(parts) > 1 and len(parts[1]) == 3 and parts[1].isdigit() else 0
 
     def body(self) -> Body | None:
         """What follows of the message, as far as its own fields say; None for nothing."""
         if b"chunked" in self.field(b"transfer-encoding"):
             return Chunked()
         length = self.field(b"content-length")
-        return Sized(int(length)) if length.isdigit() and int(length) else None
+        if not length.isdigit():
+            return None
+        # No body has as many bytes as the digits that are kept can say; int() refuses thousands of them.
+        return Sized(size) if (size := int(length.lstrip(b"0")[:18] or b"0")) else None
 
 
 class Messages:

@@ -251,6 +251,15 @@ async def test_a_client_that_left_leaves_again_and_that_is_no_failure(recordings
     assert (dict(load.results), load.errors) == ({"left, as recorded": 1}, 0)
 
 
+@pytest.mark.parametrize("ends", [Fin, Reset])
+async def test_an_end_as_recorded_is_no_failure(recordings, upstream, ends):
+    upstream.repeat(head(200, [("Content-Length", "9")]), b"part", ends())
+    async with recordings.recorder() as port:
+        await asked(port)
+    load = await send(recordings.exchanges, place_of(f"http://127.0.0.1:{upstream.port}", None), 0.0)
+    assert (load.results.total(), load.errors) == (1, 0)
+
+
 async def test_a_load_waits_for_the_recorded_times(recordings, upstream):
     upstream.repeat(json_response({}))
     async with recordings.recorder() as port:

@@ -85,7 +85,38 @@ PROTOCOL = "Sec-WebSocket-Protocol: a, openai-insecure-api-key."
         ("GET /x?api_key=secret&a=1 HTTP/1.1", "Host: h", "GET /x?api_key=***&a=1 HTTP/1.1", "Host: h"),
         (GET, f"{PROTOCOL}b", GET, f"{PROTOCOL}***"),
         (GET, "Host: h", GET, "Host: h"),
-        ("GET /token=1 HTTP/1.1", "X-Authorization: 1", "GET /token=1 HTTP/1.1", "X-Authorization: 1"),
+        ("GET /token=1 HTTP/1.1", "X-A: token=1", "GET /token=1 HTTP/1.1", "X-A: token=1"),
+        *(
+            (GET, f"{name}: secret\r\nX: 1", GET, f"{name}: ***\r\nX: 1")
+            for name in (
+                "X-Goog-Api-Key",
+                "Ocp-Apim-Subscription-Key",
+                "OpenAI-Api-Key",
+                "X-Auth-Token",
+                "X-Amz-Security-Token",
+                "X-Litellm-Key",
+                "X-Forwarded-Authorization",
+                "X-Client-Secret",
+                "DB-Password",
+            )
+        ),
+        (GET, "Authorization: Bearer\r\n secret\r\n\tsecret\r\nX: 1", GET, "Authorization: ***\r\nX: 1"),
+        (GET, "Authorization: a\rsecret\nCookie: secret", GET, "Authorization: ***\nCookie: ***"),
+        (GET, "Referer: https://a/b?x=1&token=secret", GET, "Referer: https://a/b?x=1&token=***"),
+        ("GET /x?a=b?api%5Fkey=s HTTP/1.1", "H: h", "GET /x?a=b?api%5Fkey=*** HTTP/1.1", "H: h"),
+        ("GET /x?%61uth=s&b=%20 HTTP/1.1", "H: h", "GET /x?%61uth=***&b=%20 HTTP/1.1", "H: h"),
+        ("GET http://u:p@h/x HTTP/1.1", "H: h", "GET http://***@h/x HTTP/1.1", "H: h"),
+        ("GET /x?max_tokens=1&author=b HTTP/1.1", "H: h", "GET /x?max_tokens=1&author=b HTTP/1.1", "H: h"),
+        *(
+            (GET, f"{field}: 1", GET, f"{field}: 1")
+            for field in (
+                "x-ratelimit-remaining-tokens",
+                "WWW-Authenticate",
+                "Access-Control-Allow-Credentials",
+                "Sec-WebSocket-Key",
+                "Idempotency-Key",
+            )
+        ),
     ],
 )
 def test_credentials_are_masked_and_nothing_else(first: str, fields: str, kept_first: str, kept: str) -> None:
@@ -98,6 +129,55 @@ def test_credentials_are_masked_and_nothing_else(first: str, fields: str, kept_f
 def test_a_recorded_head_is_sent_with_the_key_of_where_it_goes(key: str | None, line: bytes) -> None:
     head = b"GET / HTTP/1.1\r\nAuthorization: ***\r\nX: 1\r\ncookie: ***\r\n\r\n"
     assert with_key(head, key) == b"GET / HTTP/1.1\r\nX: 1\r\n" + line + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "sent", "fields"),
+    [
+        ("GET /x?key=***&a=1 HTTP/1.1", "GET /x?a=1 HTTP/1.1", "X-Auth-Token: ***\r\n"),
+        ("GET /x?key=*** HTTP/1.1", "GET /x HTTP/1.1", "Referer: http://a/?key=***\r\n"),
+        ("GET http://***@h/x HTTP/1.1", "GET http://h/x HTTP/1.1", ""),
+    ],
+)
+def test_no_mask_is_sent(first: str, sent: str, fields: str) -> None:
+    assert with_key(f"{first}\r\n{fields}X: 1\r\n\r\n".encode(), None) == f"{sent}\r\nX: 1\r\n\r\n".encode()
+
+
+def test_a_target_with_a_key_is_found_whatever_the_key() -> None:
+    head = without_credentials(b"GET /v1/x?api_key=then&a=1 HTTP/1.1\r\n\r\n")
+    library = Library([Recorded(1, 1, head, [], [(1, ANSWER)], End.COMPLETE, 1)])
+    assert library.find("GET", "/v1/x?api_key=now&a=1", b"") is not None
+    assert library.find("GET", "/v1/x?api_key=now&a=2", b"") is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"exchange": 1, "at": 1, "end": "otherwise"}',
+        '{"exchange": 1, "at": 1, "from": "server", "base64": "a"}',
+        '{"exchange": 1, "at": 1, "from": "server", "base64": "-!=="}',
+        '{"exchange": 1, "at": 1, "from": "server", "text": "\\ud800"}',
+        '{"exchange": 2, "at": 1, "from": "client", "head": "GET /\u20ac HTTP/1.1"}',
+        '{"exchange": 2, "at": 1, "from": "client", "head": "nonsense"}',
+        '{"exchange": 2, "at": NaN, "from": "client", "head": "GET / HTTP/1.1"}',
+        '{"exchange": 1, "at": 1' + "0" * 400 + ', "end": "complete"}',
+        '{"exchange": ' + "[" * 100_000,
+        '{"exchange": ' + "1" * 5000 + "}",
+    ],
+    ids=range(10),
+)
+def test_a_damaged_line_is_passed_over(line: str) -> None:
+    assert read_back(*EXCHANGE, line) == read_back(*EXCHANGE)
+
+
+def test_a_length_of_thousands_of_digits_is_a_body_that_never_ends() -> None:
+    found = Recorded(1, 1, HEAD.replace(b"13", b"9" * 5000), [(1, b"{}")], [(1, ANSWER)], End.COMPLETE, 1)
+    assert Library([found]).size == 1
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"model":"\\ud800"}'], ids=["deep", "surrogate"])
+def test_no_body_stops_the_list_of_models(body: bytes) -> None:
+    assert json.loads(Library([recorded(1, body)]).models)["object"] == "list"
 
 
 def recorded(number: int, body: bytes = b"{}", end: End | None = End.COMPLETE, method: bytes = b"POST") -> Recorded:
