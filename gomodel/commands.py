@@ -333,29 +333,32 @@ def _replay(options: "Namespace | None") -> int:
     from pathlib import Path  # noqa: PLC0415
 
     from .config.settings import Secret  # noqa: PLC0415
-    from .doctor.places import place_of  # noqa: PLC0415
+    from .doctor.places import key_in, place_of  # noqa: PLC0415
     from .recording.command import Refused, as_load, replay  # noqa: PLC0415
 
     assert options is not None
     directory, (host, port) = Path(options.directory), options.listen
+    source = f"--key-file {options.key_file}"
     try:
         if options.as_load is None:
             replay(directory, host, port, options.speed, any_body=options.any_body)
             return OK
-        key = os.environ.get("OPENAI_API_KEY") or os.environ.get("GOMODEL_MASTER_KEY")
-        if options.key_file:
-            key = Path(options.key_file).read_text().strip()
+        given = os.environ.get("OPENAI_API_KEY") or os.environ.get("GOMODEL_MASTER_KEY")
+        key = Secret(given) if given else None
         try:
-            place = place_of(options.as_load, Secret(key) if key else None)
+            if options.key_file:
+                key = key_in(Path(options.key_file))
+            source = "--as-load"
+            place = place_of(options.as_load, key)
         except ValueError as error:
-            print(f"gomodel replay: --as-load: {error}", file=sys.stderr)
+            print(f"gomodel replay: {source}: {error}", file=sys.stderr)
             return WRONG_USE
         return OK if as_load(directory, place, options.speed) else FAILED
     except Refused as refused:
         print(f"gomodel replay: {refused}", file=sys.stderr)
         return FAILED
     except OSError as error:
-        print(f"gomodel replay: --key-file {options.key_file}: {error.strerror}", file=sys.stderr)
+        print(f"gomodel replay: {source}: {error.strerror}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -75,7 +75,9 @@ class Connection(asyncio.Protocol):
     async def begin(self, pieces: Iterable[bytes]) -> Exchange:
         """Send a request; the exchange goes on by itself."""
         self._exchange = exchange = Exchange(asked_at=self._loop.time())
-        for piece in pieces:
+        for number, piece in enumerate(pieces):
+            if number == 0:
+                exchange.method = piece.partition(b" ")[0].decode("latin-1")
             for at in range(0, len(piece), _PIECE_BYTES):
                 if self.closed or exchange.end:
                     return exchange

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..config.header_fields import bearer_token
 from ..config.settings import Config, InstanceConfig, Secret
 from ..host.terminal import shows_colours
 from ..version import VERSION
@@ -17,7 +18,7 @@ from .client import UNTRUSTED
 from .diagnosis import Diagnosis, diagnose
 from .examination import Effort, Examination, entries_of, name_through, version
 from .exchange import Exchange
-from .places import Place, of_gateway, of_instance, place_of
+from .places import Place, key_in, of_gateway, of_instance, place_of
 from .report import Redaction, as_json, table, verdict
 
 
@@ -44,12 +45,9 @@ class WrongUse(Refused):
 
 def doctor(config: Config, asked: Asked) -> bool:
     """Print the report; whether nothing is broken. Raises Refused."""
-    key = _key(config, asked)
+    key = key_of(config, asked)
     instances = _instances(config, asked)
-    try:
-        gateways = [place_of(url, key, insecure=asked.insecure) for url in asked.through]
-    except ValueError as error:
-        raise WrongUse(f"--through: {error}") from None
+    gateways = [_through(url, key, insecure=asked.insecure) for url in asked.through]
     redact = Redaction([key, *config.master_keys, *(each.api_key for each in instances)])
     diagnoses = []
     for instance in instances:
@@ -73,18 +71,29 @@ def _instances(config: Config, asked: Asked) -> list[InstanceConfig]:
     return found
 
 
-def _key(config: Config, asked: Asked) -> Secret | None:
+def _through(url: str, key: Secret | None, *, insecure: bool) -> Place:
+    try:
+        return place_of(url, key, insecure=insecure)
+    except ValueError as error:
+        # What stands before the last "@" may be a password.
+        raise WrongUse(f"--through {url.rpartition('@')[2]}: {error}") from None
+
+
+def key_of(config: Config, asked: Asked) -> Secret | None:
     """That of the gateways."""
-    if asked.key_file is not None:
-        try:
-            return Secret(asked.key_file.read_text().strip())
-        except (OSError, UnicodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "is no text"
-            raise WrongUse(f"--key-file {asked.key_file}: {why}") from None
-    if config.master_keys:
-        return config.master_keys[0]
-    given = os.environ.get("OPENAI_API_KEY")
-    return Secret(given) if given else None
+    try:
+        if asked.key_file is not None:
+            source = f"--key-file {asked.key_file}"
+            return key_in(asked.key_file)
+        if config.master_keys:
+            return config.master_keys[0]
+        source = "OPENAI_API_KEY"
+        given = os.environ.get(source)
+        return Secret(bearer_token(given)) if given else None
+    except OSError as error:
+        raise WrongUse(f"{source}: {error.strerror}") from None
+    except ValueError as error:
+        raise WrongUse(f"{source}: {error}") from None
 
 
 async def _examine(instance: InstanceConfig, gateways: Sequence[Place], asked: Asked) -> Diagnosis:
@@ -99,7 +108,7 @@ async def _examine(instance: InstanceConfig, gateways: Sequence[Place], asked: A
     model = next((each for each in served if named == each or named.endswith(f"/{each}")), served[0])
     context = next((each.get("max_model_len") or 0 for each in entries if each["id"] == model), 0)
     direct = replace(direct, model=model)
-    named_gateways = [await _named(place, instance.name, model, asked.model) for place in gateways]
+    named_gateways = [await with_model(place, instance.name, model, asked.model) for place in gateways]
     servers = [of_instance(replace(instance, servers=(server,))) for server in instance.servers]
     seen = await Examination(direct, servers, named_gateways, asked.effort, _progress, int(context)).run()
     _progress("")
@@ -110,10 +119,12 @@ async def _examine(instance: InstanceConfig, gateways: Sequence[Place], asked: A
     return diagnose(instance.name, await version(direct), seen)
 
 
-async def _named(place: Place, instance: str, model: str, given: str | None) -> Place:
+async def with_model(place: Place, instance: str, model: str, given: str | None) -> Place:
     """The place, with what it calls the model."""
     exchange, entries = await entries_of(place)
-    if exchange.end == "unreachable" or exchange.status in (401, 403):
+    # Who names the model needs no list.
+    listed = given is not None or exchange.well
+    if exchange.end == "unreachable" or exchange.status in (401, 403) or not listed:
         raise Refused(f"{place.shown} cannot be asked: GET /v1/models: {_why(exchange)}")
     name = given or name_through([str(each["id"]) for each in entries], instance, model)
     if name is None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..http1.framing import Body, Chunked, Sized, UntilClose
 
-# Statuses without a body (RFC 9110 6.4.1). 101 ends HTTP on its connection: what follows is kept as the body.
+# Statuses without a body (RFC 9110 6.4.1); no answer to HEAD has one. 101 ends HTTP on its connection: what follows is
+# kept as the body.
 _BODILESS = (204, 304)
 SWITCHING = 101
 
@@ -24,6 +25,7 @@ class Exchange:
     "timeout", or "unreachable" with `why`. `extra`: bytes behind a complete response.
     """
 
+    method: str = "GET"
     asked_at: float = 0.0
     head_at: float = 0.0
     ended_at: float = 0.0
@@ -96,7 +98,7 @@ class Exchange:
         length = self.header("content-length")
         if status == SWITCHING:
             self.framing, self._body = "close", UntilClose()
-        elif status in _BODILESS:
+        elif status in _BODILESS or self.method == "HEAD":
             self.framing = "none"
         elif "chunked" in self.header("transfer-encoding").lower():
             self.framing, self._body = "chunked", Chunked()

@@ -3,10 +3,13 @@
 Decides how a URL of the command line and the servers of the configuration become such places. Opens no connection.
 """
 
+import re
 import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..config.header_fields import bearer_token
 from ..config.settings import Config, InstanceConfig, Secret
 
 _PORTS = {"http": 80, "https": 443}
@@ -40,15 +43,34 @@ def place_of(url: str, key: Secret | None, *, ca_pem: str | None = None, insecur
     if url.startswith("unix:/"):
         path = url.removeprefix("unix:")
         return Place(f"unix:{path}", "localhost", _PORTS["http"], unix_socket=path, key=key)
-    parts = urlsplit(url if "//" in url else f"http://{url}")
+    try:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+    except ValueError:
+        raise ValueError("its host is no IPv6 address in brackets") from None
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ValueError("it is no http:// or https:// URL")
-    port = parts.port or _PORTS[parts.scheme]
+    try:
+        given = parts.port
+    except ValueError:
+        raise ValueError("its port is no number up to 65535") from None
+    port = given or _PORTS[parts.scheme]
     prefix = parts.path.rstrip("/").removesuffix("/v1")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    where = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "") + prefix
+    where = f"{parts.scheme}://{host}" + (f":{given}" if given else "") + prefix
     context = _context(ca_pem, insecure=insecure) if parts.scheme == "https" else None
     return Place(where, parts.hostname, port, prefix, tls=context, key=key)
+
+
+def key_in(path: Path) -> Secret:
+    """The key in the first line of a file, as a gateway's own key file may hold several.
+
+    Raises OSError, and ValueError for what cannot be sent.
+    """
+    # latin-1 cannot fail; bytes outside ASCII are then refused as they are in a variable.
+    first = re.split(r"\r?\n", path.read_bytes().decode("latin-1"), maxsplit=1)[0]
+    if not first:
+        raise ValueError("its first line is empty; the key stands there")
+    return Secret(bearer_token(first))
 
 
 def of_instance(instance: InstanceConfig) -> Place:

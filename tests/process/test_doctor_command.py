@@ -83,7 +83,7 @@ async def test_where_no_chat_is_answered_nothing_is_compared(run: Run, upstream:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["--through", "ftp://x"], 2, "--through: it is no http:// or https:// URL"),
+        (["--through", "ftp://x"], 2, "--through ftp://x: it is no http:// or https:// URL"),
         (["--instance", "other"], 2, "--instance other is none of vllm"),
         (["--key-file", "none"], 2, "--key-file none: No such file or directory"),
         ([], 1, "cannot be asked directly"),

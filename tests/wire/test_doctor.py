@@ -7,6 +7,8 @@ import pytest
 from aiohttp import web
 
 from gomodel.config.settings import Secret
+from gomodel.doctor.client import Connection, request
+from gomodel.doctor.command import Refused, with_model
 from gomodel.doctor.diagnosis import Diagnosis, diagnose
 from gomodel.doctor.examination import Effort, Examination, entries_of, name_through
 from gomodel.doctor.exchange import Exchange
@@ -14,6 +16,7 @@ from gomodel.doctor.places import Place, place_of
 from gomodel.simulator import build_app
 
 from ..harness import bad_paths
+from ..harness.scripted import head, json_response
 
 MODEL = "org/m"
 # With so much patience the engine, which makes no pauses, is too fast for its cancellation to be seen.
@@ -96,6 +99,24 @@ async def test_the_list_of_a_gateway_names_the_model(engine, gateway):
     assert (exchange.status, name_through([each["id"] for each in entries], "vllm", MODEL)) == (200, f"vllm/{MODEL}")
     exchange, entries = await entries_of(at(handle.port, "wrong"))
     assert (exchange.status, entries) == (401, [])
+
+
+@pytest.mark.parametrize("status", [404, 500, 503])
+async def test_a_gateway_that_refuses_its_list_cannot_be_asked_unless_the_model_is_named(upstream, status):
+    for _ in range(2):
+        upstream.on_request(json_response({"detail": "no"}, status), path="/v1/models")
+    place = at(upstream.port)
+    with pytest.raises(Refused, match=f"cannot be asked: GET /v1/models: {status}$"):
+        await with_model(place, "vllm", MODEL, None)
+    assert (await with_model(place, "vllm", MODEL, "vllm/m")).model == "vllm/m"
+
+
+async def test_an_answer_to_head_is_over_with_its_head(upstream):
+    upstream.repeat(head(200, [("Content-Length", "500")]))
+    place = at(upstream.port)
+    async with await Connection.to(place) as connection:
+        exchange = await connection.ask(request(place, "HEAD", "/x"), 5.0)
+    assert (exchange.status, exchange.end) == (200, "complete")
 
 
 async def test_who_is_not_there_breaks_every_check_that_can_be_made(engine, unused_tcp_port):

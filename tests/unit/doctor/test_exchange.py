@@ -58,6 +58,13 @@ def test_the_end_of_the_connection(data: bytes, reset: bool, end: str) -> None:
     assert (exchange.end, exchange.kept) == (end, False)
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 5", b"Transfer-Encoding: chunked", b"Server: x"])
+def test_an_answer_to_head_has_no_body(framing: bytes) -> None:
+    exchange = Exchange(method="HEAD")
+    exchange.feed(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n", 1.0)
+    assert (exchange.end, exchange.framing, exchange.raw_body, exchange.kept) == ("complete", "none", b"", True)
+
+
 def test_what_follows_a_complete_answer_is_kept_apart() -> None:
     exchange = Exchange()
     exchange.feed(SIZED + b"\r\n", 1.0)
