@@ -28,11 +28,14 @@ class ListenError(Exception):
 
 @dataclass(slots=True)
 class Listener:
-    """A bound socket. `file` is (path, device, inode) of the unix socket's file when it is ours to remove."""
+    """A bound socket. `file` is (path, device, inode) of the unix socket's file when it is ours to remove, which it is
+    not while another process still serves on it (`lent`).
+    """
 
     sock: socket.socket
     file: tuple[str, int, int] | None = None
     tls: bool = False
+    lent: bool = False
 
     @property
     def port(self) -> int | None:
@@ -56,8 +59,8 @@ class Listener:
         return f"{'https' if self.tls else 'http'}://{host}:{name[1]}"
 
     def remove_file(self) -> None:
-        """Remove the unix socket's file, unless another process has put its own there since."""
-        if self.file is None:
+        """Remove the unix socket's file, unless another process has its own there since, or it is `lent`."""
+        if self.file is None or self.lent:
             return
         (path, *identity), self.file = self.file, None
         try:
@@ -77,7 +80,8 @@ def bind(config: Config, *, reuse_port: bool = False, held: TakenOver | None = N
     """The sockets of HOST, PORT and GOMODEL_UNIX_SOCKET, bound but not listening yet; contract section 1.
 
     `reuse_port`: others may be bound beside them with `beside`. Those that are among `held` are taken from there, and
-    may be several for one TCP address. Raises ListenError, with nothing left bound.
+    may be several for one TCP address; the file of a unix socket among them is `lent`. Raises ListenError, with nothing
+    left bound.
     """
     held = held or TakenOver()
     listeners: list[Listener] = []
@@ -85,7 +89,7 @@ def bind(config: Config, *, reuse_port: bool = False, held: TakenOver | None = N
         if config.unix_socket is not None:
             found = held.unix(config.unix_socket)
             if found is not None and found.file is not None:
-                listeners.append(Listener(found.sock, file=(config.unix_socket, *found.file)))
+                listeners.append(Listener(found.sock, file=(config.unix_socket, *found.file), lent=True))
             else:
                 listeners.append(_bind_unix(config.unix_socket))
         if config.port is not None:

@@ -14,7 +14,7 @@ import os
 import socket
 from collections.abc import Iterable, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..balancing import rotation
@@ -22,6 +22,7 @@ from ..config.settings import Config, ConfigError
 from ..host.listeners import Listener
 from ..host.taken_over import Held, TakenOver
 from .orders import HEADER_BYTES, Line, Message
+from .reload import cut_short
 
 # Not one of the configuration.
 VARIABLE = "_GOMODEL_HANDOVER"
@@ -60,6 +61,7 @@ def offer(line: int, listeners: Iterable[Listener], config: Config, *, activated
             "master_key": bool(config.master_keys),
             "keys_file": config.keys is not None,
             "assumed": any(each.assumed for each in config.instances),
+            "files": {"dotenv": config.dotenv, "dotenv_ended": config.dotenv_ended, "ended": dict(config.ended)},
             "out_of_rotation": rotation.shared.all(),
         }
     )
@@ -79,10 +81,15 @@ class Taken:
     activated: bool
     _all: Sequence[Held]
     _guarded: dict[str, bool]
+    _files: dict[str, Any]
+
+    def remembered(self, config: Config) -> Config:
+        """`config`, but of files that were as whole as those that the old one has read."""
+        return replace(config, **self._files)
 
     def check(self, config: Config) -> None:
-        """Raises ConfigError where `config` lets in everybody, or asks a server that nobody named, and the old one does
-        not, as at a reload.
+        """Raises ConfigError where `config` lets in everybody, asks a server that nobody named, or is of files that may
+        be cut short, and that of the old one is not, as at a reload.
         """
         problems = []
         if self._guarded["GOMODEL_MASTER_KEY"] and not config.master_keys:
@@ -91,6 +98,7 @@ class Taken:
             problems.append("GOMODEL_KEYS_FILE was set and is gone; restart to serve without it")
         if not self._guarded["VLLM_BASE_URL"] and any(each.assumed for each in config.instances):
             problems.append("no VLLM_BASE_URL is set any more; set it, or restart to serve the default")
+        problems += cut_short(config, self.remembered(config))
         if problems:
             raise ConfigError(problems)
 
@@ -116,7 +124,10 @@ def taken(environ: MutableMapping[str, str]) -> Taken | None:
         "GOMODEL_KEYS_FILE": offered["keys_file"],
         "VLLM_BASE_URL": offered["assumed"],
     }
-    return Taken(Between(_socket(offered["line"])), TakenOver(held), offered["activated"], held, guarded)
+    whole = offered.get("files", {})  # which a release before this one does not say
+    files = {name: whole[name] for name in ("dotenv", "dotenv_ended", "ended") if name in whole}
+    line = Between(_socket(offered["line"]))
+    return Taken(line, TakenOver(held), offered["activated"], held, guarded, files)
 
 
 def _socket(fd: int) -> socket.socket:

@@ -187,6 +187,17 @@ def _vanished(config: Config, current: Config) -> list[str]:
         problems.append("GOMODEL_MASTER_KEY was set and is gone; restart to serve without a key")
     if current.keys is not None and config.keys is None:
         problems.append("GOMODEL_KEYS_FILE was set and is gone; restart to serve without it")
+    problems += cut_short(config, current)
+    served = {each.servers for each in current.instances}
+    for each in config.instances:
+        if each.assumed and each.servers not in served:
+            problems.append(f"no VLLM_BASE_URL is set any more; set it, or restart to serve {each.servers[0]}")
+    return problems
+
+
+def cut_short(config: Config, current: Config) -> list[str]:
+    """What is wrong with the files of `config` that looks as if they were not whole, and was not so in `current`."""
+    problems = []
     if current.dotenv and not config.dotenv:
         problems.append(".env was in use and is now missing or sets nothing; restart to serve without it")
     elif current.dotenv and current.dotenv_ended and not config.dotenv_ended:
@@ -196,10 +207,6 @@ def _vanished(config: Config, current: Config) -> list[str]:
             problems.append(
                 f"the last line of {file} has lost its line end, so it may be cut short; end it, or restart"
             )
-    served = {each.servers for each in current.instances}
-    for each in config.instances:
-        if each.assumed and each.servers not in served:
-            problems.append(f"no VLLM_BASE_URL is set any more; set it, or restart to serve {each.servers[0]}")
     return problems
 
 

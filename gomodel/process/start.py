@@ -17,7 +17,7 @@ from ..config.files import Files
 from ..config.settings import Config
 from ..host import private_sockets
 from ..host.listeners import Listener, ListenError, adopt, bind
-from ..host.signals import Signals, StopSignals
+from ..host.signals import STOPPING, Signals, StopSignals
 from ..host.systemd import Notifier, inherited_sockets
 from ..host.taken_over import TakenOver
 from ..host.tls import tls_context
@@ -60,7 +60,7 @@ def start(config: Config, load: Load, signals: Signals, company: Company = _NOBO
     configure_logging(config.log_level, config.log_format)
     taken = handover.taken(os.environ)
     if taken is not None:  # files may be in the middle of a change, as at a reload
-        config = settled(load, config, Files())
+        config = settled(load, taken.remembered(config), Files())
         taken.check(config)
     _raise_descriptor_limit()
     tls_context(config)
@@ -111,6 +111,7 @@ class _Alone:
         self._looking: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
         self._notifier = notifier
+        self._follows = taken is not None
         self._stops = StopSignals()
         self._last_signal = 0
         self._watching: asyncio.TimerHandle | None = None
@@ -121,18 +122,27 @@ class _Alone:
             # Whatever else ran in the container becomes our child at its end; nobody would reap it.
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
+        def stopped() -> list[int]:
+            """Signals to stop one that has taken over nothing yet, and shall not."""
+            return [number for number in arrived if number in STOPPING] if self._follows else []
+
         def ready() -> None:
-            start_log.started(self._serving.gateway.config, listeners)
-            self._notifier.ready()
-            self._succession.ready(listeners)
-            self._show_life(loop)
-            self._look()
-            company.ready(listeners)
-            self._watch_files()
+            ending = stopped()
+            if not ending:
+                start_log.started(self._serving.gateway.config, listeners)
+                self._notifier.ready()
+                self._succession.ready(listeners)
+                self._show_life(loop)
+                self._look()
+                company.ready(listeners)
+                self._watch_files()
             signals.attach(loop, self._on_signal)
-            for number in arrived:
+            for number in ending or arrived:
                 self._on_signal(number)
 
+        if ending := stopped():
+            _logger.info("%s: ending", signal.Signals(ending[0]).name)
+            return 0
         async with company.running():
             await self._serving.run(listeners, ready)
             await self._succession.end()

@@ -50,7 +50,7 @@ class Succession:
         """Clients are taken on `listeners`."""
         self._listeners = listeners
         if self._taken is not None:
-            self._predecessor = Predecessor(self._taken.line, self._notifier.in_charge)
+            self._predecessor = Predecessor(self._taken.line, self._in_charge)
             siblings.process.follow(self._predecessor.numbers)
             self._taken.ready()
 
@@ -69,6 +69,8 @@ class Succession:
         """What ran here is over: wait for the release before, and say the last numbers to the one that took over."""
         if self._predecessor is not None:
             await self._predecessor.end(self._serving.until_limited, self._serving.gateway.config.drain_s + MARGIN_S)
+            for each in self._listeners:
+                each.remove_file()  # it was lent when listening ended, where that was before the other's word
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -78,6 +80,12 @@ class Succession:
         if self._line is not None:
             self._line.release()
             self._successor.finish("numbers", await self._numbers())
+
+    def _in_charge(self) -> None:
+        """The release before takes no more clients, or is gone."""
+        for each in self._listeners:
+            each.lent = False
+        self._notifier.in_charge()
 
     async def _start(self) -> None:
         config = self._serving.gateway.config

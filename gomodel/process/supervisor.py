@@ -216,6 +216,12 @@ class Supervisor:
                 each.file = None  # the other one's to remove
         self._stop()
 
+    def _in_charge(self) -> None:
+        """The release before takes no more clients, or is gone."""
+        for each in self._listeners.everything:
+            each.lent = False
+        self._notifier.in_charge()
+
     def _wake(self, what: int) -> None:
         """In another thread: something was read."""
         if not self._ending.begun:
@@ -281,7 +287,7 @@ class Supervisor:
                         self._workers.order("take_clients")
                     start_log.started(self._changes.config, self._listeners.all)
                     self._notifier.ready()
-                    self._generations.ready(self._notifier.in_charge)
+                    self._generations.ready(self._in_charge)
                     self._feed()
                 self._settle()
             case ("leaving",):

@@ -66,6 +66,25 @@ if "_GOMODEL_HANDOVER" in os.environ:
         os._exit(3)
     module.Batching.start = starting
 """
+# A new release that gets SIGTERM while it reads its configuration, or when it listens already.
+STOPPED_EARLY = """
+    import gomodel.process.start as start
+    settled = start.settled
+    start.settled = lambda *read: os.kill(os.getpid(), signal.SIGTERM) or settled(*read)
+"""
+STOPPED_LATE = """
+    from gomodel.process.gateway import Gateway
+    listen = Gateway.start
+    async def start(*what, **how):
+        await listen(*what, **how)
+        os.kill(os.getpid(), signal.SIGTERM)
+    Gateway.start = start
+"""
+NO_WORKERS = """
+    import gomodel.process.supervisor as supervisor
+    supervisor.serve = None
+    supervisor.LIMITS = supervisor.Limits(attempts=1)
+"""
 SOON = "import gomodel.process.successor as s; s.LIMIT_S = 0.3\n"
 
 
@@ -209,19 +228,48 @@ async def test_a_configuration_that_cannot_be_used_keeps_the_release_that_serves
 ) -> None:
     env = tmp_path / ".env"
     env.write_text("GOMODEL_MASTER_KEY=k\n")
-    gateway = await started(run, connect, upstream, tmp_path)
+    code = "import gomodel.process.reload as r; r.SETTLE_S = 0.01\n" + RUN
+    gateway = await started(run, connect, upstream, tmp_path, code=code)
     process = gateway.process
-    for problem, wrong in [("HTTP_TIMEOUT", "HTTP_TIMEOUT=x\n"), ("GOMODEL_MASTER_KEY was set and is gone", "")]:
+    refused = [
+        ("HTTP_TIMEOUT", "HTTP_TIMEOUT=x\n"),
+        ("GOMODEL_MASTER_KEY was set and is gone", ""),
+        ("the last line of .env has lost its line end", "GOMODEL_MASTER_KEY=ano"),
+    ]
+    for times, (problem, wrong) in enumerate(refused, 1):
         env.write_text(wrong)
         process.signal(signal.SIGUSR2)
         await process.says(problem)
-        await process.says("The new release ended with status 64 before it served", 1 + (not wrong))
+        await process.says("The new release ended with status 64 before it served", times)
     assert (await gateway.ask(request("GET", "/v1/models"))).status == 401
     env.write_text("GOMODEL_MASTER_KEY=another\n")
     await process.upgrade()
     keyed = request("GET", "/admin/instances", [("x-api-key", "another")])
     assert (await gateway.ask(keyed)).status == 200
     assert await process.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("instead", "status", "workers"),
+    [
+        (STOPPED_EARLY, 0, "1"),
+        (STOPPED_EARLY, 0, "2"),
+        (STOPPED_LATE, 0, "1"),
+        (NO_WORKERS, 1, "2"),
+    ],
+    ids=["stopped", "stopped of two", "stopped late", "no workers"],
+)
+async def test_a_release_that_is_stopped_or_fails_before_it_serves_ends_alone_and_leaves_the_socket_its_file(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path, workers: str, instead: str, status: int
+) -> None:
+    code = f"import os, signal\nif '_GOMODEL_HANDOVER' in os.environ:\n{instead}" + RUN
+    gateway = await started(run, connect, upstream, tmp_path, way="unix", workers=workers, code=code)
+    process = gateway.process
+    process.signal(signal.SIGUSR2)
+    await process.says(f"The new release ended with status {status} before it served")
+    assert (await gateway.ask()).status == 200
+    assert await process.stop() == 0
+    assert not (tmp_path / "g.sock").exists()
 
 
 async def test_files_that_are_being_written_are_read_when_they_are_whole(

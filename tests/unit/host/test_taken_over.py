@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gomodel.config.load import from_environ
-from gomodel.host.listeners import bind
+from gomodel.host.listeners import ListenError, bind
 from gomodel.host.taken_over import Held, TakenOver
 
 Listen = Callable[..., Held]
@@ -79,4 +79,23 @@ def test_a_configuration_takes_what_it_wants_and_binds_the_rest(listen: Listen, 
     assert held.left == [unwanted]
     for each in found:
         each.close()
+    assert os.path.exists(path)
+    found[0].lent = False
+    found[0].close()
     assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_a_unix_socket_that_is_lent_keeps_its_file_when_an_address_beside_it_is_taken(
+    listen: Listen, tmp_path: Path, reuse_port: bool
+) -> None:
+    path = str(tmp_path / "g.sock")
+    unix, foreign = listen(path), listen("127.0.0.1")
+    port = foreign.sock.getsockname()[1]
+    config = from_environ(
+        {"HOST": "127.0.0.1", "PORT": str(port), "GOMODEL_UNIX_SOCKET": path, "VLLM_BASE_URL": "http://x/v1"}
+    )
+    with pytest.raises(ListenError, match="another process listens there"):
+        bind(config, reuse_port=reuse_port, held=TakenOver([unix]))
+    assert unix.sock.fileno() == -1
+    assert os.path.exists(path)

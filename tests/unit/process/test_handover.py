@@ -4,6 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,11 +29,18 @@ def sockets() -> Iterator[list[socket.socket]]:
     rotation.shared.clear()
 
 
-def handed_over(sockets: list[socket.socket], **environ: str) -> tuple[Between, Taken]:
-    """The old one's end, and what the new one has; descriptors are not inherited here but copied."""
+def handed_over(
+    sockets: list[socket.socket], files: dict[str, Any] | None = None, **environ: str
+) -> tuple[Between, Taken]:
+    """The old one's end, and what the new one has; descriptors are not inherited here but copied. `files`: how the old
+    one had found them, which a release before this one does not say (None).
+    """
     first, second, ours, theirs = sockets
     listeners = [Listener(first), Listener(second, file=("/x", 7, 8))]
-    said = json.loads(offer(theirs.fileno(), listeners, from_environ({**OLD, **environ}), activated=False))
+    config = replace(from_environ({**OLD, **environ}), **(files or {}))
+    said = json.loads(offer(theirs.fileno(), listeners, config, activated=False))
+    if files is None:
+        del said["files"]
     said["line"] = os.dup(said["line"])
     said["listeners"] = [[os.dup(fd), file] for fd, file in said["listeners"]]
     rotation.shared.clear()
@@ -98,6 +106,37 @@ def test_a_configuration_that_has_lost_what_protects_is_refused(
             new.check(from_environ(now))
     else:
         new.check(from_environ(now))
+    close(old, new)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "problem"),
+    [
+        ({"dotenv": True}, {"dotenv": True}, ""),
+        ({"dotenv": True}, {"dotenv": True, "dotenv_ended": False}, "the last line of .env has lost its line end"),
+        ({"dotenv": True, "dotenv_ended": False}, {"dotenv": True, "dotenv_ended": False}, ""),
+        ({}, {"dotenv": True, "dotenv_ended": False}, ""),
+        ({"dotenv": True}, {}, ".env was in use and is now missing"),
+        (
+            {"ended": {"K ('k')": True}},
+            {"ended": {"K ('k')": False}},
+            r"the last line of K \('k'\) has lost its line end",
+        ),
+        ({"ended": {"K ('k')": False}}, {"ended": {"K ('k')": False}}, ""),
+        ({"ended": {"K ('k')": True}}, {"ended": {"K ('l')": False}}, ""),
+        (None, {"dotenv": True, "dotenv_ended": False}, ""),
+    ],
+)
+def test_a_file_that_may_be_cut_short_is_refused_as_at_a_reload(
+    sockets: list[socket.socket], before: dict[str, Any] | None, now: dict[str, Any], problem: str
+) -> None:
+    old, new = handed_over(sockets, before)
+    config = replace(from_environ(OLD), **now)
+    if problem:
+        with pytest.raises(ConfigError, match=problem):
+            new.check(config)
+    else:
+        new.check(config)
     close(old, new)
 
 
