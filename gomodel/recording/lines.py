@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 
-from .messages import Head, Kind, Messages
+from .messages import SWITCHING, Head, Kind, Messages
 
 VERSION = 1
 
@@ -82,6 +82,18 @@ class Recorded:
     def asked_at(self) -> float:
         """When the last byte of the request came."""
         return self.request[-1][0] if self.request else self.at
+
+    @property
+    def interim(self) -> int:
+        """How many interim responses come before the answer (RFC 9110 15.2)."""
+        statuses = (Head(data).status if data.startswith(b"HTTP/1.") else 0 for _, data in self.response)
+        count = next((n for n, status in enumerate(statuses) if not 100 <= status < 200 or status == SWITCHING), 0)
+        return min(count, len(self.response) - 1)
+
+    @property
+    def answer(self) -> Head:
+        """The head of the answer. There is one."""
+        return Head(self.response[self.interim][1])
 
     def payload(self) -> bytes:
         """The body of the request, its framing taken off."""

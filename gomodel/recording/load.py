@@ -40,7 +40,7 @@ class Load:
         as_recorded = recorded.end in _ALIKE and exchange.end == _ALIKE[recorded.end]
         well = exchange.end == "complete" or as_recorded
         self.results["left, as recorded" if as_recorded and left else exchange.in_words] += 1
-        before = Head(recorded.response[0][1]).status if recorded.response else 0
+        before = recorded.answer.status if recorded.response else 0
         self.errors += not well or (exchange.status >= 400 and before < 400)
         if well and exchange.arrivals:
             self.first_byte_s.append(exchange.head_at - exchange.asked_at)

@@ -55,11 +55,12 @@ class Recorder:
         connection = _Connection(self)
         try:
             pumps = (
-                _pump(reader, out, connection.from_client, connection.client_ended),
-                _pump(there, writer, connection.from_server, connection.server_ended),
+                _pump(reader, out, connection.from_client, connection.client_ended, connection.server_fails),
+                _pump(there, writer, connection.from_server, connection.server_ended, connection.client_fails),
             )
             await asyncio.gather(*pumps)
         finally:
+            connection.over()
             for each in (writer, out):
                 each.transport.abort()
 
@@ -77,8 +78,8 @@ class Recorder:
     def piece(self, exchange: int, side: str, data: bytes) -> None:
         self._journal.say(lines.piece_line(exchange, self.now(), side, data), len(data))
 
-    def end(self, exchange: int, how: End) -> None:
-        self._journal.say(lines.end_line(exchange, self.now(), how))
+    def end(self, exchange: int, how: End, at: float) -> None:
+        self._journal.say(lines.end_line(exchange, at, how))
 
 
 async def _pump(
@@ -86,14 +87,19 @@ async def _pump(
     sink: asyncio.StreamWriter,
     taken: Callable[[bytes], None],
     ended: Callable[[bool], None],
+    fails: Callable[[], None],
 ) -> None:
-    """Move bytes until their side ends, and let the other know."""
+    """Move bytes until their side ends, and let the other know. `fails`: who should take them is gone."""
     reset = False
     try:
         while data := await source.read(_READ_BYTES):
             sink.write(data)
             taken(data)
-            await sink.drain()
+            try:
+                await sink.drain()
+            except OSError:
+                fails()
+                return
     except OSError:
         reset = True
     ended(reset)
@@ -116,6 +122,7 @@ class _Connection:
         self._responses = Messages(responses=True)
         self._asking = 0  # the exchange whose request is coming
         self._open: deque[int] = deque()  # those that have no end
+        self._client_ended_at: float | None = None
 
     def from_client(self, data: bytes) -> None:
         for part in self._requests.feed(data):
@@ -138,20 +145,38 @@ class _Connection:
             elif part.kind is Kind.PIECE:
                 self._recorder.piece(self._open[0], "server", part.data)
             else:
-                self._recorder.end(self._open.popleft(), End.COMPLETE)
+                self._recorder.end(self._open.popleft(), End.COMPLETE, self._recorder.now())
 
     def client_ended(self, reset: bool) -> None:
-        """A client that does not wait for its answer has left."""
-        self._all(End.COMPLETE if self._responses.tunnel else End.CLIENT_LEFT)
+        """One that says nothing more may still read (RFC 9112 9.6); whether it does, its answer will tell."""
+        self._client_ended_at = self._recorder.now()
+        if reset:
+            self.over()
+
+    def client_fails(self) -> None:
+        """It takes no answer any more."""
+        if self._client_ended_at is None:
+            self._client_ended_at = self._recorder.now()
+        self.over()
+
+    def server_fails(self) -> None:
+        """What it said before, and how it ended, is still to be read."""
+
+    def over(self) -> None:
+        """A client that has ended gets nothing any more: what has no end now it has left."""
+        if self._client_ended_at is not None:
+            self._all(End.COMPLETE if self._responses.tunnel else End.CLIENT_LEFT, self._client_ended_at)
 
     def server_ended(self, reset: bool) -> None:
+        now = self._recorder.now()
         if self._open and not reset:
             for _ in self._responses.closed():
-                self._recorder.end(self._open.popleft(), End.COMPLETE)
+                self._recorder.end(self._open.popleft(), End.COMPLETE, now)
         if self._responses.tunnel and not reset:
-            self._all(End.COMPLETE)
-        self._all(End.SERVER_RESET if reset else End.SERVER_CLOSED)
+            self._all(End.COMPLETE, now)
+        self.over()
+        self._all(End.SERVER_RESET if reset else End.SERVER_CLOSED, now)
 
-    def _all(self, how: End) -> None:
+    def _all(self, how: End, at: float) -> None:
         while self._open:
-            self._recorder.end(self._open.popleft(), how)
+            self._recorder.end(self._open.popleft(), how, at)

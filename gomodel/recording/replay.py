@@ -17,7 +17,7 @@ from .lines import End, Recorded
 from .messages import Head, Kind, Messages
 
 _READ_BYTES = 1 << 16
-_OK, _NOT_FOUND = 200, 404
+_CONTINUE, _OK, _NOT_FOUND = 100, 200, 404
 _ACCEPT = re.compile(rb"(?im)^(sec-websocket-accept[ \t]*:[ \t]*)[^\r\n]*")
 _WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
 
@@ -64,7 +64,7 @@ class Replay:
         await self._play(found, head, writer)
         if found.end is End.COMPLETE:
             # An answer that ends with its connection ended it.
-            answer = Head(found.response[0][1])
+            answer = found.answer
             framed = (
                 answer.field(b"content-length") or answer.field(b"transfer-encoding") or answer.status in (204, 304)
             )
@@ -78,12 +78,15 @@ class Replay:
     async def _play(self, found: Recorded, head: Head, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
         begun = loop.time()
+        interim = found.interim
         for number, (at, data) in enumerate(found.response):
+            if number < interim and Head(data).status == _CONTINUE:
+                continue  # whoever expects it got it when the head came
             if self._speed:
                 due = begun + max(0.0, at - found.asked_at) / self._speed
                 if (wait_s := due - loop.time()) > 0:
                     await asyncio.sleep(wait_s)
-            writer.write(_accepting(data, head) if number == 0 else data)
+            writer.write(_accepting(data, head) if number == interim else data)
             await writer.drain()
         if self._speed and found.end is not End.COMPLETE:
             rest_s = begun + max(0.0, found.ended_at - found.asked_at) / self._speed - loop.time()

@@ -1,8 +1,9 @@
 """A recording over real sockets: what is written down, that it is answered so again, and that it can be sent again."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -171,6 +172,71 @@ async def test_a_client_that_leaves_is_recorded_and_its_server_learns_of_it(reco
         await upstream.connections[0].closed
         upstream.release()
     assert [each.end for each in recordings.exchanges] == [End.CLIENT_LEFT]
+
+
+async def test_a_client_that_says_nothing_more_and_reads_on_gets_and_leaves_a_whole_answer(tmp_path):
+    """By a server that answers such a client."""
+
+    async def answering(reader, writer):
+        await reader.read()
+        writer.write(response(b"late"))
+        writer.close()
+
+    async with listening(answering) as port:
+        recordings = Recordings(tmp_path, SimpleNamespace(port=port))
+        async with recordings.recorder() as recorder:
+            reader, writer = await asyncio.open_connection("127.0.0.1", recorder)
+            writer.write(ASK)
+            writer.write_eof()
+            async with asyncio.timeout(SAFETY_S):
+                assert (await reader.read()).endswith(b"late")
+            writer.close()
+    assert [(each.end, each.response[-1][1]) for each in recordings.exchanges] == [(End.COMPLETE, b"late")]
+
+
+async def test_a_client_that_said_all_and_then_left_ends_the_answer(tmp_path):
+    """Its end alone does not say it; that it takes nothing any more does."""
+    gone = asyncio.Event()
+
+    async def endless(reader, writer):
+        try:
+            with suppress(OSError):
+                writer.write(STREAM)
+                while True:
+                    writer.write(chunked(b"x" * 10_000))
+                    await writer.drain()
+        finally:
+            gone.set()
+
+    async with listening(endless) as port:
+        recordings = Recordings(tmp_path, SimpleNamespace(port=port))
+        async with recordings.recorder(limit_bytes=1 << 30) as recorder:
+            reader, writer = await asyncio.open_connection("127.0.0.1", recorder)
+            writer.write(ASK)
+            writer.write_eof()
+            async with asyncio.timeout(SAFETY_S):
+                await reader.readuntil(b"xxx")
+                writer.transport.abort()
+                await gone.wait()
+    assert [each.end for each in recordings.exchanges] == [End.CLIENT_LEFT]
+
+
+async def test_an_answer_behind_interim_ones_keeps_its_connection(recordings, upstream):
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    upstream.on_request(b"HTTP/1.1 100 Continue\r\n\r\n", hints, json_response({}))
+    async with recordings.recorder() as port, client(port) as made:
+        await made.send(ASK)
+        await made.read_until(b"{}")
+    async with recordings.replayed() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            async with asyncio.timeout(SAFETY_S):
+                for _ in range(2):
+                    writer.write(ASK)
+                    got = await reader.readuntil(b"{}")
+                    assert (got.startswith(hints), got.count(b"100 Continue")) == (True, 0)
+        finally:
+            writer.close()
 
 
 async def test_a_websocket_is_recorded_and_opened_again_for_another_key(recordings, upstream):
