@@ -33,6 +33,7 @@ _SURELY = 2.0
 _PROMPT_TOKENS = 256
 # An engine that makes more of them within the time is none that anybody waits for.
 _MOST_TOKENS = 10_000
+_OTHERS = "others use it now"
 _UPGRADE = (
     ("Connection", "Upgrade"),
     ("Upgrade", "websocket"),
@@ -80,6 +81,7 @@ class Examination:
         self._context = max_model_len or 4096
         self._events = effort.events
         self._goes_on = False  # the work of who left may still run
+        self._most = 0.0  # requests that were seen to run at once, since the last long answer began
         self.seen = [Observed(place.shown, place.model) for place in self._places]
 
     async def run(self) -> list[Observed]:
@@ -103,8 +105,8 @@ class Examination:
         for place, seen in each:
             for stream in (True, False):
                 left = await self.leave(place, stream=stream)
-                if left.goes_on and place is not self._direct:
-                    left = await self.leave(place, stream=stream)
+                if left.goes_on and place is not self._direct and not self._of_direct(stream=stream).goes_on:
+                    left = await self.confirmed(place, stream=stream)
                 if stream:
                     seen.left = left
                 else:
@@ -178,22 +180,23 @@ class Examination:
         except OSError as error:
             return unreachable(error)
 
-    async def _counters(self) -> counters.Counters | None:
-        """Of all servers together; None where one does not show them."""
-        running = generated = 0.0
+    async def _counted(self) -> float | None:
+        """How many requests run on all servers together; None where one does not show it."""
+        total = 0.0
         for place in self._servers:
-            read = counters.read((await self._ask(place, "GET", "/metrics")).body.decode("utf-8", "replace"))
+            read = counters.running((await self._ask(place, "GET", "/metrics")).body.decode("utf-8", "replace"))
             if read is None:
                 return None
-            running, generated = running + read.running, generated + read.generated
-        return counters.Counters(running, generated)
+            total += read
+        return total
 
     async def _running(self, wanted: Callable[[float], bool], limit_s: float) -> bool:
         """Wait until the number of requests that run is as `wanted`; whether it came to be."""
         loop = asyncio.get_running_loop()
         until = loop.time() + limit_s
-        while (now := await self._counters()) is not None:
-            if wanted(now.running):
+        while (now := await self._counted()) is not None:
+            self._most = max(self._most, now)
+            if wanted(now):
                 return True
             if loop.time() > until:
                 break
@@ -213,13 +216,14 @@ class Examination:
         tokens, lasts_s = self._tokens_for(patience_s * 6)
         if lasts_s < patience_s * _SURELY:
             return Left(unknown="too fast to tell")
-        before = await self._counters()
+        before = await self._counted()
         if before is None:
             return Left(unknown="no /metrics to see it by")
         # What an earlier place did not cancel runs to its end.
         limit_s = lasts_s if self._goes_on else patience_s
-        if before.running and not await self._running(lambda running: not running, limit_s):
-            return Left(unknown="others use it now")
+        if before and not await self._running(lambda running: not running, limit_s):
+            return Left(unknown=_OTHERS)
+        self._most = 0.0
         loop = asyncio.get_running_loop()
         try:
             async with await Connection.to(place) as connection:
@@ -242,7 +246,19 @@ class Examination:
                 return Left(unknown="the answer was too short")
             return Left(freed_s)
         self._goes_on = True
+        if self._most > 1:
+            return Left(unknown=_OTHERS)
         return Left(None, loop.time() - at)
+
+    def _of_direct(self, *, stream: bool) -> Left:
+        return self.seen[0].left if stream else self.seen[0].left_whole
+
+    async def confirmed(self, place: Place, *, stream: bool) -> Left:
+        """Leave again; that the work goes on is said only where an answer left directly still stops right after."""
+        left = await self.leave(place, stream=stream)
+        if left.goes_on and (await self.leave(self._direct, stream=stream)).freed_s is None:
+            return Left(unknown=_OTHERS)
+        return left
 
     async def _silence(self) -> list[Exchange]:
         """A long answer as one body, of all places at once."""

@@ -3,6 +3,8 @@
 What needs real time, a buffer's or a limit's, is in tests/doctor.
 """
 
+from itertools import chain, repeat
+
 import pytest
 from aiohttp import web
 
@@ -12,11 +14,12 @@ from gomodel.doctor.command import Refused, with_model
 from gomodel.doctor.diagnosis import Diagnosis, diagnose
 from gomodel.doctor.examination import Effort, Examination, entries_of, name_through
 from gomodel.doctor.exchange import Exchange
+from gomodel.doctor.observed import Left
 from gomodel.doctor.places import Place, place_of
 from gomodel.simulator import build_app
 
 from ..harness import bad_paths
-from ..harness.scripted import head, json_response
+from ..harness.scripted import Stall, head, json_response
 
 MODEL = "org/m"
 # With so much patience the engine, which makes no pauses, is too fast for its cancellation to be seen.
@@ -156,3 +159,41 @@ async def test_an_engine_that_works_on_for_who_left_is_seen_by_its_counters(path
             assert (left.freed_s is not None) == freed
     finally:
         await runner.cleanup()
+
+
+async def test_who_leaves_while_others_come_is_no_reason_to_accuse(upstream, monkeypatch):
+    """The doctor's own request runs, then one of somebody else's beside it, which goes on."""
+    upstream.repeat(Stall())
+    place = at(upstream.port)
+    examination = Examination(place, [place], [place], Effort(patience_s=0.02), lambda what: None)
+    examination.seen[0].streams.append(paced(1.0))
+    counts = chain([0.0, 1.0], repeat(2.0))
+
+    async def counted():
+        return next(counts)
+
+    monkeypatch.setattr(examination, "_counted", counted)
+    assert await examination.leave(place, stream=True) == Left(unknown="others use it now")
+
+
+GOES_ON, FREED, OTHERS = Left(None, 3.0), Left(0.1), Left(unknown="others use it now")
+
+
+@pytest.mark.parametrize(
+    ("through", "directly", "said"),
+    [
+        (GOES_ON, FREED, GOES_ON),
+        (GOES_ON, GOES_ON, OTHERS),
+        (GOES_ON, OTHERS, OTHERS),
+        (FREED, None, FREED),
+    ],
+)
+async def test_work_goes_on_only_where_it_stops_directly_right_after(monkeypatch, through, directly, said):
+    direct, gateway = at(1), at(2)
+    examination = Examination(direct, [direct], [gateway], QUICK, lambda what: None)
+
+    async def leave(place, *, stream):
+        return directly if place is direct else through
+
+    monkeypatch.setattr(examination, "leave", leave)
+    assert await examination.confirmed(gateway, stream=True) == said
