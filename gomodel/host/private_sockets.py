@@ -19,6 +19,7 @@ LINES = "lines"
 _PREFIX = "gomodel-batches-"
 # Younger than this a directory may have no sockets yet.
 _STALE_S = 60.0
+_VSIZE = 20  # of /proc/PID/stat, counted from the state
 
 # Made before there are workers, who inherit the name.
 _directory: str | None = None
@@ -55,10 +56,13 @@ def owner() -> int:
 
 
 def is_owned(pid: int) -> bool:
-    """Whether that process, of this user or of this very gateway, still runs; a zombie does not."""
+    """Whether that process, of this user or of this very gateway, still runs.
+
+    One that is ending has no memory any more before its sockets are closed, and keeps none as a zombie (proc(5)).
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b") ")[2][:1] not in b"ZX"
+            return stat.read().rpartition(b") ")[2].split()[_VSIZE] != b"0"
     except OSError:
         return False
 
