@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..doctor.places import Place
+from .answers import Answers
 from .journal import Journal
-from .library import Library
 from .lines import NotARecording, Recorded, first_line, read
 from .load import Load, percentile, send
 from .recorder import Recorder, Target
@@ -108,9 +108,9 @@ def recorded_in(directory: Path) -> list[Recorded]:
 
 def replay(directory: Path, host: str, port: int, speed: float, *, any_body: bool) -> None:
     """Answer by a recording until told to end. Raises Refused."""
-    library = Library(recorded_in(directory), any_body=any_body)
-    served = Replay(library, speed)
-    words = f"Answering at {{}} as recorded: {_many(library.size, 'exchange')}. Ctrl-C ends it."
+    answers = Answers(recorded_in(directory), any_body=any_body)
+    served = Replay(answers, speed)
+    words = f"Answering at {{}} as recorded: {_many(answers.size, 'exchange')}. Ctrl-C ends it."
     asyncio.run(_serve(served.serve, host, port, words))
     print(f"{served.answered:,} answered, {served.absent:,} not in the recording", file=sys.stderr)
 

@@ -1,6 +1,6 @@
 """A server that answers as a recording says: the same bytes, with the same gaps between them or shorter ones.
 
-Decides when each piece goes out, and how an answer ends that ended badly. Which one answers is the library's decision.
+Decides when each piece goes out, and how an answer ends that ended badly. Which one answers is decided in `answers`.
 What is asked for by whoever stands before it, and was not recorded, it answers itself: GET /health and GET /v1/models.
 """
 
@@ -12,7 +12,7 @@ from contextlib import suppress
 from http import HTTPStatus
 
 from ..host.kernel import reset_on_close
-from .library import Library
+from .answers import Answers
 from .lines import End, Recorded
 from .messages import Head, Kind, Messages
 
@@ -25,8 +25,8 @@ _WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
 class Replay:
     """Serves connections with `serve`. `speed`: gaps are divided by it; 0 leaves them out."""
 
-    def __init__(self, library: Library, speed: float) -> None:
-        self._library = library
+    def __init__(self, answers: Answers, speed: float) -> None:
+        self._answers = answers
         self._speed = speed
         self.answered = self.absent = 0
 
@@ -56,7 +56,7 @@ class Replay:
 
     async def _answer(self, head: Head, payload: bytes, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; whether the connection goes on."""
-        found = self._library.find(head.method, head.target, payload)
+        found = self._answers.find(head.method, head.target, payload)
         if found is None:
             self._own(head, writer)
             return head.field(b"connection") != b"close"
@@ -97,10 +97,10 @@ class Replay:
         if head.method == "GET" and path == "/health":
             status, body = _OK, b""
         elif head.method == "GET" and path == "/v1/models":
-            status, body = _OK, self._library.models
+            status, body = _OK, self._answers.models
         else:
             self.absent += 1
-            status, body = _NOT_FOUND, self._library.absent
+            status, body = _NOT_FOUND, self._answers.absent
         reason = HTTPStatus(status).phrase.encode()
         fields = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         writer.write(b"HTTP/1.1 %d %b\r\n%b" % (status, reason, fields) + (b"" if head.method == "HEAD" else body))

@@ -9,9 +9,9 @@ import pytest
 
 from gomodel.config.settings import Secret
 from gomodel.doctor.places import place_of
+from gomodel.recording.answers import Answers
 from gomodel.recording.command import recorded_in, summary
 from gomodel.recording.journal import Journal
-from gomodel.recording.library import Library
 from gomodel.recording.lines import End, first_line
 from gomodel.recording.load import send
 from gomodel.recording.recorder import Recorder, Target
@@ -89,7 +89,7 @@ class Recordings:
 
     @asynccontextmanager
     async def replayed(self, *, any_body=False, speed=0.0):
-        async with listening(Replay(Library(self.exchanges, any_body=any_body), speed).serve) as port:
+        async with listening(Replay(Answers(self.exchanges, any_body=any_body), speed).serve) as port:
             yield port
 
 
@@ -134,7 +134,7 @@ async def test_gaps_are_as_recorded_divided_by_the_speed(recordings, upstream):
     begun = found.asked_at
     slow = replace(found, response=[(begun + 0.05 * number, data) for number, (_, data) in enumerate(found.response)])
     for speed in (1.0, 5.0):
-        replay = Replay(Library([slow]), speed)
+        replay = Replay(Answers([slow]), speed)
         async with listening(replay.serve) as port:
             loop = asyncio.get_running_loop()
             at = loop.time()

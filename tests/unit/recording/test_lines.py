@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from gomodel.recording.answers import Answers
 from gomodel.recording.credentials import with_key, without_credentials
-from gomodel.recording.library import Library
 from gomodel.recording.lines import (
     End,
     NotARecording,
@@ -145,9 +145,9 @@ def test_no_mask_is_sent(first: str, sent: str, fields: str) -> None:
 
 def test_a_target_with_a_key_is_found_whatever_the_key() -> None:
     head = without_credentials(b"GET /v1/x?api_key=then&a=1 HTTP/1.1\r\n\r\n")
-    library = Library([Recorded(1, 1, head, [], [(1, ANSWER)], End.COMPLETE, 1)])
-    assert library.find("GET", "/v1/x?api_key=now&a=1", b"") is not None
-    assert library.find("GET", "/v1/x?api_key=now&a=2", b"") is None
+    answers = Answers([Recorded(1, 1, head, [], [(1, ANSWER)], End.COMPLETE, 1)])
+    assert answers.find("GET", "/v1/x?api_key=now&a=1", b"") is not None
+    assert answers.find("GET", "/v1/x?api_key=now&a=2", b"") is None
 
 
 @pytest.mark.parametrize(
@@ -172,12 +172,12 @@ def test_a_damaged_line_is_passed_over(line: str) -> None:
 
 def test_a_length_of_thousands_of_digits_is_a_body_that_never_ends() -> None:
     found = Recorded(1, 1, HEAD.replace(b"13", b"9" * 5000), [(1, b"{}")], [(1, ANSWER)], End.COMPLETE, 1)
-    assert Library([found]).size == 1
+    assert Answers([found]).size == 1
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"model":"\\ud800"}'], ids=["deep", "surrogate"])
 def test_no_body_stops_the_list_of_models(body: bytes) -> None:
-    assert json.loads(Library([recorded(1, body)]).models)["object"] == "list"
+    assert json.loads(Answers([recorded(1, body)]).models)["object"] == "list"
 
 
 def recorded(number: int, body: bytes = b"{}", end: End | None = End.COMPLETE, method: bytes = b"POST") -> Recorded:
@@ -185,32 +185,32 @@ def recorded(number: int, body: bytes = b"{}", end: End | None = End.COMPLETE, m
     return Recorded(number, number, head, [(number, body)], [(number, ANSWER)], end, number)
 
 
-def numbers(library: Library, *bodies: bytes) -> list[int | None]:
-    found = [library.find("POST", "/v1/x", body) for body in bodies]
+def numbers(answers: Answers, *bodies: bytes) -> list[int | None]:
+    found = [answers.find("POST", "/v1/x", body) for body in bodies]
     return [None if each is None else each.number for each in found]
 
 
 def test_requests_that_are_alike_are_answered_in_turn() -> None:
-    library = Library([recorded(1), recorded(2, b"other"), recorded(3)])
-    assert numbers(library, b"{}", b"other", b"{}", b"{}", b"other") == [1, 2, 3, 1, 2]
-    assert (library.size, numbers(library, b"neither")) == (3, [None])
-    assert library.find("GET", "/v1/x", b"{}") is None
-    assert library.find("POST", "/v1/x?a", b"{}") is None
+    answers = Answers([recorded(1), recorded(2, b"other"), recorded(3)])
+    assert numbers(answers, b"{}", b"other", b"{}", b"{}", b"other") == [1, 2, 3, 1, 2]
+    assert (answers.size, numbers(answers, b"neither")) == (3, [None])
+    assert answers.find("GET", "/v1/x", b"{}") is None
+    assert answers.find("POST", "/v1/x?a", b"{}") is None
 
 
 def test_any_body_is_answered_where_that_is_wanted() -> None:
-    library = Library([recorded(1, b"a"), recorded(2, b"b")], any_body=True)
-    assert numbers(library, b"x", b"b", b"y", b"b", b"z") == [1, 2, 2, 2, 1]  # its own where it is there
-    assert b"--any-body" not in library.absent
-    assert b"--any-body" in Library([]).absent
+    answers = Answers([recorded(1, b"a"), recorded(2, b"b")], any_body=True)
+    assert numbers(answers, b"x", b"b", b"y", b"b", b"z") == [1, 2, 2, 2, 1]  # its own where it is there
+    assert b"--any-body" not in answers.absent
+    assert b"--any-body" in Answers([]).absent
 
 
 def test_what_a_client_broke_off_is_played_only_where_nothing_else_is_there() -> None:
-    library = Library([recorded(1, end=End.CLIENT_LEFT), recorded(2), recorded(3, b"x", End.CLIENT_LEFT)])
-    assert numbers(library, b"{}", b"{}", b"x") == [2, 2, 3]
-    assert Library([recorded(1, end=None)]).size == 0
+    answers = Answers([recorded(1, end=End.CLIENT_LEFT), recorded(2), recorded(3, b"x", End.CLIENT_LEFT)])
+    assert numbers(answers, b"{}", b"{}", b"x") == [2, 2, 3]
+    assert Answers([recorded(1, end=None)]).size == 0
 
 
 def test_the_models_are_those_that_were_asked_for() -> None:
-    library = Library([recorded(1, b'{"model":"m"}'), recorded(2, b'{"model":"n"}'), recorded(3, b'{"model":7}')])
-    assert [each["id"] for each in json.loads(library.models)["data"]] == ["m", "n"]
+    answers = Answers([recorded(1, b'{"model":"m"}'), recorded(2, b'{"model":"n"}'), recorded(3, b'{"model":7}')])
+    assert [each["id"] for each in json.loads(answers.models)["data"]] == ["m", "n"]

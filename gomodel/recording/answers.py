@@ -13,7 +13,7 @@ from .lines import End, Recorded
 _Key = tuple[str, str, bytes]
 
 
-class Library:
+class Answers:
     """`any_body`: a request whose body is not there is answered by what was recorded for its method and target."""
 
     def __init__(self, exchanges: Iterable[Recorded], *, any_body: bool = False) -> None:
