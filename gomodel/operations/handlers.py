@@ -104,7 +104,7 @@ class Operations:
 
     async def close(self) -> None:
         """Stop, and return when nothing is left of it."""
-        self._sampling.stop()
+        await self._sampling.close()
         await self._engines.close()
         await self._probes.close()
 

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 from ..config.values import duration_s
 from ..errors import ClientError
+from ..telemetry.bugs import reported
 from ..telemetry.counters import Telemetry
 from ..telemetry.history import ALL, POINTS, SLOT_S, SLOTS, Counts, Name, Totals
 
@@ -19,32 +20,60 @@ _PLACED = frozenset({"home", "spilled", "moved"})
 
 
 class Sampling:
-    """`start`, then `stop`: looks at the counters every SLOT_S."""
+    """`start`, then `close`: looks at the counters every SLOT_S."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
-        self._handle: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin."""
-        loop = asyncio.get_running_loop()
-        self._handle = loop.call_later(SLOT_S - time() % SLOT_S, self._look)
+        self._task = asyncio.create_task(self._watch())
+        self._task.add_done_callback(reported("The look at the counters"))
 
     def stop(self) -> None:
         """End."""
-        if self._handle is not None:
-            self._handle.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
-    def _look(self) -> None:
-        slot = round(time() / SLOT_S) - 1  # the one that is over
-        self._telemetry.history.note(slot, totals(self._telemetry), gauges(self._telemetry))
-        self.start()
+    async def close(self) -> None:
+        """End, and return when nothing is left of it."""
+        self.stop()
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(SLOT_S - time() % SLOT_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Keep what came since the last look."""
+        slot, telemetry = round(time() / SLOT_S) - 1, self._telemetry  # the one that is over
+        now, running = Now(telemetry), gauges(telemetry)
+        # Thousands of keys and adapters take longer than a stream should wait.
+        rows = await asyncio.to_thread(lambda: telemetry.history.since(totals(now), running))
+        telemetry.history.keep(slot, rows)
 
 
-def totals(telemetry: Telemetry) -> Mapping[Name, Counts]:
+class Now:
+    """The counters' own objects, listed at one moment; what they hold may be read in another thread."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.requests = list(telemetry.requests.items())
+        self.spending = list(telemetry.spending.items())
+        self.wasted = list(telemetry.waste.by_key.items())
+        self.latency = list(telemetry.latency.items())
+        self.gaps = list(telemetry.gaps.totals())
+        self.affinity = list(telemetry.affinity.items())
+        self.aborted = list(telemetry.aborted.items())
+        self.lag = telemetry.lag
+
+
+def totals(now: Now) -> Mapping[Name, Counts]:
     """All that was counted since the start, by instance, model and key."""
     sums = Totals()
-    for (instance, _, model, status), series in telemetry.requests.items():
+    for (instance, _, model, status), series in now.requests:
         if not instance and status < 400:  # health, metrics, this page
             continue
         names = [ALL]
@@ -57,7 +86,7 @@ def totals(telemetry: Telemetry) -> Mapping[Name, Counts]:
             sums.add(names, "failed", series.count)
         elif status >= 400 and status != 499:
             sums.add(names, "refused", series.count)
-    for (instance, model, key), spent in telemetry.spending.items():
+    for (instance, model, key), spent in now.spending:
         ours = [("key", key)] if key else []
         sums.add(ours, "requests", spent.known + spent.unknown)
         names = [ALL, ("instance", instance), ("model", f"{instance}/{model}"), *ours]
@@ -65,24 +94,24 @@ def totals(telemetry: Telemetry) -> Mapping[Name, Counts]:
         sums.add(names, "cached_tokens", spent.cached)
         sums.add(names, "completion_tokens", spent.completion)
         sums.add(names, "generation_seconds", spent.seconds)
-    for (instance, key), wasted in telemetry.waste.by_key.items():
+    for (instance, key), wasted in now.wasted:
         names = [ALL, ("instance", instance), *([("key", key)] if key else [])]
         sums.add(names, "wasted_seconds", wasted.seconds)
-    for (instance, _), latency in telemetry.latency.items():
+    for (instance, _), latency in now.latency:
         if instance:
             names = [ALL, ("instance", instance)]
             sums.buckets(names, "stream_first_byte", latency.first_byte_streamed.counts)
             sums.buckets(names, "answer_first_byte", latency.first_byte.counts)
-    for instance, gaps in telemetry.gaps.totals():
+    for instance, gaps in now.gaps:
         names = [ALL, ("instance", instance)]
         sums.add(names, "events", sum(gaps.counts))
         sums.buckets(names, "gap", gaps.counts)
-    for (_, result), count in telemetry.affinity.items():
+    for (_, result), count in now.affinity:
         if result in _PLACED:
             sums.add([ALL], f"conversations_{result}", count)
-    sums.buckets([ALL], "lag", telemetry.lag.counts)
+    sums.buckets([ALL], "lag", now.lag.counts)
     words = {"client": "client_left", "upstream": "upstream_broke", "gomodel": "gateway_ended"}
-    for (who, _), count in telemetry.aborted.items():
+    for (who, _), count in now.aborted:
         sums.add([ALL], words[who], count)
     return sums.rows
 

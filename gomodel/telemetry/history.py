@@ -52,14 +52,14 @@ _QUANTILES = {"p50_s": 0.5, "p95_s": 0.95}
 
 
 class History:
-    """`note` every SLOT_S what the counters say; `read` the steps of a window."""
+    """`keep` every SLOT_S what came `since` the slot before; `read` the steps of a window."""
 
     def __init__(self) -> None:
         self._slots: deque[tuple[int, dict[Name, Counts]]] = deque(maxlen=SLOTS)
         self._before: Mapping[Name, Counts] = {}
 
-    def note(self, slot: int, totals: Mapping[Name, Counts], gauges: Mapping[Name, Counts]) -> None:
-        """Keep what came since the last call. `slot` counts SLOT_S since 1970; `totals` are those since the start."""
+    def since(self, totals: Mapping[Name, Counts], gauges: Mapping[Name, Counts]) -> dict[Name, Counts]:
+        """What came since the last call, of the busiest; `totals` are those since the start."""
         rows: dict[Name, Counts] = {}
         for name, counts in totals.items():
             before = self._before.get(name, {})
@@ -73,6 +73,10 @@ class History:
         if len(rows) > MAX_ROWS:
             busiest = sorted(rows, key=lambda name: (name != ALL, -rows[name].get("requests", 0)))
             rows = {name: rows[name] for name in busiest[:MAX_ROWS]}
+        return rows
+
+    def keep(self, slot: int, rows: dict[Name, Counts]) -> None:
+        """These are of `slot`, which counts SLOT_S since 1970."""
         self._slots.append((slot, rows))
 
     def read(self, first: int, step: int) -> dict[int, dict[Name, Counts]]:

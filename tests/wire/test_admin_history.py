@@ -35,7 +35,7 @@ async def test_what_was_counted_is_there_when_its_slot_is_over(gateway, upstream
     client = await connect(handle)
     for _ in range(3):
         assert (await ask(client, chat(MASTER))).status == 200
-    handle.gateway.app._operations._sampling._look()
+    await handle.gateway.app._operations._sampling.look()
     series = (await ask(client, get(MASTER, "/admin/history"))).json()["series"]
     counted = {(each["by"], each["name"]): each for each in series}
     assert list(counted) == [("all", ""), ("instance", "vllm"), ("model", "vllm/other")]

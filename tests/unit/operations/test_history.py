@@ -1,12 +1,15 @@
 """What of the counters the charts get, and what a query of them means."""
 
+import asyncio
+
 import pytest
 
 from gomodel.config.load import from_environ
 from gomodel.errors import ClientError
-from gomodel.operations.history import Window, gauges, totals
+from gomodel.operations.history import Now, Sampling, Window, gauges, totals
 from gomodel.telemetry.counters import Telemetry
 from gomodel.telemetry.history import ALL
+from gomodel.telemetry.spending import Spending
 from gomodel.telemetry.usage import Usage
 
 from ..telemetry.records import ended
@@ -24,7 +27,7 @@ def test_requests_are_counted_for_all_their_instance_and_their_model(telemetry):
     telemetry.finish(record, "m", 102.0, metered=True)
     telemetry.finish(ended(status=503), "m", 102.0)
     telemetry.finish(ended(status=404), "m", 102.0)
-    found = totals(telemetry)
+    found = totals(Now(telemetry))
     assert set(found) == {ALL, ("instance", "vllm"), ("model", "vllm/m")}
     for name in found:
         counts = {
@@ -39,13 +42,13 @@ def test_what_the_gateway_answers_itself_counts_only_where_it_refuses(telemetry)
         record = ended(status=status)
         record.instance = ""
         telemetry.finish(record, "", 102.0)
-    assert totals(telemetry)[ALL] == {"requests": 2, "failed": 1, "refused": 1}
+    assert totals(Now(telemetry))[ALL] == {"requests": 2, "failed": 1, "refused": 1}
 
 
 def test_early_ends_are_counted_by_who_ended_them(telemetry):
     for who in ("client", "client", "upstream", "gomodel"):
         telemetry.finish(ended(ended_by=who), "m", 102.0)
-    found = totals(telemetry)[ALL]
+    found = totals(Now(telemetry))[ALL]
     assert (found["client_left"], found["upstream_broke"], found["gateway_ended"]) == (2, 1, 1)
 
 
@@ -78,3 +81,18 @@ def test_a_window_ends_with_the_last_slot_that_is_over(query: str, step_s: int, 
 def test_what_is_not_understood_is_refused(query: str):
     with pytest.raises(ClientError, match="window=10s to window=1h"):
         Window(query, 0.0)
+
+
+async def test_a_look_at_thousands_of_keys_leaves_the_loop_turning(telemetry):
+    for number in range(20_000):
+        telemetry.spending["vllm", "m", str(number)] = spent = Spending()
+        spent.prompt = spent.known = 1
+    looking = asyncio.create_task(Sampling(telemetry).look())
+    turns = 0
+    while not looking.done():
+        turns += 1
+        await asyncio.sleep(0)
+    await looking
+    assert turns > 5
+    ((_, rows),) = telemetry.history._slots
+    assert rows[ALL]["prompt_tokens"] == 20_000

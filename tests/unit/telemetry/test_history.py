@@ -14,7 +14,7 @@ VLLM = ("instance", "vllm")
 def noted(*requests: int, first_slot: int = 100) -> History:
     history = History()
     for number, count in enumerate(requests):
-        history.note(first_slot + number, {ALL: {"requests": count}}, {})
+        history.keep(first_slot + number, history.since({ALL: {"requests": count}}, {}))
     return history
 
 
@@ -33,7 +33,7 @@ def test_steps_add_slots_up_and_leave_out_what_was_before():
 def test_of_gauges_a_step_has_the_most_at_once_and_workers_add_up():
     history = History()
     for slot, running in enumerate((2, 7, 4)):
-        history.note(slot, {}, {ALL: {"running": running}, VLLM: {"running": 0}})
+        history.keep(slot, history.since({}, {ALL: {"running": running}, VLLM: {"running": 0}}))
     found = history.read(0, 3)
     assert found == {0: {ALL: {"running": 7}}}
     assert of(charts([found, found], 1, 30))["points"]["running"] == [14]
@@ -48,7 +48,7 @@ def test_an_hour_is_kept():
 def test_of_too_many_rows_those_of_the_busiest_are_kept_and_that_of_all():
     rows = {("key", str(number)): {"requests": number} for number in range(1, MAX_ROWS + 100)}
     history = History()
-    history.note(0, {**rows, ALL: {"requests": 1}}, {})
+    history.keep(0, history.since({**rows, ALL: {"requests": 1}}, {}))
     kept = history.read(0, 1)[0]
     assert len(kept) == MAX_ROWS
     assert ALL in kept
@@ -59,13 +59,15 @@ def test_of_too_many_rows_those_of_the_busiest_are_kept_and_that_of_all():
 def test_who_asked_for_nothing_goes_before_who_asked(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "MAX_ROWS", 2)
     history = History()
-    history.note(0, {("key", "silent"): {"events": 9}, ("key", "asks"): {"requests": 1}, ALL: {"requests": 1}}, {})
+    history.keep(
+        0, history.since({("key", "silent"): {"events": 9}, ("key", "asks"): {"requests": 1}, ALL: {"requests": 1}}, {})
+    )
     assert history.read(0, 1) == {0: {ALL: {"requests": 1}, ("key", "asks"): {"requests": 1}}}
 
 
 def test_a_gauge_counts_where_the_other_is_nothing_and_two_of_nothing_are_no_row():
     history = History()
-    history.note(0, {}, {ALL: {"running": 3, "waiting": 0}, VLLM: {"running": 0, "waiting": 0}})
+    history.keep(0, history.since({}, {ALL: {"running": 3, "waiting": 0}, VLLM: {"running": 0, "waiting": 0}}))
     assert history.read(0, 1) == {0: {ALL: {"running": 3, "waiting": 0}}}
 
 
