@@ -9,7 +9,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from .commands import COMMANDS, CONFIG_ERROR, FAILED, OK, WRONG_USE, Command
+from .commands.command import CONFIG_ERROR, FAILED, OK, WRONG_USE, Command
+from .commands.serve import SERVE
 from .version import VERSION
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _open_standard_descriptors() -> None:
 
 def command(arguments: list[str]) -> int:
     """Do what `arguments` ask for; the exit status."""
-    chosen, options = COMMANDS[0], None
+    chosen, options = SERVE, None
     if arguments not in ([], [chosen.name]):  # which needs no parser, and is in a hurry
         options = _parse(arguments)
         if options.example_env:
@@ -108,6 +109,8 @@ def command_line() -> "ArgumentParser":
     """What reads the command line, with every subcommand."""
     from argparse import ArgumentParser, RawDescriptionHelpFormatter  # noqa: PLC0415
 
+    from .commands.table import COMMANDS  # noqa: PLC0415
+
     class Parser(ArgumentParser):
         of: Command | None = None
 
@@ -127,7 +130,7 @@ def command_line() -> "ArgumentParser":
         epilog=_EPILOG,
         formatter_class=look,
     )
-    parser.set_defaults(command=COMMANDS[0])
+    parser.set_defaults(command=SERVE)
     named = parser.add_subparsers(title="commands", metavar="COMMAND", prog="gomodel")
     for each in COMMANDS:
         summary = f"{each.summary[0].upper()}{each.summary[1:]}."

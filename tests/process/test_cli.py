@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from gomodel import __main__ as cli
-from gomodel import commands
 from gomodel.balancing import model_entries
-from gomodel.commands import COMMANDS
+from gomodel.commands import serve, table
+from gomodel.commands.command import WRONG_USE
+from gomodel.commands.table import COMMANDS
 from gomodel.config.keys_file import parse
 from gomodel.config.load import from_environ
 from gomodel.config.registry import VARIABLES
@@ -107,7 +108,7 @@ def test_completion_without_its_package_says_how_to_get_it(
 def test_wrong_use_says_what_to_do_in_two_lines(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.command(arguments)
-    assert ended.value.code == commands.WRONG_USE
+    assert ended.value.code == WRONG_USE
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("gomodel")
     assert re.fullmatch(r"For what it takes: gomodel( \w+)? --help", second)
@@ -137,7 +138,8 @@ def test_commands_and_the_flags_of_the_first_release_mean_the_same(
         return lambda options: asked.append((name, options)) or 7
 
     noting = tuple(each._replace(run=note(each.name)) for each in COMMANDS)
-    monkeypatch.setattr(cli, "COMMANDS", noting)
+    monkeypatch.setattr(table, "COMMANDS", noting)
+    monkeypatch.setattr(cli, "SERVE", noting[0])
     assert cli.command(arguments) == 7
     [(found, options)] = asked
     assert found == name
@@ -161,7 +163,7 @@ def test_on_another_system_than_linux_it_says_so_and_does_nothing(
     arguments: list[str], system: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.platform", system)
-    monkeypatch.setattr(commands, "Signals", pytest.fail)
+    monkeypatch.setattr(serve, "Signals", pytest.fail)
     assert cli.command(arguments) == 1
     assert capsys.readouterr().err.startswith(f"gomodel runs on Linux; this is {system}.")
 
