@@ -1,4 +1,4 @@
-"""Routes to handlers, in reading order; composes the chain once.
+"""Routes to handlers, behind the chain: all that one configuration makes.
 
 Decides what each kind of route does with a request. Knows nothing of sockets, signals or processes.
 """
@@ -8,34 +8,18 @@ from typing import Any
 
 from .access.callers import Callers
 from .access.leases import Leases
-from .access.rights import known_caller
 from .access.slots import Slots
 from .balancing.instances import Providers
 from .balancing.model_lists import ModelLists
 from .balancing.replica_guard import ReplicaGuard, forget
 from .balancing.stored_responses import StoredResponses
-from .checks import (
-    CallerChecks,
-    CallerLineChecks,
-    Check,
-    Checks,
-    LineChecks,
-    allowed,
-    master_key,
-    on_behalf,
-    sanity,
-)
+from .chain import Chain
 from .config.settings import Config
-from .cross_origin import own_pages, preflights, sharing
 from .downstream.request import Handler, Reply, Request
 from .errors import NotFound, Overloaded
-from .http1.forwarded import TrustedProxies
-from .http1.origins import Origins, is_loopback
-from .middleware import CallerRecording, Middleware, Recording, compose, errors
 from .operations.handlers import Operations
 from .operations.status_page import status_page
 from .relay.batch_calls import BatchCalls
-from .relay.digest import EVERY, sampling
 from .relay.forward import Forwarder
 from .relay.inference import Inference
 from .relay.passthrough import Passthrough
@@ -94,14 +78,7 @@ class App:
                 exclude=config.replica_guard == "exclude",
                 generate=config.replica_guard_generates,
             )
-        self.callers: Callers | None = None
-        if config.keys is not None:
-            before = previous.callers if previous is not None else None
-            leases = None
-            if config.redis_url is not None:
-                earlier = before.leases if before is not None else None
-                leases = Leases(config.redis_url, config.limits_without_redis, earlier)
-            self.callers = Callers(config.keys, config.master_keys, before, leases)
+        self.callers: Callers | None = _callers(config, previous.callers if previous is not None else None)
         # A keys file may come to name a limit that is waited for while the process runs.
         limited = any(each.max_in_flight is not None for each in config.instances)
         queueing = None
@@ -160,41 +137,11 @@ class App:
         if config.batches.on:
             self._batch_calls = BatchCalls(config, self.providers, telemetry)
             self._handlers[Kind.BATCHES] = self._operations.kept_usage = self._batch_calls.handle
-        strip = frozenset(name.encode() for name in config.strip_request_headers)
-        if self.callers is not None:
-            strip |= {b"x-vllm-priority"}  # who comes first is for the keys file to say
-        proxies = TrustedProxies(config.forwarded_allow_ips) if config.forwarded_allow_ips else None
-        origins = Origins(config.cors_allow_origins) if config.cors_allow_origins else None
-        if self.callers is not None:
-            door: Check = known_caller(self.callers)
-        elif config.master_keys:
-            door = master_key(config.master_keys)
-        else:
-            door = own_pages(origins, loopback=config.port is not None and is_loopback(config.host))
-        checks = [sanity, *([preflights(origins)] if origins is not None else []), door, allowed]
-        recording = Recording if self.callers is None else CallerRecording
-        self._sample = None if config.digest == "off" else sampling(1 if config.digest == "all" else EVERY)
-        known_by = telemetry, router, self.providers, strip, config.session_headers
-        self._recording = recording(*known_by, proxies, self._sample)
-        self._checks = Checks(checks) if self.callers is None else CallerChecks(checks, self.callers)
-        self._shared = origins is not None
-        shared = [sharing(origins)] if origins is not None else []
-        layers: list[Middleware] = [self._recording, *shared, errors, self._checks]
-        self.serve = compose(self._dispatch, layers)
-        self.serve_line = self._serving_lines(telemetry, router) if config.batches.on else self.serve
-        self.refuse = compose(self._refuse, layers)  # for clients there is no room for
-
-    def _serving_lines(self, telemetry: Telemetry, router: Router) -> Handler:
-        """The chain of the lines of batches, which come over a socket of the gateway's own, and with whose they are."""
-        config, callers = self.config, self.callers
-        strip = frozenset(name.encode() for name in config.strip_request_headers) - {b"x-vllm-priority"}
-        recording = Recording if callers is None else CallerRecording
-        record = recording(telemetry, router, self.providers, strip, config.session_headers, sample=self._sample)
-        if callers is None:
-            return compose(self._dispatch, [record, errors, LineChecks([sanity, allowed])])
-        return compose(
-            self._dispatch, [record, errors, CallerLineChecks([sanity, on_behalf(callers), allowed], callers)]
-        )
+        chain = Chain(config, telemetry, router, self.providers, self.callers)
+        self._recording, self._checks, self._shared = chain.recording, chain.checks, chain.shared
+        self.serve = chain.around(self._dispatch)
+        self.serve_line = chain.around_lines(self._dispatch) if config.batches.on else self.serve
+        self.refuse = chain.around(self._refuse)  # for clients there is no room for
 
     def begin(self, request: Request) -> bool:
         """Do at once what the chain does with a request: all that needs no waiting but for its body, in its order.
@@ -296,6 +243,17 @@ class App:
             await self._batch_calls.close()
         await self.models.close()
         await self.providers.close(shared)
+
+
+def _callers(config: Config, previous: Callers | None) -> Callers | None:
+    """Who is told apart by a key of their own; None where nobody is."""
+    if config.keys is None:
+        return None
+    leases = None
+    if config.redis_url is not None:
+        earlier = previous.leases if previous is not None else None
+        leases = Leases(config.redis_url, config.limits_without_redis, earlier)
+    return Callers(config.keys, config.master_keys, previous, leases)
 
 
 def _allows(request: Request) -> Callable[[str, str], bool] | None:
