@@ -132,7 +132,7 @@ PURE := $(wildcard gomodel/http1/*.py gomodel/routes/*.py gomodel/selector/*.py)
 	$(addprefix gomodel/balancing/,aliases.py equivalence.py keys_in_flight.py near_models.py rendezvous.py rotation.py) \
 	$(addprefix gomodel/batches/,byte_ranges.py ids.py lines.py parameters.py politeness.py usage.py) \
 	$(addprefix gomodel/config/,addresses.py dotenv_file.py header_fields.py in_force.py keys_file.py load.py reader.py registry.py typos.py values.py variable.py) \
-	$(addprefix gomodel/process/,ending.py hub.py lending.py orders.py restarts.py slot_desk.py) $(addprefix gomodel/relay/,attempts.py pace.py refusals.py) \
+	$(addprefix gomodel/process/,ending.py hub.py lending.py orders.py restarts.py slot_desk.py) $(addprefix gomodel/relay/,attempts.py pace.py refusals.py sums.py) \
 	$(addprefix gomodel/telemetry/,counters.py failures.py histogram.py history.py spending.py tally.py usage.py usage_table.py waste.py) \
 	$(addprefix gomodel/upstream/,breaker.py connect_failure.py connection_loss.py demotion.py health.py model_list.py)
 FLOOR := 97

@@ -4,7 +4,7 @@ from zlib import crc32
 
 import pytest
 
-from gomodel.relay.digest import Restored, _framing
+from gomodel.relay.sums import Restored
 
 CAME = b'{"x":1,"model":"vllm/m","y":2}'
 AT = CAME.index(b"vllm")
@@ -32,23 +32,3 @@ def test_what_was_cut_is_put_back(at, taken, instead, out):
         assert restored(at, taken, instead, [out[:middle], out[middle:]]) == crc32(CAME)
         changed = out[:middle] + bytes([out[middle] ^ 1]) + out[middle + 1 :]
         assert restored(at, taken, instead, [changed]) != crc32(CAME)
-
-
-LENGTH = b"\r\ncontent-length: "
-
-
-@pytest.mark.parametrize(
-    ("fields", "sent", "payload"),
-    [
-        (LENGTH + b"3", b"abc", b"abc"),
-        (LENGTH + b"3\r\nx: y", b"abc", b"abc"),
-        (LENGTH + b"3", b"abcd", b"abc"),
-        (LENGTH + b"0", b"abc", b"abc"),
-        (b"\r\nx-content-length: 1", b"abc", b"abc"),
-        (b"", b"abc", b"abc"),
-        (b"\r\ntransfer-encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n", b"abc"),
-        (b"\r\ntransfer-encoding: chunked\r\nx: y", b"3;a=b\r\nabc\r\n", b"abc"),
-    ],
-)
-def test_an_answer_is_read_as_its_head_says(fields, sent, payload):
-    assert bytes(_framing(b"http/1.1 200 ok" + fields).feed(sent)) == payload
