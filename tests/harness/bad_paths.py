@@ -7,11 +7,13 @@ The others spoil what they are named for. Knows nothing of who looks for them.
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, NamedTuple
 
 from gomodel.http1.framing import Chunked
+
+from .listening import listening
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -316,22 +318,6 @@ class CutsSilence(Path):
         self.silence_s = 1.0
 
 
-@asynccontextmanager
-async def serving(path: Path) -> AsyncIterator[int]:
+def serving(path: Path) -> AbstractAsyncContextManager[int]:
     """The proxy, listening; its port."""
-    tasks: set[asyncio.Task[Any]] = set()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Awaitable[None]:
-        task = asyncio.ensure_future(path.serve(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        return task
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    return listening(path.serve)

@@ -17,6 +17,7 @@ from gomodel.recording.load import send
 from gomodel.recording.recorder import Recorder, Target
 from gomodel.recording.replay import Replay
 
+from ..harness.listening import listening
 from ..harness.scripted import (
     SAFETY_S,
     Fin,
@@ -36,24 +37,6 @@ ASK = request("POST", "/v1/chat/completions", [("Authorization", "Bearer secret"
 CLOCK_S = 0.005
 EVENTS = [b"data: %d\n\n" % number for number in range(3)]
 STREAM = head(200, [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked"), ("Set-Cookie", "secret")])
-
-
-@asynccontextmanager
-async def listening(serve):
-    """A server of `serve`; its port."""
-    tasks = set()
-
-    def accepted(reader, writer):
-        tasks.add(asyncio.ensure_future(serve(reader, writer)))
-
-    server = await asyncio.start_server(accepted, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager
