@@ -107,7 +107,7 @@ class Api:
 
     async def used(self, request: web.Request) -> web.Response:
         """GET /admin/usage of a time; the gateway has looked whether the caller may ask, and for what."""
-        asked = Asked(request.query_string, request.headers.get("Accept", ""), time())
+        asked = Asked(request.query, request.headers.get("Accept", ""), time())
         since, until = asked.window or (0, int(time()) + HOUR_S)
         rows = summed(await self._usage.used(since, until), asked.by)
         headers = {"Cache-Control": "no-store"}

@@ -16,7 +16,8 @@ from ..balancing import rotation
 from ..balancing.instances import Providers
 from ..balancing.model_lists import ModelLists
 from ..downstream.request import Handler, Reply, Request
-from ..errors import ClientError, NotFound
+from ..errors import InvalidValue, NotFound
+from ..routes.query import parameters
 from ..routes.route import Kind
 from ..telemetry import failures
 from ..telemetry.counters import Telemetry
@@ -137,13 +138,13 @@ class Operations:
         return Reply(200, json.dumps({"id": request_id, "aborted": count}).encode())
 
     async def usage(self, request: Request) -> Reply | None:
-        """GET /admin/usage: all workers as one; contract section 8. Raises ClientError."""
+        """GET /admin/usage: all workers as one; contract section 8. Raises InvalidValue."""
         now = time()
-        asked = Asked(request.target.partition("?")[2], request.message.headers.get("Accept", ""), now)
+        asked = Asked(parameters(request.target), request.message.headers.get("Accept", ""), now)
         if asked.window is not None:
             if self.kept_usage is None:
                 why = "Usage is kept by time where GOMODEL_DATA_DIR is set; leave out from and to."
-                raise ClientError(why, code="invalid_parameter")
+                raise InvalidValue(None, why, code="invalid_parameter")
             return await self.kept_usage(request)
         snapshots = await ask_siblings(METRICS, self._snapshot(request.record))
         rows = await asyncio.to_thread(lambda: summed(used(snapshots), asked.by))  # there may be thousands
@@ -164,7 +165,7 @@ class Operations:
 
     async def _rotate(self, request: Request) -> None:
         """Take an instance, or the replica that the query names, out of rotation or back, here and in all workers."""
-        name, address = request.route.id or "", instances.replica_of(request.record.target)
+        name, address = request.route.id or "", parameters(request.target).get("replica")
         instance = self._providers.instances.get(name)
         if instance is None:
             raise NotFound(f"No instance is named {name!r}; there are: {', '.join(self._providers.instances)}.")
@@ -192,8 +193,8 @@ class Operations:
         return _json(keys.listed(self._callers, answers))
 
     async def history(self, request: Request) -> Reply:
-        """GET /admin/history: the last hour in numbers, of all workers there are. Raises ClientError."""
-        window = Window(request.target.partition("?")[2], time())
+        """GET /admin/history: the last hour in numbers, of all workers there are. Raises InvalidValue."""
+        window = Window(parameters(request.target), time())
         found = [self._telemetry.history.read(*window.asked), *await ask_siblings("history", window.asked)]
         series = await asyncio.to_thread(charts, found, window.steps, window.step_s)  # there may be hundreds
         return _json(said(window, series))

@@ -7,10 +7,9 @@ import asyncio
 from collections.abc import Mapping
 from time import time
 from typing import Any
-from urllib.parse import parse_qsl
 
 from ..config.values import duration_s
-from ..errors import ClientError
+from ..errors import InvalidValue
 from ..telemetry.bugs import reported
 from ..telemetry.counters import Telemetry
 from ..telemetry.history import ALL, POINTS, SLOT_S, SLOTS, Counts, Name, Totals
@@ -132,16 +131,14 @@ def gauges(telemetry: Telemetry) -> Mapping[Name, Counts]:
 class Window:
     """What a query asks for: `seconds` up to now in `steps` steps of `step_s`, from slot `first` on."""
 
-    def __init__(self, query: str, now: float) -> None:
-        """`query` may have `window`, a duration of 10s to 1h. Raises ClientError for what is not understood."""
-        given = dict(parse_qsl(query, keep_blank_values=True))
+    def __init__(self, given: Mapping[str, str], now: float) -> None:
+        """`given` may have `window`, a duration of 10s to 1h. Raises InvalidValue for what is not understood."""
         try:
-            seconds = duration_s(given.pop("window", "1h"))
+            seconds = duration_s(given.get("window", "1h"))
         except ValueError:
             seconds = 0.0
-        if given or not SLOT_S <= seconds <= _WINDOW_S:
-            why = "/admin/history takes window=10s to window=1h, and nothing else."
-            raise ClientError(why, code="invalid_parameter")
+        if not SLOT_S <= seconds <= _WINDOW_S:
+            raise InvalidValue("window", "window may be 10s to 1h.", code="invalid_parameter")
         slots = int(seconds // SLOT_S)
         self.step = -(-slots // POINTS)
         self.step_s = self.step * SLOT_S

@@ -7,10 +7,8 @@ probes find the same.
 from collections.abc import Iterable
 from time import monotonic
 from typing import Any
-from urllib.parse import parse_qsl
 
 from ..balancing.instance import Instance
-from ..errors import ClientError
 from ..upstream.replica import Replica
 from .readiness import last_failure, standing
 
@@ -25,17 +23,6 @@ def listed(instances: Iterable[Instance], *, asking: bool) -> list[dict[str, Any
         }
         for instance in instances
     ]
-
-
-def replica_of(target: str) -> str | None:
-    """The replica that the query of a target names. Raises ClientError for more than one, and for another field."""
-    try:
-        fields = parse_qsl(target.partition("?")[2], keep_blank_values=True, max_num_fields=10)
-    except ValueError:
-        fields = [("", "")]
-    if any(name != "replica" for name, _ in fields) or len(fields) > 1:
-        raise ClientError("The query may name one replica, as in ?replica=10.0.0.7:8000, and nothing else.")
-    return fields[0][1] if fields else None
 
 
 def _entry(replica: Replica, now: float, *, asking: bool) -> dict[str, Any]:

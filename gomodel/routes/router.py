@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from ..errors import BadTarget, Forbidden, GatewayError, NotFound
 from . import passthrough
 from .batch_routes import batch_route
+from .query import with_query
 from .respelling import ends, respellings
 from .route import Kind, Route
 from .targets import check_target, split_target
@@ -131,7 +132,7 @@ class Router:
             return _refused(partial(BadTarget, error.message), anthropic)
         if local in self._local:
             route = self._local[local]
-            return replace(route, tail=local + query) if route.kind is Kind.ADMIN_USAGE else route
+            return with_query(replace(route, tail=local + query) if route.kind is Kind.ADMIN_USAGE else route, query)
         if local == "/p" or local.startswith("/p/"):
             return self._pass_through(local, query, anthropic)
         # Servers disagree on whether /a//b and /a/ are /a/b and /a, so neither is anything here (nor a redirect).
@@ -142,9 +143,9 @@ class Router:
 
     def _find(self, local: str, query: str, anthropic: bool) -> Route | None:
         if local.startswith("/admin/requests/"):
-            return _admin_request(local.removeprefix("/admin/requests/"))
+            return _admin_request(local.removeprefix("/admin/requests/"), query)
         if local.startswith("/admin/instances/"):
-            return _rotation(local.removeprefix("/admin/instances/"))
+            return _rotation(local.removeprefix("/admin/instances/"), query)
         below_v1 = local.startswith("/v1/")
         root = local.removeprefix("/v1") if below_v1 else local
         found: Route | None
@@ -256,14 +257,14 @@ def _inference(local: str, query: str, anthropic: bool) -> Route | None:
     )
 
 
-def _rotation(path: str) -> Route | None:
+def _rotation(path: str, query: str) -> Route | None:
     name, _, action = path.partition("/")
     if action not in _ROTATION or _INSTANCE.fullmatch(name) is None:
         return None
-    return Route(Kind.ADMIN_INSTANCES, f"/admin/instances/{{name}}/{action}", POST, id=name)
+    return with_query(Route(Kind.ADMIN_INSTANCES, f"/admin/instances/{{name}}/{action}", POST, id=name), query)
 
 
-def _admin_request(request_id: str) -> Route | None:
+def _admin_request(request_id: str, query: str) -> Route | None:
     if _REQUEST_ID.fullmatch(request_id) is None:
         return None
-    return Route(Kind.ADMIN_REQUESTS, "/admin/requests/{id}", frozenset({"DELETE"}), id=request_id)
+    return with_query(Route(Kind.ADMIN_REQUESTS, "/admin/requests/{id}", frozenset({"DELETE"}), id=request_id), query)

@@ -7,12 +7,11 @@ the rows were counted or kept. Pure.
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qsl
 
-from ..errors import ClientError
+from ..errors import InvalidValue
 
 DIMENSIONS = ("key", "model", "instance")
 NUMBERS = (
@@ -26,7 +25,6 @@ NUMBERS = (
 )
 HOUR_S = 3600
 _SECONDS = ("audio_seconds", "generation_seconds")
-_PARAMETERS = frozenset({"by", "format", "from", "to"})
 
 Row = dict[str, Any]
 
@@ -37,21 +35,16 @@ class Asked:
     A window is from a POSIX time to another, where hours begin.
     """
 
-    def __init__(self, query: str, accept: str, now: float) -> None:
-        """`accept` is the field's value. Raises ClientError for what is not understood."""
-        given = parse_qsl(query, keep_blank_values=True)
-        for name, _ in given:
-            if name not in _PARAMETERS:
-                raise _refusal(f"{name!r} is no parameter here; use by, from, to and format.")
-        values = dict(given)
+    def __init__(self, values: Mapping[str, str], accept: str, now: float) -> None:
+        """`values` may have by, from, to and format; `accept` is the field's. Raises InvalidValue."""
         asked = [each for each in values.get("by", ",".join(DIMENSIONS)).split(",") if each]
         unknown = [each for each in asked if each not in DIMENSIONS]
         if unknown:
-            raise _refusal(f"by={unknown[0]} is none of {', '.join(DIMENSIONS)}.")
+            raise _refusal("by", f"by={unknown[0]} is none of {', '.join(DIMENSIONS)}.")
         self.by = tuple(each for each in DIMENSIONS if each in asked)
         wanted = values.get("format", "csv" if "text/csv" in accept else "json")
         if wanted not in ("csv", "json"):
-            raise _refusal(f"format={wanted!r} is neither json nor csv.")
+            raise _refusal("format", f"format={wanted!r} is neither json nor csv.")
         self.csv = wanted == "csv"
         self.window: tuple[int, int] | None = None
         if "from" in values or "to" in values:
@@ -68,11 +61,13 @@ def _moment(name: str, text: str) -> float:
         moment = datetime.fromisoformat(text.replace(" ", "+"))  # an unescaped + of a query
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise _refusal(f"{name} is no date such as 2027-01-31, nor a date and time (2027-01-31T12:00:00Z).") from None
+        raise _refusal(
+            name, f"{name} is no date such as 2027-01-31, nor a date and time (2027-01-31T12:00:00Z)."
+        ) from None
 
 
-def _refusal(message: str) -> ClientError:
-    return ClientError(message, code="invalid_parameter")
+def _refusal(name: str, message: str) -> InvalidValue:
+    return InvalidValue(name, message, code="invalid_parameter")
 
 
 def summed(parts: Iterable[Row], by: tuple[str, ...]) -> list[Row]:

@@ -27,6 +27,19 @@ async def test_the_last_hour_is_told_in_steps(gateway, upstream, connect):
     assert (refused.status, refused.json()["error"]["code"]) == (400, "invalid_parameter")
 
 
+@pytest.mark.parametrize(
+    "path", ["requests", "instances", "usage", "keys", "history", "engines", "failures", "configuration"]
+)
+async def test_a_parameter_that_is_not_known_is_refused_once_the_key_was_seen(gateway, upstream, connect, path):
+    upstream.repeat(OK)
+    client = await connect(await gateway(vllm=upstream, GOMODEL_MASTER_KEY=MASTER))
+    target = f"/admin/{path}?limit=5"
+    assert (await ask(client, get("sk-nobody", target))).status == 401
+    error = (refused := await ask(client, get(MASTER, target))).json()["error"]
+    assert (refused.status, error["code"], error["param"]) == (400, "invalid_parameter", "limit")
+    assert (await ask(client, get(MASTER, f"/admin/{path}?"))).status == 200
+
+
 async def test_what_was_counted_is_there_when_its_slot_is_over(gateway, upstream, connect, monkeypatch):
     for module in (history, handlers):
         monkeypatch.setattr(module, "time", lambda: 1_000_000.0)
