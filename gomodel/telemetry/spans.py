@@ -30,6 +30,8 @@ from .record import PHASE_WORDS, Record
 
 # What has not left when the gateway ends is waited for so long.
 FLUSH_S = 3.0
+# The same where the collector took nothing the last time: one that is back needs no longer, one that is away gets no more.
+AGAIN_S = 0.25
 _PATH = "/v1/traces"
 _SERVER_ERROR = 500
 
@@ -98,7 +100,8 @@ class Spans:
         span.end(end)
 
     async def close(self) -> None:
-        """Export what is left, as far as that takes no longer than FLUSH_S."""
+        """Export what is left, as far as that takes no longer than FLUSH_S, or AGAIN_S where the last export failed."""
+        limit_s = AGAIN_S if self._exporter.failing else FLUSH_S
         loop = asyncio.get_running_loop()
         over = asyncio.Event()
 
@@ -111,10 +114,10 @@ class Spans:
 
         threading.Thread(target=flush, daemon=True, name="otel flush").start()
         try:
-            async with asyncio.timeout(FLUSH_S):
+            async with asyncio.timeout(limit_s):
                 await over.wait()
         except TimeoutError:
-            _logger.warning("Spans of the last requests were not taken within %gs and are lost", FLUSH_S)
+            _logger.warning("Spans of the last requests were not taken within %gs and are lost", limit_s)
 
 
 def _sampler(traces: Traces) -> Sampler:
@@ -170,7 +173,7 @@ class _Counted(SpanExporter):
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._failing = False
+        self.failing = False  # the last time
         self.exported = 0
         self.failed = 0
 
@@ -181,8 +184,8 @@ class _Counted(SpanExporter):
             self.failed += len(spans)
         else:
             self.exported += len(spans)
-        if failed is not self._failing:
-            self._failing = failed
+        if failed is not self.failing:
+            self.failing = failed
             if failed:
                 _logger.warning("The collector of spans (OTEL_EXPORTER_OTLP_ENDPOINT) does not take them")
             else:

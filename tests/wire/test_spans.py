@@ -11,6 +11,7 @@ from gomodel.telemetry import spans
 from ..harness.collector import attributes
 from ..harness.scripted import SSE_HEAD, Fin, WaitFor, chunked, json_response, request, response
 from ..harness.verdicts import CHAT, OK, ask, counted, post, turned
+from ..harness.wire import SAFETY_S
 from ..unit.telemetry.records import ended
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -157,6 +158,7 @@ async def test_a_collector_that_is_away_costs_a_counter_and_one_line_without_a_s
 ):
     collector.status = 400  # which is not tried again
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
+    monkeypatch.setattr(spans, "AGAIN_S", SAFETY_S)
     upstream.repeat(OK)
     env = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=secret-9c1"}
     handle = await gateway({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **env}, vllm=upstream)
@@ -187,6 +189,25 @@ async def test_an_end_does_not_wait_for_a_collector_that_is_silent(gateway, upst
     await ask(await connect(handle))
     assert (await exported(handle))["exported"] == 0
     assert "are lost" in handle.logs.text
+    collector.answers.set()
+
+
+async def test_an_end_waits_no_longer_for_a_collector_that_took_nothing_the_last_time(
+    gateway, upstream, connect, collector, monkeypatch
+):
+    monkeypatch.setattr(spans, "FLUSH_S", 10 * SAFETY_S)
+    monkeypatch.setattr(spans, "AGAIN_S", 0.02)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
+    collector.status = 400
+    upstream.repeat(OK)
+    handle = await gateway({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}, vllm=upstream)
+    client = await connect(handle)
+    await ask(client)
+    await turned(lambda: handle.gateway.telemetry.spans.counts["failed"] == 1)
+    collector.answers.clear()
+    await ask(client)
+    assert (await exported(handle, 2))["exported"] == 0
+    assert "within 0.02s and are lost" in handle.logs.text
     collector.answers.set()
 
 
