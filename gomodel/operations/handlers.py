@@ -189,8 +189,13 @@ class Operations:
 
     async def keys(self, request: Request) -> Reply:
         """GET /admin/keys: who has asked, what they used, and their limits; contract section 9."""
-        answers = [keys.counted(self._callers), *await ask_siblings("keys")]
-        return _json(keys.listed(self._callers, answers))
+        if self._callers is None:
+            return _json(keys.listed(None, []))
+        snapshots, answers = await asyncio.gather(
+            ask_siblings(METRICS, self._snapshot(request.record)), ask_siblings("keys")
+        )
+        ever = await asyncio.to_thread(keys.totals, snapshots)  # there may be thousands
+        return _json(keys.listed(self._callers, [keys.counted(self._callers), *answers], ever))
 
     async def history(self, request: Request) -> Reply:
         """GET /admin/history: the last hour in numbers, of all workers there are. Raises InvalidValue."""

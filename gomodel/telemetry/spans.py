@@ -30,7 +30,7 @@ from .record import PHASE_WORDS, Record
 
 # What has not left when the gateway ends is waited for so long.
 FLUSH_S = 3.0
-# The same where the collector took nothing the last time: one that is back needs no longer, one that is away gets no more.
+# The same where the collector took nothing the last time: one that is back needs no longer.
 AGAIN_S = 0.25
 _PATH = "/v1/traces"
 _SERVER_ERROR = 500

@@ -46,6 +46,15 @@ async def statuses(process: Process, count: int) -> tuple[list[RawClient], int]:
     return let_in, count - len(let_in)
 
 
+async def said_of_alice(process: Process) -> dict[str, Any]:
+    """What GET /admin/keys has, asked with the key itself."""
+    client = await RawClient.connect(process.port)
+    await client.send(request("GET", "/admin/keys", [("Authorization", "Bearer alice"), ("Connection", "close")]))
+    (alice,) = (await client.read_response()).json()["keys"]
+    client.wire.close()
+    return dict(alice)
+
+
 async def test_never_more_run_at_the_instance_and_no_place_stays_empty(
     run: Run, tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
@@ -67,9 +76,11 @@ async def test_a_worker_that_is_killed_leaves_no_place_behind(
     run: Run, tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
     upstream.repeat(SSE_HEAD, chunked(sse_event("1")), Stall())
-    process = await started(run, tmp_path, upstream, 2, in_flight=6)
+    process = await started(run, tmp_path, upstream, 2, in_flight=6, admin=True)
     running, _ = await statuses(process, 30)
     assert len(running) == 6
+    before = await said_of_alice(process)
+    assert (before["running"], before["used"], before["refused"]) == (7, {"in_flight": 6}, {"in_flight": 24})
     for pid in children(process.pid):
         os.kill(pid, signal.SIGKILL)
     for client in running:
@@ -88,6 +99,10 @@ async def test_a_worker_that_is_killed_leaves_no_place_behind(
         let_in += more
     more, refused = await statuses(process, 10)
     assert (more, refused) == ([], 10)
+    after = await said_of_alice(process)
+    assert (after["running"], after["used"]) == (7, {"in_flight": 6})
+    assert after["requests"] >= before["requests"] + 10  # what both workers counted that were killed, and more
+    assert after["refused"]["in_flight"] >= 24 + 10
     for client in let_in:
         client.wire.close()
     assert await process.stop() == 0
