@@ -14,11 +14,12 @@ _COMPARED_CHARS = 64
 # Of so many models the names are looked at, of these the letters, of these their order: a millisecond or two for each.
 _LOOKED_AT, _COMPARED, _MEASURED = 10_000, 100, 10
 _CUTOFF = 0.5
+_NAMED = 3
 # As good as a small slip: who writes `llama` means one of those whose name holds it.
 _CONTAINED, _CONTAINED_CHARS = 0.75, 3
 
 
-def near(wanted: str, models: Iterable[str], count: int = 3) -> list[str]:
+def near(wanted: str, models: Iterable[str]) -> list[str]:
     """The models most like `wanted`, best first; in any case, with or without the organisation, or a part of the name.
 
     Of more than 100 only those are compared whose name holds it, or whose length is closest; of those that share most
@@ -38,7 +39,7 @@ def near(wanted: str, models: Iterable[str], count: int = 3) -> list[str]:
         if held[at] or letters[at] >= _CUTOFF:
             ratio = max(_ratio(by_whole, names[at]), _ratio(by_tail, names[at].rpartition("/")[2]))
             scores[at] = max(held[at], ratio)
-    best = heapq.nlargest(count, range(len(likely)), key=scores.__getitem__)
+    best = heapq.nlargest(_NAMED, range(len(likely)), key=scores.__getitem__)
     return [likely[at] for at in best if scores[at] >= _CUTOFF]
 
 

@@ -13,7 +13,7 @@ from .variable import FILE_SUFFIX, INSTANCE_PREFIX, Variable
 # A user and a password before the host of a URL.
 _USER = re.compile(r"(?<=://)[^/@\s]*@")
 _MASK = "(set)"
-# Fields that go to instances: their values may be keys.
+# Of an instance, fields that its requests get: their values may be keys.
 _FIELDS = "HEADERS"
 
 Row = tuple[str, str, str, bool]
@@ -43,7 +43,7 @@ def _names(variable: Variable, environ: Mapping[str, str]) -> Iterable[str]:
 def _shown(variable: Variable, name: str, text: str) -> str:
     if variable.secret and not name.endswith(FILE_SUFFIX):
         return _MASK
-    if name.endswith(f"_{_FIELDS}"):
+    if variable.field == _FIELDS:
         names = [name.strip() for name, colon, _ in (each.partition(":") for each in text.split("|")) if colon]
         return " | ".join(f"{each}: {_MASK}" for each in names) or _MASK
     return _USER.sub(f"{_MASK}@", text)

@@ -166,15 +166,13 @@ def _certificate(reader: Reader) -> Certificate | None:
     return None if chain is None or key is None else Certificate(chain, key)
 
 
-def load(environ: Mapping[str, str], dotenv_path: Path | None = Path(".env"), files: Files | None = None) -> Config:
-    """The configuration of `environ` over the file at `dotenv_path` (None: no file; missing: an empty one).
+def load(environ: Mapping[str, str], dotenv_path: Path = Path(".env"), files: Files | None = None) -> Config:
+    """The configuration of `environ` over the file at `dotenv_path`, an empty one where it is missing.
 
     A variable that `environ` has wins even when it is empty, so an empty one switches a line of the file off. Raises
     ConfigError with the problems of the file first.
     """
     files = files or Files()
-    if dotenv_path is None:
-        return from_environ(environ, files)
     file = dotenv_file.read(dotenv_path, environ, files)
     problems: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()

@@ -76,10 +76,10 @@ def _comment(text: str) -> list[str]:
     return _wrapped(text.replace("`", ""), "# ")
 
 
-def _wrapped(text: str, first: str = "", rest: str | None = None) -> list[str]:
-    later = first if rest is None else rest
+def _wrapped(text: str, before: str = "") -> list[str]:
+    """Lines of the text, each with `before` in front."""
     return textwrap.wrap(
-        text, _WIDTH, initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
+        text, _WIDTH, initial_indent=before, subsequent_indent=before, break_long_words=False, break_on_hyphens=False
     )
 
 
@@ -94,12 +94,11 @@ def _page_lines() -> Iterator[str]:
     yield from _wrapped(
         "Every variable that gomodel reads, at start and on SIGHUP, from the environment over a `.env` file in the "
         "working directory. `gomodel --example-env` prints the same as such a file, `gomodel check` says what is "
-        "wrong with a configuration and asks every instance once. All problems are reported together.",
-        "",
+        "wrong with a configuration and asks every instance once. All problems are reported together."
     )
     for text in (f"**Values.** {_SPELLINGS}", f"**The file.** {_DOTENV}", f"**Keys.** {_KEYS}"):
         yield ""
-        yield from _wrapped(text, "")
+        yield from _wrapped(text)
     for section in SECTIONS:
         yield from ("", f"## {section.title}", "")
         if _of_instances(section):

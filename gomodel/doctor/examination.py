@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from . import counters, questions
 from .client import Connection, request, unreachable
@@ -23,6 +24,8 @@ _CHAT = "/v1/chat/completions"
 _POLL_S = 0.02
 # Behind a complete answer; what a gateway sends too much comes with it.
 _EXTRA_S = 0.02
+# For what needs no engine: the version, the list of models.
+_LIST_S = 15.0
 # For a request to get to the engine.
 _BEGIN_S = 30.0
 # For the first events, once the engine works.
@@ -169,7 +172,7 @@ class Examination:
             return unreachable(error)
 
     async def _upgrade(self, place: Place) -> Exchange:
-        path = f"/v1/realtime?model={place.model}"
+        path = f"/v1/realtime?model={quote(place.model)}"
         try:
             async with await Connection.to(place) as connection:
                 exchange = await connection.begin(request(place, "GET", path, None, _UPGRADE))
@@ -268,21 +271,21 @@ class Examination:
         return await asyncio.gather(*(self._ask(each, "POST", _CHAT, body, limit_s=limit_s) for each, body in bodies))
 
 
-async def version(place: Place, limit_s: float = 15.0) -> str:
+async def version(place: Place) -> str:
     """What vLLM calls itself, "" where it does not say."""
     try:
         async with await Connection.to(place) as connection:
-            said = (await connection.ask(request(place, "GET", "/version"), limit_s)).json()
+            said = (await connection.ask(request(place, "GET", "/version"), _LIST_S)).json()
     except OSError:
         return ""
     return str(said.get("version") or "") if isinstance(said, dict) else ""
 
 
-async def entries_of(place: Place, limit_s: float = 15.0) -> tuple[Exchange, list[dict[str, Any]]]:
+async def entries_of(place: Place) -> tuple[Exchange, list[dict[str, Any]]]:
     """GET /v1/models, and the entries of the list."""
     try:
         async with await Connection.to(place) as connection:
-            exchange = await connection.ask(request(place, "GET", "/v1/models"), limit_s)
+            exchange = await connection.ask(request(place, "GET", "/v1/models"), _LIST_S)
     except OSError as error:
         return unreachable(error), []
     entries: list[dict[str, Any]] = []

@@ -28,14 +28,21 @@ def kept(direct: Observed, through: Observed) -> Outcome:
     first = through.answers[0]
     if first.end != "complete":
         return unknown("no answer")
-    if not first.kept:
-        if direct.answers[0].kept:
+    if not _stays(through):
+        if _stays(direct):
             return outcome("closed", warning("closed", "Its connection is closed after each answer."))
         return outcome("closed")
-    if through.second.well == direct.second.well:
+    if through.second.well:
         return outcome("kept")
+    if _stays(direct) and not direct.second.well:
+        return unknown(f"directly: {direct.second.in_words}")
     says = f"A second request on a kept connection gets {through.second.in_words}."
     return outcome(through.second.in_words, broken("second_request", says))
+
+
+def _stays(seen: Observed) -> bool:
+    """Whether the connection of the first answer was there for a second request, which was sent then."""
+    return seen.answers[0].kept and seen.second.end != ""
 
 
 def websocket(direct: Observed, through: Observed) -> Outcome:

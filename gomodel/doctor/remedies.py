@@ -93,16 +93,6 @@ def product(exchange: Exchange, before: Exchange) -> str:
     return ""
 
 
-def evidence(exchange: Exchange, what: str) -> str:
-    """The field by which it was known."""
-    return next((name for name, beginning, each in _SIGNS if each == what and _fits(exchange, name, beginning)), "")
-
-
-def _fits(exchange: Exchange, name: str, beginning: str) -> bool:
-    value = exchange.header(name).lower()
-    return bool(value) and value.startswith(beginning)
-
-
 def remedy(kind: str, what: str) -> str:
     """What to change, "" where there is nothing to be changed."""
     return _REMEDIES.get((kind, what)) or _REMEDIES.get((kind, ""), "")

@@ -18,7 +18,6 @@ _VOLATILE = frozenset(
 )
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|true|false|null|[{}\[\],:]|\s+')
 _REPEATED = re.compile(r"\b(S|N|B|null)(?:,\s*\1)+\b")
-Value = tuple[str, object]
 
 
 def spelling(text: str) -> str:

@@ -20,7 +20,7 @@ Line = Mapping[str, object]
 
 
 class Journal:
-    """`stopped` is called once, from the thread, with the reason why nothing more is recorded."""
+    """`stopped` is called once, in that thread or in `say`, with the reason why nothing more is recorded."""
 
     def __init__(self, directory: Path, limit_bytes: int, stopped: Callable[[str], None]) -> None:
         """Makes the file, which nobody else may read. Raises OSError."""

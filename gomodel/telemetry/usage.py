@@ -11,11 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-# How much of its beginning and of its end an answer is remembered by, at most: reading it takes under a millisecond.
-# vLLM writes `usage` behind the choices, before what is `null` unless it was asked for; only a rerank has it in front,
-# before its documents.
+# How much of its beginning an answer is remembered by, at most; its end is some tens of KiB, read in well under a
+# millisecond. vLLM writes `usage` behind the choices, before what is `null` unless it was asked for; only a rerank has
+# it in front, before its documents.
 FIRST_BYTES = 4096
-LAST_BYTES = 65536
 # In the end of an answer; further ones would be JSON that a model made, which stands before its usage.
 _CANDIDATES = 4
 _NAME = b'"usage"'
@@ -46,7 +45,7 @@ class Usage(NamedTuple):
 def usage_of(first: bytes, last: bytes, *, events: bool) -> Usage | None:
     """The usage in an answer, of which this is the beginning and the end; both are all of it where it is short.
 
-    No longer than FIRST_BYTES and LAST_BYTES. `events` says that it is a stream of them. None where vLLM did not say,
+    `first` is no longer than FIRST_BYTES. `events` says that it is a stream of them. None where vLLM did not say,
     or what it said cannot be found.
     """
     if not events and (counts := _counts(last, max(0, last.rfind(_NAME)))):

@@ -122,6 +122,14 @@ async def test_an_answer_to_head_is_over_with_its_head(upstream):
     assert (exchange.status, exchange.end) == (200, "complete")
 
 
+async def test_a_websocket_names_a_model_whatever_its_letters(upstream):
+    upstream.on_request(json_response({}, 404))
+    place = at(upstream.port, model="org/m \u6771")
+    examination = Examination(place, [place], [], QUICK, lambda what: None)
+    assert (await examination._upgrade(place)).status == 404
+    assert upstream.requests[0].target == "/v1/realtime?model=org/m%20%E6%9D%B1"
+
+
 async def test_who_is_not_there_breaks_every_check_that_can_be_made(engine, unused_tcp_port):
     diagnosis = await examined(engine, at(unused_tcp_port))
     assert not diagnosis.well

@@ -21,6 +21,8 @@ from gomodel.config.load import from_environ
         ("VLLM_BASE_URL", "http://me:secret@gpu/v1, http://b/v1", "http://(set)@gpu/v1, http://b/v1"),
         ("VLLM_HEADERS", "X-Team: secret|X-Key:secret:more", "X-Team: (set) | X-Key: (set)"),
         ("VLLM_EU_HEADERS", "secret", "(set)"),
+        ("STRIP_REQUEST_HEADERS", "X-Foo,X-Bar", "X-Foo,X-Bar"),
+        ("SESSION_HEADERS", "X-Chat-Id", "X-Chat-Id"),
         ("PORT", "9000", "9000"),
     ],
 )

@@ -1215,7 +1215,6 @@ def test_load_reads_the_working_directory_unless_told_otherwise(
     (tmp_path / ".env").write_text("PORT=9000\n")
     monkeypatch.chdir(tmp_path)
     assert load({}).port == 9000
-    assert load({}, None).port == 8080
     assert load({}, tmp_path / "missing").port == 8080
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from gomodel.doctor import reached
+from gomodel.doctor.exchange import Exchange
 from gomodel.doctor.findings import Outcome
 
 from .seen import chat, exchange, observed
@@ -34,6 +35,17 @@ def test_bodies(what: str) -> None:
         pytest.param({}, {"answers": [CLOSED]}, ("warning", ["closed"]), id="closed"),
         pytest.param({"answers": [CLOSED]}, {"answers": [CLOSED]}, ("ok", []), id="closed directly, too"),
         pytest.param({}, {"second": exchange(b"", 400)}, ("BROKEN", ["second_request"]), id="the second fails"),
+        pytest.param({}, {"second": Exchange()}, ("warning", ["closed"]), id="closed, though it said otherwise"),
+        pytest.param({"answers": [CLOSED], "second": Exchange()}, {}, ("ok", []), id="kept, but not directly"),
+        pytest.param(
+            {"answers": [CLOSED], "second": Exchange()},
+            {"second": exchange(b"", 400)},
+            ("BROKEN", ["second_request"]),
+            id="kept, but not directly, and the second fails",
+        ),
+        pytest.param(
+            {"second": exchange(b"", 400)}, {"second": exchange(b"", 400)}, ("unknown", []), id="fails directly, too"
+        ),
         pytest.param({}, {"answers": [exchange(chat(), end="closed")]}, ("unknown", []), id="no answer"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gomodel.telemetry.usage import LAST_BYTES, Usage, usage_of
+from gomodel.telemetry.usage import Usage, usage_of
 
 modest = settings(derandomize=True, deadline=None, database=None, max_examples=150)
 
@@ -21,6 +21,8 @@ RESPONSES = {
     "output_tokens_details": {"reasoning_tokens": 3},
     "total_tokens": 19,
 }
+# More than any end of an answer that is remembered.
+END_BYTES = 65536
 TOOK, TOOK_CACHED = Usage(12, 7), Usage(12, 7, 8)
 DECOY = {
     "prompt_tokens": 999,
@@ -202,18 +204,18 @@ def test_of_any_end_that_holds_it_the_usage_is_the_same_and_of_a_shorter_one_non
 
 
 def test_a_usage_before_documents_is_found_in_the_beginning() -> None:
-    body = compact({"id": "r", "model": "m", "usage": {"total_tokens": 12}, "results": ["x" * LAST_BYTES] * 2})
-    assert usage_of(body[:4096], body[-LAST_BYTES:], events=False) == Usage(12)
-    assert usage_of(body[:40], body[-LAST_BYTES:], events=False) is None, "cut within it"
+    body = compact({"id": "r", "model": "m", "usage": {"total_tokens": 12}, "results": ["x" * END_BYTES] * 2})
+    assert usage_of(body[:4096], body[-END_BYTES:], events=False) == Usage(12)
+    assert usage_of(body[:40], body[-END_BYTES:], events=False) is None, "cut within it"
 
 
 def test_a_decoy_in_the_beginning_does_not_count() -> None:
-    body = compact({"id": "r", "content": [TOOL, "x" * LAST_BYTES], "results": []})
+    body = compact({"id": "r", "content": [TOOL, "x" * END_BYTES], "results": []})
     assert usage_of(body[:4096], body[-4096:], events=False) is None
 
 
 def test_a_response_longer_than_what_is_remembered_is_known_by_its_end() -> None:
-    body = completed(instructions="x" * 2 * LAST_BYTES)
+    body = completed(instructions="x" * 2 * END_BYTES)
     assert usage_of(body[:4096], body[-4096:], events=True) == TOOK_CACHED
 
 
