@@ -16,6 +16,7 @@ from typing import Any
 from ..batches.line import BEAT_S, Line
 from ..config.settings import Config
 from ..host import private_sockets
+from ..telemetry.bugs import reported
 
 _logger = logging.getLogger("gomodel")
 
@@ -44,6 +45,7 @@ class Batcher:
     def start(self) -> None:
         """Start it, and another whenever it dies."""
         self._task = asyncio.create_task(self._keep())
+        self._task.add_done_callback(reported("Keeping the process for batches"))
 
     def reload(self, config: Config) -> None:
         """Go on by `config`."""

@@ -16,6 +16,7 @@ from ..operations.metrics import Snapshot
 from ..operations.pressure import PRESSURE, merged, pressure
 from ..operations.siblings import OWN, alone, ask_siblings
 from ..operations.usage import running, used
+from ..telemetry.bugs import reported
 from ..telemetry.usage_table import DIMENSIONS, summed
 from .batcher import Batcher
 from .gateway import GRACE_S, Gateway
@@ -41,6 +42,7 @@ class Batching:
         await self._door.open()
         self._batcher.start()
         self._telling = asyncio.create_task(self._tell_usage_often())
+        self._telling.add_done_callback(reported("Telling the batcher what was used"))
 
     def reload(self, config: Config) -> None:
         """Go on by `config`."""
@@ -99,6 +101,7 @@ class Batching:
                 telemetry.batches = dict.fromkeys(telemetry.batches, 0) | counts
             case ("pressure?",) if self._asking is None or self._asking.done():
                 self._asking = asyncio.create_task(self._tell_pressure(line))
+                self._asking.add_done_callback(reported("Telling the batcher who waits"))
 
     async def _tell_pressure(self, line: Line) -> None:
         gateway = self._gateway

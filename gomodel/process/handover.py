@@ -22,7 +22,7 @@ from ..config.settings import Config, ConfigError
 from ..host.listeners import Listener
 from ..host.taken_over import Held, TakenOver
 from .orders import HEADER_BYTES, Line, Message
-from .reload import cut_short
+from .reload import cut_short, opened
 
 # Not one of the configuration.
 VARIABLE = "_GOMODEL_HANDOVER"
@@ -80,7 +80,9 @@ class Taken:
     held: TakenOver
     activated: bool
     _all: Sequence[Held]
-    _guarded: dict[str, bool]
+    _master_key: bool
+    _keys_file: bool
+    _assumed: bool
     _files: dict[str, Any]
 
     def remembered(self, config: Config) -> Config:
@@ -91,12 +93,8 @@ class Taken:
         """Raises ConfigError where `config` lets in everybody, asks a server that nobody named, or is of files that may
         be cut short, and that of the old one is not, as at a reload.
         """
-        problems = []
-        if self._guarded["GOMODEL_MASTER_KEY"] and not config.master_keys:
-            problems.append("GOMODEL_MASTER_KEY was set and is gone; restart to serve without a key")
-        if self._guarded["GOMODEL_KEYS_FILE"] and config.keys is None:
-            problems.append("GOMODEL_KEYS_FILE was set and is gone; restart to serve without it")
-        if not self._guarded["VLLM_BASE_URL"] and any(each.assumed for each in config.instances):
+        problems = opened(config, master_key=self._master_key, keys_file=self._keys_file)
+        if not self._assumed and any(each.assumed for each in config.instances):
             problems.append("no VLLM_BASE_URL is set any more; set it, or restart to serve the default")
         problems += cut_short(config, self.remembered(config))
         if problems:
@@ -119,15 +117,11 @@ def taken(environ: MutableMapping[str, str]) -> Taken | None:
     for instance, out in offered["out_of_rotation"].items():
         rotation.shared.put(instance, out)
     held = [Held(_socket(fd), file and (file[0], file[1])) for fd, file in offered["listeners"]]
-    guarded = {
-        "GOMODEL_MASTER_KEY": offered["master_key"],
-        "GOMODEL_KEYS_FILE": offered["keys_file"],
-        "VLLM_BASE_URL": offered["assumed"],
-    }
+    had = offered["master_key"], offered["keys_file"], offered["assumed"]
     whole = offered.get("files", {})  # which a release before this one does not say
     files = {name: whole[name] for name in ("dotenv", "dotenv_ended", "ended") if name in whole}
     line = Between(_socket(offered["line"]))
-    return Taken(line, TakenOver(held), offered["activated"], held, guarded, files)
+    return Taken(line, TakenOver(held), offered["activated"], held, *had, files)
 
 
 def _socket(fd: int) -> socket.socket:

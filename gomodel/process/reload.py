@@ -182,16 +182,22 @@ def _vanished(config: Config, current: Config) -> list[str]:
     A signal in the middle of a write would open the gateway to everybody, or send its clients' prompts to a server that
     nobody named; whoever means it can restart.
     """
-    problems = []
-    if current.master_keys and not config.master_keys:
-        problems.append("GOMODEL_MASTER_KEY was set and is gone; restart to serve without a key")
-    if current.keys is not None and config.keys is None:
-        problems.append("GOMODEL_KEYS_FILE was set and is gone; restart to serve without it")
+    problems = opened(config, master_key=bool(current.master_keys), keys_file=current.keys is not None)
     problems += cut_short(config, current)
     served = {each.servers for each in current.instances}
     for each in config.instances:
         if each.assumed and each.servers not in served:
             problems.append(f"no VLLM_BASE_URL is set any more; set it, or restart to serve {each.servers[0]}")
+    return problems
+
+
+def opened(config: Config, *, master_key: bool, keys_file: bool) -> list[str]:
+    """What `config` lacks of that without which everybody is let in, where it was there before."""
+    problems = []
+    if master_key and not config.master_keys:
+        problems.append("GOMODEL_MASTER_KEY was set and is gone; restart to serve without a key")
+    if keys_file and config.keys is None:
+        problems.append("GOMODEL_KEYS_FILE was set and is gone; restart to serve without it")
     return problems
 
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import pickle
 import socket
+from collections.abc import Coroutine
 from typing import Any
 
 from ..config.settings import Config
@@ -16,6 +17,7 @@ from ..host import parent_death
 from ..host.listeners import Listener
 from ..host.signals import STOPPING, Signals
 from ..operations import siblings
+from ..telemetry.bugs import reported
 from ..upstream.root_certificates import missing, provide
 from .acceptor import everybody
 from .ending import CUT_SHORT
@@ -58,14 +60,19 @@ async def serve(
     def send(*message: Any) -> None:
         writer.write(encoded(message))
 
+    def begin(what: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(what)
+        task.add_done_callback(reported("Talking with the supervisor"))
+        tasks.append(task)
+
     def ready() -> None:
         if not waiting:
             parent_death.outlive()
         signals.attach(loop, deliver)
         send("ready")
-        tasks.append(asyncio.create_task(_obey(reader, ends.sockets, serving)))
+        begin(_obey(reader, ends.sockets, serving))
 
-    tasks.append(asyncio.create_task(_beat(writer, beat_s)))
+    begin(_beat(writer, beat_s))
     siblings.process.join(send)
     serving.gateway.slots.join(send)
     try:
