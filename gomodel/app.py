@@ -85,7 +85,7 @@ class App:
         if limited or config.keys is not None:
             queueing = Queueing(slots, telemetry, config.queue_timeout_s, limited=limited)
         forwarder = Forwarder if self.callers is None else PermittedForwarder
-        self._forwarder = forwarder(self.providers, telemetry, config.retry, self.models.reread, queueing)
+        self._forwarder = forwarder(telemetry, config.retry, self.models.reread, queueing)
         self._stored: StoredResponses = StoredResponses(
             self.providers, previous._stored if previous is not None else None
         )
@@ -97,6 +97,7 @@ class App:
             config.body_limit_bytes,
             affinity=config.routing == "affinity",
         )
+        self._at_once = self._inference.at_once
         self._operations = Operations(
             telemetry,
             self.providers,
@@ -156,7 +157,7 @@ class App:
         try:
             if self._checks.answer(request) is not None:
                 return False
-            return self._inference.begin(request)
+            return self._at_once.begin(request)
         except Exception as exc:  # a bug as well
             request.refusal = exc
             return False

@@ -45,7 +45,7 @@ class BatchCalls:
         instance = InstanceConfig(_NAME, (server,), None, ())
         self._batcher = _Batcher(instance, server, replace(config, breaker=_ALWAYS), providers.network, telemetry.gaps)
         self._batcher.health.settled = True  # its answers say nothing new either
-        self._forwarder = Forwarder(providers, telemetry, _PATIENCE, lambda _: None)
+        self._forwarder = Forwarder(telemetry, _PATIENCE, lambda _: None)
         self._limit_bytes = config.batches.file_limit_bytes + _FORM_BYTES
 
     async def handle(self, request: Request) -> None:

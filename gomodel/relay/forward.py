@@ -15,7 +15,6 @@ from time import monotonic
 from typing import NamedTuple
 
 from ..balancing import keys_in_flight
-from ..balancing.instances import Providers
 from ..balancing.rendezvous import Placed
 from ..config.settings import Retry
 from ..downstream.request import Request
@@ -57,7 +56,6 @@ class Forwarder:
 
     def __init__(
         self,
-        providers: Providers,
         telemetry: Telemetry,
         retry: Retry,
         on_unloaded: Callable[[Replica], None],
@@ -65,7 +63,6 @@ class Forwarder:
     ) -> None:
         """`on_unloaded` is told of an instance that does not have a model which its list holds; `queueing` gives slots
         where something has a limit."""
-        self._providers = providers
         self._telemetry = telemetry
         self._retry = retry
         self._on_unloaded = on_unloaded

@@ -21,6 +21,15 @@ def test_a_module_named_by_a_guide_exists(name: str) -> None:
     assert (PACKAGE / room / f"{module}.py").exists() if module else (PACKAGE / room).is_dir()
 
 
+def test_a_file_that_is_named_behind_another_of_its_room_exists() -> None:
+    """As in "`recording/lines.py`, `credentials.py`"."""
+    for row in re.findall(r"^\|.*\| (.*) \|$", ARCHITECTURE, re.MULTILINE):
+        room = PACKAGE
+        for name in re.findall(r"`([\w/]+\.py)`", row):
+            room = PACKAGE / name.partition("/")[0] if "/" in name else room
+            assert any((folder / name.rpartition("/")[2]).exists() for folder in (room, PACKAGE)), name
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_room_stands_in_the_drawing(room: str) -> None:
     drawing = ARCHITECTURE.partition("## Where a change goes")[0]

@@ -8,7 +8,7 @@ import pytest
 
 from gomodel.downstream.body import RequestBody
 from gomodel.http1.writers import Chunked
-from gomodel.relay import inference
+from gomodel.relay import at_once
 from gomodel.relay.exchange import Exchange
 from gomodel.relay.relay import Relay
 from gomodel.selector import json_search
@@ -231,7 +231,7 @@ async def test_a_model_that_is_found_in_the_wrong_place_is_found(gateway, upstre
 
         return look
 
-    monkeypatch.setattr(inference, "_usual", shifted(inference._usual))
+    monkeypatch.setattr(at_once, "_usual", shifted(at_once._usual))
     monkeypatch.setattr(json_search, "usual", shifted(json_search.usual))
     await ask(client, REQUESTS["whole"])
     await counted(handle, 2)

@@ -11,7 +11,7 @@ import json
 import pytest
 
 from gomodel.downstream.body import IN_MEMORY_BYTES
-from gomodel.relay import inference
+from gomodel.relay import at_once
 
 from ..harness.scripted import (
     LAST_CHUNK,
@@ -297,12 +297,12 @@ async def test_the_limit_itself_passes_and_passthrough_has_none(gateway, upstrea
 async def test_what_was_sent_of_an_upload_is_kept_only_while_it_is_little(gateway, upstream, connect, monkeypatch):
     made = []
 
-    class Seen(inference.Outgoing):
+    class Seen(at_once.Outgoing):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
             made.append(self)
 
-    monkeypatch.setattr(inference, "Outgoing", Seen)
+    monkeypatch.setattr(at_once, "Outgoing", Seen)
     upstream.on_request(ReadHead(), Stall())
     client = await connect(await gateway(vllm=upstream))
     size = IN_MEMORY_BYTES
