@@ -78,7 +78,7 @@ class App:
                 exclude=config.replica_guard == "exclude",
                 generate=config.replica_guard_generates,
             )
-        self.callers: Callers | None = _callers(config, previous.callers if previous is not None else None)
+        self.callers: Callers | None = _callers(config, slots, previous.callers if previous is not None else None)
         # A keys file may come to name a limit that is waited for while the process runs.
         limited = any(each.max_in_flight is not None for each in config.instances)
         queueing = None
@@ -246,14 +246,14 @@ class App:
         await self.providers.close(shared)
 
 
-def _callers(config: Config, previous: Callers | None) -> Callers | None:
+def _callers(config: Config, slots: Slots, previous: Callers | None) -> Callers | None:
     """Who is told apart by a key of their own; None where nobody is."""
     if config.keys is None:
         return None
     leases = None
     if config.redis_url is not None:
         earlier = previous.leases if previous is not None else None
-        leases = Leases(config.redis_url, config.limits_without_redis, earlier)
+        leases = Leases(config.redis_url, config.limits_without_redis, earlier, slots.renewed)
     return Callers(config.keys, config.master_keys, previous, leases)
 
 

@@ -62,7 +62,7 @@ class Caller:
         self.limited = any((entry.refused_beyond, entry.requests_per_minute, entry.tokens_per_minute))
         if self.limits is not None:
             self.limits.configure(entry)
-        elif self.limited:
+        elif self.limited or self.waits_beyond is not None:
             self.limits = Limits(entry, self._usage.account(entry.name), self._usage.lease(entry.name))
             self.limits.leases = self.leases
 

@@ -4,16 +4,17 @@ Decides who gets a slot of a replica, who waits, and who is turned away when the
 replica of its list that has a slot free, and waits for any of them otherwise; a key may also have a limit of its own.
 Whatever happens in whatever order: no limit is exceeded, nobody waits beside a slot that is free for it, and of keys
 that wait all the time each gets its share, by weight, to within one request. Pure: knows nothing of clocks, sockets or
-processes. One object decides for all workers of a host.
+processes. One object decides for all workers of a host; of a limit that hosts share it may give what its `Share` says.
 
 Each request a key is given costs it 1/weight of virtual time, from the later of its last one's end and of now; the key
 whose next one would begin first is next (Goyal, Vin, Cheng: Start-time Fair Queueing, 1996).
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from itertools import count
+from typing import Protocol
 
 # Names, the best first, each with its limit; None is no limit.
 Replicas = tuple[tuple[str, int | None], ...]
@@ -26,10 +27,17 @@ class Refused(Enum):
     SHARE = "share"  # the key has its share of a full line
 
 
+class Share(Protocol):
+    """A key's limit of its own: what there is of it on this host, where it is lent, and what is taken."""
+
+    def most(self) -> int: ...
+    def take(self, running: int, waiting: int) -> None: ...
+
+
 class Ticket:
     """One request: before it goes, while it waits, and while it has a slot."""
 
-    __slots__ = ("flow", "key", "most", "number", "owner", "refused", "replica", "replicas", "weight")
+    __slots__ = ("flow", "key", "lent", "most", "number", "owner", "refused", "replica", "replicas", "weight")
 
     def __init__(
         self,
@@ -38,13 +46,18 @@ class Ticket:
         *,
         weight: float = 1.0,
         most: int | None = None,
+        lent: bool = False,
         owner: object = None,
     ) -> None:
-        """`replicas` that it may go to, the best first, each with its limit, if any; `most` of its key at once."""
+        """`replicas` that it may go to, the best first, each with its limit, if any; `most` of its key at once.
+
+        `lent`: of `most` only what the key's Share has.
+        """
         self.key = key
         self.replicas = replicas
         self.weight = weight
         self.most = most
+        self.lent = lent
         self.owner = owner
         self.replica: str | None = None  # whose slot it has
         self.refused: Refused | None = None
@@ -55,12 +68,14 @@ class Ticket:
 class _Flow:
     """The requests of one key."""
 
-    __slots__ = ("finish", "key", "most", "running", "waiting", "weight")
+    __slots__ = ("finish", "key", "lent", "most", "running", "share", "waiting", "weight")
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.weight = 1.0
         self.most: int | None = None
+        self.lent = False
+        self.share: Share | None = None
         self.running = 0
         self.finish = 0.0  # in virtual time, of the last one that got a slot
         # By where they may go: those that may go to the same replicas stand in one line.
@@ -68,7 +83,16 @@ class _Flow:
 
     @property
     def full(self) -> bool:
-        return self.most is not None and self.running >= self.most
+        if self.most is None:
+            return False
+        if self.running >= self.most:
+            return True
+        return self.lent and self.share is not None and self.running >= self.share.most()
+
+    def tell(self) -> None:
+        """Say what is taken of its limit."""
+        if self.share is not None:
+            self.share.take(self.running, len(self))
 
     def __len__(self) -> int:
         return sum(map(len, self.waiting.values()))
@@ -77,9 +101,11 @@ class _Flow:
 class FairQueue:
     """The slots of all replicas, who has them, and who waits for them."""
 
-    def __init__(self, limit: int) -> None:
-        """`limit`: how many may wait."""
+    def __init__(self, limit: int, share: Callable[[str], Share] | None = None) -> None:
+        """`limit`: how many may wait; `share` of a key that has a limit of its own."""
         self.limit = limit
+        self._share = share
+        self._shares: dict[str, Share] = {}  # as many as have such a limit
         self.waiting = 0
         self._now = 0.0  # virtual time: when the last one that got a slot began
         self._used: dict[str, int] = {}
@@ -113,6 +139,7 @@ class FairQueue:
         flow.waiting.setdefault(ticket.replicas, OrderedDict())[ticket] = None
         self._lines[flow.key] = flow
         self.waiting += 1
+        flow.tell()
         return changed
 
     def leave(self, ticket: Ticket) -> list[Ticket]:
@@ -125,6 +152,7 @@ class FairQueue:
             return []
         ticket.flow = None
         flow.running -= 1
+        flow.tell()
         self._used[replica] -= 1
         served = self._serve()
         if not self._used[replica]:
@@ -134,6 +162,10 @@ class FairQueue:
                 self._flows.clear()
                 self._limits.clear()
         return served
+
+    def renewed(self) -> list[Ticket]:
+        """What a key may have is another than before; those that have a slot now."""
+        return self._serve()
 
     def order(self) -> Iterator[Ticket]:
         """Those that wait, in the order in which they would go if every slot were any one's."""
@@ -158,7 +190,11 @@ class FairQueue:
         flow = self._flows.get(ticket.key)
         if flow is None:
             flow = self._flows[ticket.key] = _Flow(ticket.key)
-        flow.weight, flow.most = ticket.weight, ticket.most
+        flow.weight, flow.most, flow.lent = ticket.weight, ticket.most, ticket.lent
+        if flow.share is None and flow.most is not None and self._share is not None:
+            flow.share = self._shares.get(flow.key)
+            if flow.share is None:
+                flow.share = self._shares[flow.key] = self._share(flow.key)
         return flow
 
     def _room(self, replicas: Iterable[tuple[str, int | None]]) -> str | None:
@@ -172,6 +208,7 @@ class FairQueue:
         ticket.flow = flow
         ticket.replica = replica
         flow.running += 1
+        flow.tell()
         self._used[replica] = self._used.get(replica, 0) + 1
         self._now = max(self._now, flow.finish)
         flow.finish = self._now + 1 / flow.weight
@@ -220,4 +257,5 @@ class FairQueue:
                 del self._lines[flow.key]
         ticket.flow = None
         self.waiting -= 1
+        flow.tell()
         return flow

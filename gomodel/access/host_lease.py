@@ -1,15 +1,19 @@
 """What a caller may use of its limits on this host for a few seconds, where several gateways share them.
 
-Decides how a lease is written, so that every worker reads the same and one of them asks for the next. Knows nothing of
-who lends (`leases`), nor of the rest of the mapping it stands in (`host_usage`).
+Decides how a lease is written, so that every worker reads the same and one of them asks for the next; and how the
+line (`fair_queue`) reads what a key may have, and says what it took. Knows nothing of who lends (`leases`), nor of the
+rest of the mapping it stands in (`host_usage`).
 """
 
 from collections.abc import Callable
+from time import monotonic
 
 # A place, in the row behind those of the workers, where any of them writes: whose it is, what is lent, the millisecond
 # until which that holds, when it was last asked for, when it was last too small, how many gateways shared it, and when.
 _KEY, _IN_FLIGHT, _REQUESTS, _TOKENS, _UNTIL, _ASKED, _SHORT, _GATEWAYS, _DIVIDED = range(9)
-_NOTHING = memoryview(bytes(9 * 8)).cast("q")
+# What holds of the requests at once in place of a lease, and until when; those that have a slot, and that wait for one.
+_INSTEAD, _INSTEAD_UNTIL, _RUNNING, _WAITING = range(9, 13)
+_NOTHING = memoryview(bytes(13 * 8)).cast("q")
 
 
 class Lease:
@@ -28,7 +32,8 @@ class Lease:
         """Where it stands; another worker may have taken a free place at the same moment."""
         if self._cells[self._at] != self._key:
             self._at = self._find()
-            self._cells[self._at : self._at + len(_NOTHING)] = _NOTHING
+            if self._cells[self._at]:  # another name's, for want of room
+                self._cells[self._at : self._at + len(_NOTHING)] = _NOTHING
             self._cells[self._at] = self._key
         return self._at
 
@@ -47,6 +52,36 @@ class Lease:
         cells[at + _GATEWAYS] = gateways
         cells[at + _DIVIDED] = since
         cells[at + _UNTIL] = until
+
+    def put_instead(self, in_flight: int, until: int) -> None:
+        """Nothing is lent, and so many requests at once may go until then all the same."""
+        cells, at = self._cells, self._place()
+        cells[at + _INSTEAD_UNTIL] = 0
+        cells[at + _INSTEAD] = in_flight
+        cells[at + _INSTEAD_UNTIL] = until
+
+    def most(self) -> int:
+        """How many requests may have a slot at this moment; none where nobody has said."""
+        cells, at, now = self._cells, self._place(), monotonic() * 1000
+        if cells[at + _UNTIL] > now:
+            return cells[at + _IN_FLIGHT]
+        return cells[at + _INSTEAD] if cells[at + _INSTEAD_UNTIL] > now else 0
+
+    def take(self, running: int, waiting: int) -> None:
+        """So many requests have a slot now, and so many wait for one."""
+        cells, at = self._cells, self._place()
+        cells[at + _RUNNING] = running
+        cells[at + _WAITING] = waiting
+
+    @property
+    def running(self) -> int:
+        """How many requests have a slot."""
+        return self._cells[self._place() + _RUNNING]
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for one."""
+        return self._cells[self._place() + _WAITING]
 
     def claim(self, now: int, after: int) -> bool:
         """Whether it is this worker's to ask for it, since nobody has done so for `after`."""

@@ -36,6 +36,7 @@ class Limits:
         "leases",
         "name",
         "refused",
+        "waits",
         "whole",
     )
 
@@ -50,12 +51,13 @@ class Limits:
         self.configure(entry)
 
     def configure(self, entry: Key) -> None:
-        """Hold to the limits of `entry` from now on; requests that run go on, and count."""
-        self.whole = self._in_flight, self._requests, self._tokens = (
-            entry.refused_beyond,
-            entry.requests_per_minute,
-            entry.tokens_per_minute,
-        )
+        """Hold to the limits of `entry` from now on; requests that run go on, and count.
+
+        `whole` has also what is waited for, which is lent as the others are, and given by the line.
+        """
+        self.waits = entry.waits_beyond is not None
+        self.whole = entry.in_flight, entry.requests_per_minute, entry.tokens_per_minute
+        self._in_flight, self._requests, self._tokens = entry.refused_beyond, *self.whole[1:]
         self._said = _template(*self.whole[1:])
 
     def admit(self, record: Record, *, waiting: bool = True) -> bytes | None:
@@ -68,7 +70,8 @@ class Limits:
             amounts = self.leases.amounts(self, waiting=waiting)
             if amounts is None:
                 return None
-            self._in_flight, self._requests, self._tokens = amounts
+            in_flight, self._requests, self._tokens = amounts
+            self._in_flight = None if self.waits else in_flight
         account, now = self._account, int(monotonic())
         running, began, spent = account.look(now)
         in_flight, requests, tokens, margin = self._in_flight, self._requests, self._tokens, account.margin
@@ -163,7 +166,8 @@ class Limits:
 
     def used(self) -> tuple[int, int, int]:
         """Of this host: the requests that run, those of the last minute, and the tokens of the last minute."""
-        return self._account.look(int(monotonic()))
+        running, began, spent = self._account.look(int(monotonic()))
+        return self.lease.running if self.waits else running, began, spent
 
 
 _RESET = (b"0s", b"%dm0s" % (WINDOW_S // 60))

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 from ..errors import Overloaded
+from . import host_usage
 from .fair_queue import FairQueue, Refused, Replicas, Ticket
 
 Ask = Callable[..., None]
@@ -59,7 +60,7 @@ class Slots:
 
     def __init__(self, limit: int = 0) -> None:
         """`limit`: how many requests may wait on this host."""
-        self._queue = FairQueue(limit)
+        self._queue = FairQueue(limit, host_usage.shared.lease)
         self._ask: Ask | None = None  # the supervisor, where there is one
         self._lost = False
         self._places: dict[int, Place] = {}
@@ -80,26 +81,28 @@ class Slots:
             if place.waiting:
                 place.fail(_gone())
 
-    def at_once(self, key: str, replicas: Replicas, *, weight: float, most: int | None) -> Place | None:
-        """A slot, where this process may give one and one is free."""
+    def at_once(
+        self, key: str, replicas: Replicas, *, weight: float, most: int | None, lent: bool = False
+    ) -> Place | None:
+        """A slot, where this process may give one and one is free; the arguments are those of Ticket."""
         if self._ask is not None:
             return None
-        ticket = Ticket(key, replicas, weight=weight, most=most)
+        ticket = Ticket(key, replicas, weight=weight, most=most, lent=lent)
         self._tell(self._queue.arrive(ticket, waits=False))
         return None if ticket.replica is None else self._new(ticket)
 
-    def come(self, key: str, replicas: Replicas, *, weight: float, most: int | None) -> Place:
+    def come(self, key: str, replicas: Replicas, *, weight: float, most: int | None, lent: bool = False) -> Place:
         """A place in the line, which may have its slot, or be refused, already. Raises Overloaded."""
         if self._lost:
             raise _gone()
-        ticket = Ticket(key, replicas, weight=weight, most=most)
+        ticket = Ticket(key, replicas, weight=weight, most=most, lent=lent)
         if self._ask is None:
             changed = self._queue.arrive(ticket)
             place = self._new(ticket)
             self._tell(changed)
             return place
         place = self._new(ticket)
-        self._ask("slot", place.name, key, replicas, weight, most)
+        self._ask("slot", place.name, key, replicas, weight, most, lent)
         return place
 
     def leave(self, place: Place) -> None:
@@ -112,6 +115,13 @@ class Slots:
         elif not self._lost:
             # A connection that is aborted is closed in the next turn of the loop, and another worker may be quicker.
             asyncio.get_running_loop().call_soon(self._ask, "slot_back", place.name)
+
+    def renewed(self) -> None:
+        """What is lent of a key's limit is another than before, and may be enough for one that waits."""
+        if self._ask is None:
+            self._tell(self._queue.renewed())
+        elif not self._lost:
+            self._ask("lent")
 
     def settled(self, name: int, replica: str | None, refused: Refused | None) -> None:
         """The supervisor has decided on a place; the request may have left meanwhile, which it will hear."""

@@ -7,7 +7,7 @@ pickled), ("read", place), ("give_back", place), ("leave",),
 ("hand_over", names of the sockets that the new release leaves alone),
 ("question", number, kind, argument), ("answers", number, list), ("slot", name, replica or None, Refused or None). From
 a worker: ("ready",), ("leaving",), ("beat",), ("numbers", snapshot), ("ask", number, kind, argument), ("answer",
-number, kind, list of one or none), ("slot", name, key, replicas, weight, most), ("slot_back", name).
+number, kind, list of one or none), ("slot", name, key, replicas, weight, most, lent), ("slot_back", name), ("lent",).
 
 Listening sockets go over a second socket, ahead of the ("read", place) that they are for.
 """

@@ -6,6 +6,7 @@ Decides what becomes of the slots and of the places in line of a worker that is 
 from collections.abc import Hashable
 from typing import Any, NamedTuple, Protocol
 
+from ..access import host_usage
 from ..access.fair_queue import FairQueue, Replicas, Ticket
 from ..access.slots import order
 
@@ -27,13 +28,22 @@ class SlotDesk:
     """The tickets of all workers. A member is told ("slot", name, replica or None, why it is refused or None)."""
 
     def __init__(self, limit: int) -> None:
-        """`limit`: how many requests may wait."""
-        self.queue = FairQueue(limit)
+        """`limit`: how many requests may wait. Made after `host_usage.share`, so that all workers see what is taken."""
+        self.queue = FairQueue(limit, host_usage.shared.lease)
         self._tickets: dict[Member, dict[int, Ticket]] = {}
 
-    def come(self, member: Member, name: int, key: str, replicas: Replicas, weight: float, most: int | None) -> None:
-        """A request of `member` wants a slot."""
-        ticket = Ticket(key, replicas, weight=weight, most=most, owner=_Owner(member, name))
+    def come(
+        self,
+        member: Member,
+        name: int,
+        key: str,
+        replicas: Replicas,
+        weight: float,
+        most: int | None,
+        lent: bool,
+    ) -> None:
+        """A request of `member` wants a slot; the arguments are those of Ticket."""
+        ticket = Ticket(key, replicas, weight=weight, most=most, lent=lent, owner=_Owner(member, name))
         self._tickets.setdefault(member, {})[name] = ticket
         self._tell(self.queue.arrive(ticket))
         if ticket.replica is not None or ticket.refused is not None:
@@ -44,6 +54,10 @@ class SlotDesk:
         ticket = self._tickets.get(member, {}).pop(name, None)
         if ticket is not None:
             self._tell(self.queue.leave(ticket))
+
+    def renewed(self) -> None:
+        """What is lent of a key's limit is another than before."""
+        self._tell(self.queue.renewed())
 
     def depart(self, member: Member) -> None:
         """`member` is gone, and with it all that it had."""

@@ -58,12 +58,12 @@ class Supervisor:
         self._signals = signals
         self._notifier = notifier
         self._restarts = Restarts(config.workers, LIMITS)
-        self._switchboard = Switchboard(config.queue_limit)
         self._counts = (
             host_counts.share(config.workers),
             keys_in_flight.share(config.workers),
             host_usage.share(config.workers),
         )
+        self._switchboard = Switchboard(config.queue_limit)
         self._listeners = SharedListeners()
         self._lending = Lending(self._lend)
         self._selector = selectors.DefaultSelector()

@@ -76,8 +76,10 @@ class Switchboard:
         match message:
             case ("numbers", numbers):
                 self._hub.report(line, numbers)
-            case ("slot", name, key, replicas, weight, most):
-                self._desk.come(worker, name, key, replicas, weight, most)
+            case ("slot", name, key, replicas, weight, most, lent):
+                self._desk.come(worker, name, key, replicas, weight, most, lent)
+            case ("lent",):
+                self._desk.renewed()
             case ("slot_back", name):
                 self._desk.back(worker, name)
             case ("ask", number, kind, _) if kind == PLACES:

@@ -37,8 +37,8 @@ class Queueing:
         wanted = _wanted(outgoing)
         if wanted is None:
             return True
-        key, replicas, weight, most = wanted
-        place = self._slots.at_once(key, replicas, weight=weight, most=most)
+        key, replicas, weight, most, lent = wanted
+        place = self._slots.at_once(key, replicas, weight=weight, most=most, lent=lent)
         if place is None:
             return False
         outgoing.request.record.place = place
@@ -63,8 +63,8 @@ class Queueing:
             wanted = _wanted(outgoing, failed)
             if wanted is None:
                 return
-            key, replicas, weight, most = wanted
-            record.place = place = self._slots.come(key, replicas, weight=weight, most=most)
+            key, replicas, weight, most, lent = wanted
+            record.place = place = self._slots.come(key, replicas, weight=weight, most=most, lent=lent)
             if place.waiting:
                 await self._wait(outgoing, place)
             if place.refused is not None:
@@ -116,8 +116,14 @@ class Queueing:
         return self._pace.expected_s(monotonic(), self._limit_s)
 
 
-def _wanted(outgoing: Outgoing, failed: Collection[Replica] = ()) -> tuple[str, Replicas, float, int | None] | None:
-    """Key, replicas that can be reached and their limits, weight and limit of the key; None for what needs no slot."""
+_Wanted = tuple[str, Replicas, float, int | None, bool]
+
+
+def _wanted(outgoing: Outgoing, failed: Collection[Replica] = ()) -> _Wanted | None:
+    """Key, replicas that can be reached and their limits, weight and limit of the key, and whether that limit is lent.
+
+    None for what needs no slot. Raises Overloaded where nobody can say how much of the limit there is.
+    """
     request = outgoing.request
     caller, candidates = request.caller, outgoing.choice.candidates
     key, weight, most = "", 1.0, None
@@ -132,7 +138,12 @@ def _wanted(outgoing: Outgoing, failed: Collection[Replica] = ()) -> tuple[str, 
     # The one that failed has its slots free just because nothing can be sent to it.
     offered = [each for each in reached if not (each.kept_back or each in failed)]
     replicas = tuple((each.key, each.config.max_in_flight) for each in offered or reached)
-    return (key, replicas, weight, most) if replicas else None
+    if not replicas:
+        return None
+    lent = most is not None and caller is not None and caller.leases is not None and caller.limits is not None
+    if lent:
+        caller.leases.approach(caller.limits)
+    return key, replicas, weight, most, lent
 
 
 def _open(replica: Replica, outgoing: Outgoing, now: float) -> bool:

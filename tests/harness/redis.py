@@ -4,10 +4,12 @@ import asyncio
 import os
 import shutil
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from .leaks import Inventory
 from .wire import SAFETY_S
 
 MISSING = shutil.which("redis-server") is None
@@ -51,3 +53,11 @@ class Redis:
                 self._process.kill()
             await self._process.communicate()
             self._process = None
+
+
+@pytest.fixture
+async def redis(no_leaks: Inventory, tmp_path: Path) -> AsyncIterator[Redis]:
+    server = Redis(tmp_path)
+    await server.start()
+    yield server
+    await server.stop()

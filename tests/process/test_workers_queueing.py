@@ -6,14 +6,19 @@ import os
 import signal
 import socket
 from collections import Counter
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ..harness.processes import RUN, WITHOUT_UVLOOP, Run, children, pause
+from ..harness.redis import Redis, needs_redis, redis
 from ..harness.scripted import RawClient, ScriptedUpstream, env_for, let_peers_run, request
 from ..harness.verdicts import OK, post, turned
 from .test_workers import asked, started
+
+__all__ = ["redis"]
 
 REQUESTS = request("GET", "/admin/requests", [("Connection", "close")])
 
@@ -82,6 +87,25 @@ async def test_two_workers_never_have_more_at_an_instance_than_its_limit(
     engine.go_on.set()
     assert Counter(await asyncio.gather(*clients)) == {200: 200}
     assert (engine.most, engine.served, engine.now) == (4, 200, 0)
+    assert await process.stop() == 0
+
+
+@needs_redis
+async def test_two_workers_have_no_more_of_a_waiting_key_than_redis_lends_them(
+    run: Run, upstream: ScriptedUpstream, redis: Redis, tmp_path: Path
+) -> None:
+    engine = Engine()
+    upstream.repeat(engine)
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[keys.alice]\nsha256 = "{sha256(b"alice").hexdigest()}"\nin_flight = 3\nwhen_full = "wait"\n')
+    environ = {"GOMODEL_KEYS_FILE": str(keys), "GOMODEL_REDIS_URL": redis.url}
+    process = await started(run, 2, {**env_for(vllm=upstream), **environ})
+    alice: dict[str, Any] = {"headers": [("Authorization", "Bearer alice")]}
+    clients = [asyncio.create_task(ask_once(process.port, **alice)) for _ in range(30)]
+    await turned(lambda: engine.now == 3)
+    engine.go_on.set()
+    assert Counter(await asyncio.gather(*clients)) == {200: 30}
+    assert engine.most == 3
     assert await process.stop() == 0
 
 

@@ -6,10 +6,12 @@ import pytest
 
 from gomodel.access import host_usage, leases
 
-from ..harness.redis import Redis, needs_redis
+from ..harness.redis import needs_redis, redis
 from ..harness.scripted import SAFETY_S, SSE_HEAD, Stall, chunked, response
 from ..harness.verdicts import OK, ask, turned
 from .test_keys import ALICE, MASTER, chat, entry, get
+
+__all__ = ["redis"]
 
 pytestmark = needs_redis
 
@@ -23,14 +25,6 @@ def soon(monkeypatch):
     monkeypatch.setattr(leases, "_RENEW_MS", 40)
     monkeypatch.setattr(leases, "_SOON_MS", 20)
     monkeypatch.setattr(leases, "_HUNGRY_MS", 400)
-
-
-@pytest.fixture
-async def redis(no_leaks, tmp_path):
-    server = Redis(tmp_path)
-    await server.start()
-    yield server
-    await server.stop()
 
 
 @pytest.fixture
@@ -121,6 +115,13 @@ async def test_gateways_that_want_more_than_there_is_get_the_same(fleet, upstrea
     assert len(one.holding) >= 3
 
 
+@pytest.mark.parametrize("limit", ["in_flight", "requests_per_minute", "tokens_per_minute"])
+async def test_the_first_request_of_a_gateway_is_let_in_however_small_the_limit_is(fleet, upstream, connect, limit):
+    upstream.repeat(OK)
+    handle = await fleet(entry("alice", ALICE, **{limit: 1}))
+    assert (await ask(await connect(handle), chat(ALICE))).status == 200
+
+
 async def test_requests_a_minute_are_those_of_all_gateways(fleet, upstream, connect):
     upstream.repeat(OK)
     handles = [await fleet(entry("alice", ALICE, requests_per_minute=20)) for _ in range(2)]
@@ -176,7 +177,8 @@ async def test_without_redis_holds_what_the_operator_said(
     await turned(lambda: all(each.gateway.app.callers.leases._gateways == 2 for each in handles))
     if away == "gone":
         await redis.stop()
-    else:
+    else:  # between two calls: one that is under way would have all of the time there was for it
+        await turned(lambda: all(each.gateway.app.callers.leases._task is None for each in handles))
         redis.suspend()
         monkeypatch.setattr(leases, "_TIMEOUT_S", 0.1)  # only now is a late answer none
     for handle in handles:

@@ -79,7 +79,7 @@ def limits_of(caller: Caller) -> tuple[int | None, ...] | None:
     ("entry", "limited", "limits"),
     [
         (Key("k", ()), False, None),
-        (Key("k", (), in_flight=2, when_full="wait"), False, None),
+        (Key("k", (), in_flight=2, when_full="wait"), False, (2, None, None)),
         (Key("k", (), in_flight=2), True, (2, None, None)),
         (Key("k", (), requests_per_minute=3), True, (None, 3, None)),
         (Key("k", (), tokens_per_minute=4), True, (None, None, 4)),

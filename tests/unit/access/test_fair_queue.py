@@ -228,6 +228,20 @@ def test_what_is_over_leaves_nothing_behind() -> None:
     assert [line._flows, line._used, line._lines, line._limits] == [{}] * 4
 
 
+class Lent:
+    """What other hosts leave of a key's limit, and what is taken of it here."""
+
+    def __init__(self) -> None:
+        self.there_is = 2
+        self.taken = 0, 0
+
+    def most(self) -> int:
+        return self.there_is
+
+    def take(self, running: int, waiting: int) -> None:
+        self.taken = running, waiting
+
+
 class Anything(RuleBasedStateMachine):
     """Any order of arrivals, departures and ends, and after each of them what must hold."""
 
@@ -235,7 +249,8 @@ class Anything(RuleBasedStateMachine):
 
     @initialize(limit=st.integers(0, 6), limits=st.tuples(st.integers(1, 3), st.integers(1, 3)))
     def begin(self, limit: int, limits: tuple[int, int]) -> None:
-        self.line = FairQueue(limit)
+        self.lent = Lent()
+        self.line = FairQueue(limit, {"heavy": self.lent}.__getitem__)
         self.limits: dict[str, int | None] = {"a": limits[0], "b": limits[1], "c": None}
         self.most = {"light": None, "heavy": 2, "feather": None}
         self.running: set[Ticket] = set()
@@ -248,7 +263,11 @@ class Anything(RuleBasedStateMachine):
             if each.replica is not None:
                 before = [other for other in self.waiting if (other.key, other.replicas) == (each.key, each.replicas)]
                 assert all(other.number > each.number for other in before), "first come, first served"
-                self.running.add(each)
+                self.runs(each)
+
+    def runs(self, ticket: Ticket) -> None:
+        self.running.add(ticket)
+        assert ticket.key != "heavy" or sum(each.key == "heavy" for each in self.running) <= self.lent.there_is
 
     @rule(
         target=tickets,
@@ -258,11 +277,11 @@ class Anything(RuleBasedStateMachine):
     )
     def arrives(self, key: str, replicas: str, waits: bool) -> Ticket:
         listed = tuple((each, self.limits[each]) for each in replicas)
-        ticket = Ticket(key, listed, weight=WEIGHTS[key], most=self.most[key])
+        ticket = Ticket(key, listed, weight=WEIGHTS[key], most=self.most[key], lent=key == "heavy")
         full = len(self.waiting) == self.line.limit
         self.changed(self.line.arrive(ticket, waits=waits))
         if ticket.replica is not None:
-            self.running.add(ticket)
+            self.runs(ticket)
         elif ticket.refused is None and waits:
             self.waiting.append(ticket)
         else:
@@ -276,6 +295,11 @@ class Anything(RuleBasedStateMachine):
         self.running.discard(ticket)
         self.changed(self.line.leave(ticket))
 
+    @rule(there_is=st.integers(0, 3))
+    def is_lent(self, there_is: int) -> None:
+        self.lent.there_is = there_is
+        self.changed(self.line.renewed())
+
     @invariant()
     def holds(self) -> None:
         if not hasattr(self, "line"):
@@ -286,8 +310,11 @@ class Anything(RuleBasedStateMachine):
         assert all(most is None or keys[key] <= most for key, most in self.most.items())
         assert self.line.waiting == len(self.waiting) <= self.line.limit
         assert set(self.line.order()) == set(self.waiting)
+        assert self.lent.taken == (keys["heavy"], sum(each.key == "heavy" for each in self.waiting))
         for each in self.waiting:
             most = self.most[each.key]
+            if most is not None:
+                most = min(most, self.lent.there_is)
             free = [name for name, limit in each.replicas if limit is None or used[name] < limit]
             assert not free or (most is not None and keys[each.key] >= most), "a waiter beside a free slot"
 

@@ -1,5 +1,8 @@
 """A lease is the same for every worker of the host, holds until it is over, and is asked for by one of them."""
 
+import pytest
+
+from gomodel.access import host_lease
 from gomodel.access.host_lease import Lease
 from gomodel.access.host_usage import HostUsage
 
@@ -38,6 +41,32 @@ def test_that_it_fell_short_is_known_to_all_and_changes_nothing_else() -> None:
     assert there.claim(20, 20)
 
 
+def ms(at: float) -> int:
+    return int(at * 1000)
+
+
+def test_the_line_reads_what_there_is_at_the_moment_whoever_said_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = pair()
+    now = 1000.0
+    monkeypatch.setattr(host_lease, "monotonic", lambda: now)
+    assert here.most() == 0
+    there.put_instead(5, ms(1002))
+    assert here.most() == 5
+    there.put((2, 0, 0), ms(1000), ms(1001), 1)
+    assert here.most() == 2, "what is lent goes first"
+    now = 1001.0
+    assert here.most() == 5
+    now = 1002.0
+    assert (here.most(), there.most()) == (0, 0)
+
+
+def test_what_the_line_took_is_known_to_all_and_changes_nothing_else() -> None:
+    here, there = pair()
+    there.put((1, 2, 3), 100, 500, 4)
+    here.take(7, 8)
+    assert (there.running, there.waiting, there.get(499), there.gateways) == (7, 8, (1, 2, 3), 4)
+
+
 def test_leases_of_two_names_are_two() -> None:
     usage = HostUsage()
     one, other = usage.lease("a"), usage.lease("b")
@@ -53,8 +82,9 @@ def test_a_name_whose_place_another_took_gets_an_empty_one_of_its_own() -> None:
     late = here.lease("a")
     key, at = late._key, late._at
     usage.cells[at] = key + 1  # another name's worker was faster
-    usage.cells[at + 1 : at + 9] = memoryview(b"\1" * 64).cast("q")
+    usage.cells[at + 1 : at + 13] = memoryview(b"\1" * 96).cast("q")
     assert late.get(0) is None
+    assert (late.running, late.waiting) == (0, 0)
     late.put((1, 2, 3), 100, 500, 4)
     assert (late.get(0), there.lease("a").get(0)) == ((1, 2, 3), (1, 2, 3))
     assert usage.cells[at] == key + 1
