@@ -6,7 +6,6 @@ its field and, where it can be told, the line; never a key or a digest.
 
 import difflib
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
@@ -120,6 +119,8 @@ def parse(data: bytes, masters: frozenset[bytes] = frozenset()) -> tuple[Key, ..
 
     An empty file is a problem, since it looks like one that is being written; `[keys]` alone is none.
     """
+    import tomllib  # noqa: PLC0415 - who has no such file does not wait for it
+
     try:
         text = data.decode()
         content = tomllib.loads(text)

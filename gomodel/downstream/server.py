@@ -1,14 +1,14 @@
 """The connections of all clients: makes one for each, and gives it its place or turns it away.
 
-Decides nothing of what comes over them: see `at_once`, `task` and `arrivals`. Leans on aiohttp's `web.Server`; see
-`task`.
+Decides nothing of what comes over them: see `at_once`, `task` and `arrivals`. Leans on aiohttp's low-level `Server`;
+see `task`.
 """
 
 import asyncio
 from itertools import chain
 from typing import Any
 
-from aiohttp import web
+from aiohttp.web_server import Server as LowLevelServer
 
 from .at_once import Downstream, in_its_turn
 from .client_limit import REFUSED_S, ClientLimit
@@ -16,7 +16,7 @@ from .handshakes import TlsClient
 from .request import Begin, Handler
 
 
-class Server(web.Server):
+class Server(LowLevelServer):
     """aiohttp's low-level server with `Downstream` for its protocol."""
 
     def __init__(

@@ -5,7 +5,7 @@ request goes to one composed handler, which returns a `Reply` to be written here
 itself.
 
 Leans on these internals of aiohttp 3.14 (tests/wire/test_aiohttp_internals.py fails when they move):
-`web.Server.__call__` makes the protocol and cancels `_task_handler` when the client leaves (`handler_cancellation`);
+`Server.__call__` makes the protocol and cancels `_task_handler` when the client leaves (`handler_cancellation`);
 `RequestHandler.start` is the task; `_messages`, `_waiter`, `_buffer_paused`, `_keepalive_handle`,
 `_next_keepalive_close_time`, `_force_close` mean what they mean in its own `start`.
 aiohttp's `start` makes a task, a StreamWriter and a BaseRequest per request, answers parse errors in text and writes a

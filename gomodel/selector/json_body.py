@@ -6,7 +6,9 @@ value, but for a second `model` in what is there. `usual` and `ending` know most
 """
 
 import json
+import re
 from collections.abc import Generator
+from functools import cache
 
 from ..errors import InvalidBody, ModelRequired
 from .json_object import OPENERS, QUOTE, opened, string, to_member, token, unexpected, value_end
@@ -26,12 +28,15 @@ _USUAL_VALUE = r'"([^"\\\x00-\x1f]++)"'
 # The usual body from its start to the end of a value that needs no unescaping, in one match; group 1 is the value.
 _usual = compiled(rf'(?:\xef\xbb\xbf)?+{SPACE}\{{{_MODEL.others}{SPACE}"model"{SPACE}:{SPACE}{_USUAL_VALUE}').match
 _usual_value = compiled(rf"{SPACE}{_USUAL_VALUE}").match
-_ending = compiled(
-    rf'"model"{SPACE}:{SPACE}{_USUAL_VALUE}{SPACE}(?:,{_MODEL.others}{_MODEL.other})?{SPACE}\}}{SPACE}'
-).fullmatch
 # What stands before a name; never a backslash, so that its quote opens a string.
 _BEFORE_NAME = b"{, \t\n\r"
 _control = compiled(r"[\x00-\x1f]").search
+
+
+@cache
+def _ending() -> re.Pattern[bytes]:
+    """From the name to the end of the usual body; group 1 is the value."""
+    return compiled(rf'"model"{SPACE}:{SPACE}{_USUAL_VALUE}{SPACE}(?:,{_MODEL.others}{_MODEL.other})?{SPACE}\}}{SPACE}')
 
 
 def usual(body: bytes | bytearray) -> Selector | None:
@@ -54,7 +59,7 @@ def ending(tail: bytes) -> Selector | None:
     at = tail.rfind(b'"model"')
     if at < 1 or len(tail) - at > SLICE_BYTES or tail[at - 1] not in _BEFORE_NAME or names_model(tail[:at]):
         return None
-    found = _ending(tail, at)
+    found = _ending().fullmatch(tail, at)
     if found is None or tail.rfind(b"\\u006", at) >= 0:
         return None
     start, end = found.span(1)

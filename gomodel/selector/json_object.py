@@ -45,7 +45,7 @@ def to_member(body: bytes | bytearray, turn: Turn, position: int, member: Member
     Starts behind the opening brace, or behind a value.
     """
     opening = position
-    ahead = member.ahead
+    ahead = member.ahead()
     while True:
         turn.steps -= 1
         if turn.steps < 0:
@@ -118,11 +118,12 @@ def value_end(body: bytes | bytearray, turn: Turn, position: int) -> Found:
 def nested_end(body: bytes | bytearray, turn: Turn, position: int) -> Found:
     """From behind an opening bracket; returns the position behind its counterpart. Which kind is vLLM's concern."""
     depth = 1
+    inside = balanced()
     while depth:
         turn.steps -= 1
         if turn.steps < 0:
             yield PAUSED
-        position = balanced(body, position, turn.end).end()
+        position = inside(body, position, turn.end).end()
         if position == turn.end:
             position -= (yield position) or 0
         elif body[position] == QUOTE:

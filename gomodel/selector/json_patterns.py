@@ -2,10 +2,14 @@
 
 Decides what is passed over in one match; what is too deep or too long for that is followed by `json_object`. Knows
 nothing of where a body is cut.
+
+Patterns with whole values in them take a millisecond to compile. Those that not every process needs are compiled when
+they are first looked with, so that no start waits for them.
 """
 
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import cast
 
 # Each possessive loop over a group has an empty last alternative: CPython before 3.11.5 (gh-106052) otherwise leaves
@@ -31,16 +35,28 @@ def compiled(pattern: str) -> re.Pattern[bytes]:
     return re.compile(pattern.encode(), re.DOTALL)
 
 
-def _total(pattern: str) -> Callable[[bytes | bytearray, int, int], re.Match[bytes]]:
-    """The match method of a pattern that can match nothing at all, and so always matches."""
-    return cast("Callable[[bytes | bytearray, int, int], re.Match[bytes]]", compiled(pattern).match)
+# The match method of a pattern that can match nothing at all, and so always matches.
+Total = Callable[[bytes | bytearray, int, int], re.Match[bytes]]
+
+
+def _total(pattern: str) -> Total:
+    return cast("Total", compiled(pattern).match)
+
+
+@cache
+def elements() -> Total:
+    """Whole elements of an array, each with the comma behind it."""
+    return _total(rf"(?:{SPACE}{VALUE}{SPACE},|)*+")
+
+
+@cache
+def balanced() -> Total:
+    """What stands between brackets, with whole pairs of them in it."""
+    return _total(_BALANCED)
 
 
 space = _total(SPACE)
-# Whole elements of an array, each with the comma behind it.
-elements = _total(rf"(?:{SPACE}{VALUE}{SPACE},|)*+")
 scalar = _total(rf"{_SCALAR}*+")
-balanced = _total(_BALANCED)
 descent = _total(r'(?:[^"\]}]++|"[^"\\\[\]{}]{0,63}+"|)*+')
 closing = _total(r"[\]}]*+")
 AT_MEMBER, IN_NESTED, IN_STRING = 1, 2, 3
@@ -52,17 +68,22 @@ class Member:
     `other` is the pattern of one member of another name, without a comma behind it.
     """
 
-    __slots__ = ("ahead", "is_name", "other", "others")
+    __slots__ = ("_ahead", "_member", "is_name", "other", "others")
 
     def __init__(self, name: str) -> None:
         written = "".join(f"(?:{each}|{_escape(each)})" for each in name)
-        member = rf'{SPACE}"{written}"{SPACE}:{SPACE}'
+        self._member = rf'{SPACE}"{written}"{SPACE}:{SPACE}'
         self.is_name = compiled(written).fullmatch
-        self.other = rf"(?!{member}){_NAME}{VALUE}{SPACE}"
+        self.other = rf"(?!{self._member}){_NAME}{VALUE}{SPACE}"
         self.others = rf"(?:{self.other},|)*+"
-        # Whole members, then how the next one starts, as far as that is easy to tell: lastindex is one of the three
-        # constants, or None.
-        self.ahead = _total(rf'{self.others}(?:{member}()|{_NAME}(?:([\[{{])|(")))?')
+        self._ahead: Total | None = None
+
+    def ahead(self) -> Total:
+        """Whole members, then how the next one starts, as far as that is easy to tell: lastindex is one of the three
+        constants, or None."""
+        if self._ahead is None:
+            self._ahead = _total(rf'{self.others}(?:{self._member}()|{_NAME}(?:([\[{{])|(")))?')
+        return self._ahead
 
 
 def _escape(character: str) -> str:

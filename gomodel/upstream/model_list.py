@@ -56,7 +56,7 @@ async def listed(body: bytes | bytearray) -> AsyncIterator[dict[str, Any]]:
         separator = _CLOSE if body[position] == _CLOSE else _COMMA
         position += separator == _CLOSE
         while separator == _COMMA:
-            end = elements(body, position, turn.end).end()
+            end = elements()(body, position, turn.end).end()
             if end > position:
                 models, position = _models(body[position : end - 1]) if left else [], end
                 turn.steps = 0  # so many entries are as much as a turn may cost

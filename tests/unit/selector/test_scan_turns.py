@@ -30,6 +30,15 @@ READ_BYTES = 48 << 10
 CALLS = 32 * STEPS
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled() -> None:
+    """Every pattern, since the first scan that needs one compiles it for all that follow."""
+    ids = b'{"a":[1],"prompt_cache_key":0,"session_id":0,"metadata":{"user_id":0},"messages":0}'
+    for scan in (JsonScan(), PreviousResponse()):
+        scan.feed(ids)
+    ConversationScan(ids, MESSAGES).feed()
+
+
 class Scan(Protocol):
     paused: bool
 
