@@ -11,11 +11,12 @@ import asyncio
 import sys
 from typing import Any
 
-from aiohttp.http import HttpVersion11, RawRequestMessage
+from aiohttp.http import HttpVersion11
 
 from ..errors import BadRequest
 from ..host.bounded_reads import READ_BYTES, bound_reads
 from ..http1.framing import Body, Chunked, Sized
+from ..http1.message import RequestMessage
 from ..http1.repeated_head import repeatable
 from ..http1.request_fields import RequestFields
 from .connection import ClientConnection
@@ -68,7 +69,7 @@ class Arrivals(ClientConnection):
         self._lingering: asyncio.Future[None] | None = None
         self._linger_left = 0
 
-    def _take(self, message: RawRequestMessage | BadHead, body: Upload | Arrived) -> None:
+    def _take(self, message: RequestMessage | BadHead, body: Upload | Arrived) -> None:
         """A request has come, with its body or with what will bring it."""
         raise NotImplementedError
 
@@ -183,7 +184,7 @@ class Arrivals(ClientConnection):
         if len(data) > READ_BYTES and self.transport is not None:
             bound_reads(self.transport, self)
 
-    def _remember(self, message: RawRequestMessage, data: bytes, head_bytes: int) -> None:
+    def _remember(self, message: RequestMessage, data: bytes, head_bytes: int) -> None:
         """`data` begins with the head of a request, and it may be known again."""
         head = repeatable(data, head_bytes) if self._misses < MISSES else None
         if head is not None:

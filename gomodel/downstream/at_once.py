@@ -10,9 +10,8 @@ Decides which of the two serves a request, and which are known again without par
 import asyncio
 from typing import Any
 
-from aiohttp.http import RawRequestMessage
-
 from ..http1.framing import Sized
+from ..http1.message import RequestMessage
 from .request import Arrived, Begin, Handler, Request
 from .request_head import BadHead
 from .task import ServedByTask
@@ -50,7 +49,7 @@ class Downstream(ServedByTask):
                 return
         super().data_received(data)
 
-    def _take(self, message: RawRequestMessage | BadHead, body: Upload | Arrived) -> None:
+    def _take(self, message: RequestMessage | BadHead, body: Upload | Arrived) -> None:
         waiter = self._waiter
         if waiter is None or waiter.done():
             self._messages.append((message, body))  # type: ignore[arg-type]

@@ -4,8 +4,7 @@ Decides what of a request is kept for the next one, as little as there is. Which
 `http1.repeated_head` and `http1.similar_head`.
 """
 
-from aiohttp.http import RawRequestMessage
-
+from ..http1.message import RequestMessage
 from ..http1.repeated_head import LIMIT_BYTES, RepeatedHead
 from ..http1.request_fields import RequestFields
 from ..http1.similar_head import SimilarHead, similar
@@ -18,7 +17,7 @@ class KnownHead:
 
     __slots__ = ("_similar", "fields", "head", "message")
 
-    def __init__(self, head: RepeatedHead, message: RawRequestMessage) -> None:
+    def __init__(self, head: RepeatedHead, message: RequestMessage) -> None:
         self.head = head
         self.message = message
         self.fields: RequestFields | None = None

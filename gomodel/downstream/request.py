@@ -9,10 +9,9 @@ from email.utils import formatdate
 from time import time
 from typing import Any, Protocol
 
-from aiohttp.http import RawRequestMessage
-
 from ..errors import BadRequest
 from ..http1.head import status_line
+from ..http1.message import RequestMessage
 from ..http1.request_fields import RequestFields
 from ..telemetry.record import Record
 from .upload import Upload
@@ -152,7 +151,7 @@ class Request:
         "target",
     )
 
-    def __init__(self, protocol: Connection, message: RawRequestMessage, payload: Upload | Arrived) -> None:
+    def __init__(self, protocol: Connection, message: RequestMessage, payload: Upload | Arrived) -> None:
         self.protocol = protocol
         self.message = message
         self.payload = payload

@@ -73,7 +73,9 @@ class UntilClose:
     """A body that ends with its connection."""
 
     __slots__ = ()
-    between = complete = broken = False
+    between = False
+    complete = False
+    broken = False
     rest = b""
 
     def feed(self, data: bytes) -> bytes:

@@ -254,10 +254,12 @@ class RequestFields:
         names = [name.lower() for name, _ in raw_headers]
         kinds = [self._by_name.get(name, PLAIN) for name in names]
         one_session = sum(kind >= SESSION for kind in kinds) == 1
-        places = {id(pair): at for at, pair in enumerate(self.forwarded)}
-        self._varying = [
-            (kind, places.get(id(pair), -1), pair[0] + b": ") for kind, pair in zip(kinds, raw_headers, strict=True)
-        ]
+        self._varying: list[tuple[int, int, bytes]] = []
+        forwarded, at = self.forwarded, 0
+        for kind, (name, _) in zip(kinds, raw_headers, strict=True):
+            crosses = at < len(forwarded) and forwarded[at][0] == name  # of a name that may vary all do, or none
+            self._varying.append((kind, at if crosses else -1, name + b": "))
+            at += crosses
         self._base = self.content_length or 0, self.trace, self.request_id, self.session
         proxied = b"x-forwarded-for" if self.client else b""
         return [

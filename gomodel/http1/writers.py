@@ -5,7 +5,7 @@ to what the head declared: it raises WrongLength rather than write more or less.
 beginning of the next message, what is missing would be taken from it. Knows nothing of connections.
 """
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 # A chunk up to this size is copied into its frame.
 _COPIED_BYTES = 4096
@@ -42,7 +42,7 @@ class Chunked:
     """A body in chunks (RFC 9112 7.1). Chunks that are framed already may go out beside it until it is over."""
 
     __slots__ = ("_over",)
-    FIELD = b"Transfer-Encoding: chunked\r\n"  # declares it
+    FIELD: ClassVar[bytes] = b"Transfer-Encoding: chunked\r\n"  # declares it
 
     def __init__(self) -> None:
         self._over = False

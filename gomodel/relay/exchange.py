@@ -8,10 +8,9 @@ import asyncio
 from abc import ABC, abstractmethod
 from time import monotonic
 
-from aiohttp.http import RawResponseMessage
-
 from ..downstream.request import Request
 from ..errors import ConnectError, GatewayError, StaleConnection, UpstreamTimeout
+from ..http1.message import ResponseMessage
 from ..http1.response_fields import ResponseFields
 from ..telemetry.record import HEAD, Phase
 from ..upstream.breaker import Admission
@@ -60,7 +59,7 @@ class Exchange(ABC):
         self.failed = ""  # how the instance broke off after the head
 
     @abstractmethod
-    def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None: ...
+    def on_response(self, message: ResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None: ...
     @abstractmethod
     def on_data(self, data: bytes, complete: bool) -> None: ...
     @abstractmethod

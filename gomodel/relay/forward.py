@@ -10,9 +10,9 @@ large body that streams through is not kept, so the refusal of such an upload is
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..balancing import keys_in_flight
 from ..balancing.rendezvous import Placed
@@ -68,11 +68,15 @@ class Forwarder:
         self._on_unloaded = on_unloaded
         self._queueing = queueing
 
-    async def forward(self, outgoing: Outgoing) -> None:
-        """Send the request and relay the answer; returns when the answer is over, whole or aborted.
+    def forward(self, outgoing: Outgoing) -> Coroutine[Any, Any, None]:
+        """Send the request and relay the answer; it is over when the answer is, whole or aborted.
 
         Raises GatewayError when no response head went out.
         """
+        return self.go_on(outgoing)
+
+    async def go_on(self, outgoing: Outgoing) -> None:
+        """As `forward`, of what `begin` has looked at."""
         request, choice = outgoing.request, outgoing.choice
         self._refuse_own(request)
         if not choice.candidates:
@@ -126,8 +130,6 @@ class Forwarder:
                 self._give(request, answer if step is Step.GIVE_EARLIER and answer is not None else last)
                 return
             left -= 1
-
-    go_on = forward  # with what `begin` has looked at
 
     @staticmethod
     async def _find(outgoing: Outgoing) -> None:

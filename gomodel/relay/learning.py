@@ -5,10 +5,9 @@ Decides how far into an answer it looks. Every byte goes on as it would otherwis
 
 import re
 
-from aiohttp.http import RawResponseMessage
-
 from ..balancing.stored_responses import StoredResponses
 from ..downstream.request import Request
+from ..http1.message import ResponseMessage
 from ..http1.response_fields import ResponseFields
 from ..upstream.replica import Replica
 from .relay import Relay
@@ -28,7 +27,7 @@ class LearningRelay(Relay):
         self._stored: StoredResponses | None = stored
         self._seen = b""
 
-    def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
+    def on_response(self, message: ResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
         if message.code != 200 or fields.encoded:
             self._stored = None
         self._look(data)

@@ -4,6 +4,9 @@ Decides which of the servers that could take a request its caller may ask (contr
 caller's entry says. Nothing of it runs where there is no keys file.
 """
 
+from collections.abc import Coroutine
+from typing import Any
+
 from ..errors import NotAllowed
 from ..routes.route import Kind
 from .forward import Forwarder
@@ -16,10 +19,10 @@ _OF_NO_MODEL = frozenset({Kind.RESPONSES, Kind.SERVER})
 class PermittedForwarder(Forwarder):
     """A Forwarder that looks at the caller first. Raises NotAllowed besides."""
 
-    async def forward(self, outgoing: Outgoing) -> None:
+    def forward(self, outgoing: Outgoing) -> Coroutine[Any, Any, None]:
         """As Forwarder."""
         permit(outgoing)
-        await self.go_on(outgoing)
+        return self.go_on(outgoing)
 
     def begin(self, outgoing: Outgoing) -> bool:
         """As Forwarder."""

@@ -10,10 +10,9 @@ import logging
 from bisect import bisect_left
 from time import monotonic
 
-from aiohttp.http import RawResponseMessage
-
 from ..downstream.request import Request
 from ..errors import InternalError, OldHttp
+from ..http1.message import ResponseMessage
 from ..http1.response_fields import ResponseFields
 from ..http1.writers import Chunked, UntilClose, Writer, WrongLength
 from ..telemetry.histogram import SECONDS
@@ -69,7 +68,7 @@ class Relay(Exchange):
         self.refusal: Outcome | None = None  # the answer says that no work was done; `deliver` gives it to the client
         self.trial: Admission | None = None  # the breaker let this one through to see whether the instance is back
 
-    def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
+    def on_response(self, message: ResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
         """The head, with whatever of the body came in the same read: one write."""
         request, record, protocol = self._request, self._record, self._protocol
         status = message.code

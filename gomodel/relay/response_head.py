@@ -6,12 +6,11 @@ holding a stream back (contract section 7). Writes nothing itself.
 
 import asyncio
 
-from aiohttp.http import RawResponseMessage
-
 from ..downstream.request import Request, date_line
 from ..errors import OldHttp
 from ..http1.head import status_line
 from ..http1.locations import Site, localised
+from ..http1.message import ResponseMessage
 from ..http1.response_fields import ResponseFields
 from ..http1.writers import Chunked, Sized, UntilClose, Writer, WrongLength
 from ..upstream.replica import Replica
@@ -24,7 +23,7 @@ def begin_response(
     request: Request,
     replica: Replica,
     upstream: asyncio.BaseTransport | None,
-    message: RawResponseMessage,
+    message: ResponseMessage,
     fields: ResponseFields,
     data: bytes,
     complete: bool,

@@ -7,12 +7,11 @@ in `realtime_event`.
 
 from time import monotonic
 
-from aiohttp.http import RawResponseMessage
-
 from ..downstream.request import Request
 from ..errors import ClientError, GatewayError, UpstreamError
 from ..http1.head import status_line
 from ..http1.hop_by_hop import connection_options
+from ..http1.message import ResponseMessage
 from ..http1.response_fields import ResponseFields
 from ..selector.realtime_event import SessionUpdate
 from ..telemetry.record import Phase
@@ -66,7 +65,7 @@ class Tunnel(Relay):
         channel.upgradable = True
         return await super().run(channel, head, outgoing)
 
-    def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
+    def on_response(self, message: ResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
         if message.code != 101:
             super().on_response(message, fields, data, complete)
             return

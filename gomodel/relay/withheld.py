@@ -6,8 +6,7 @@ its status is enough. What it says is read by `refusals`. Knows nothing of retri
 
 from typing import NamedTuple
 
-from aiohttp.http import RawResponseMessage
-
+from ..http1.message import ResponseMessage
 from ..http1.response_fields import ResponseFields
 from . import refusals
 from .attempts import Outcome
@@ -18,13 +17,13 @@ _UNAUTHORIZED = 401
 class Withheld(NamedTuple):
     """An answer of which the client has seen nothing; `refusal` is None while the rest of it has to come."""
 
-    message: RawResponseMessage
+    message: ResponseMessage
     fields: ResponseFields
     data: bytes
     refusal: Outcome | None
 
 
-def withheld(message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> Withheld | None:
+def withheld(message: ResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> Withheld | None:
     """What is to be kept of an answer with one of `refusals.STATUSES`; None when it is the client's to read."""
     if complete or message.code == _UNAUTHORIZED:
         refusal = refusals.refusal(message.code, data)

@@ -18,6 +18,7 @@ FIRST_BYTES = 4096
 # In the end of an answer; further ones would be JSON that a model made, which stands before its usage.
 _CANDIDATES = 4
 _NAME = b'"usage"'
+_BACKSLASH = ord("\\")
 _MOST = 1 << 53  # a number that every reader of JSON and every metric keeps exact
 # What holds the usage of an event that is no answer by itself: Responses, Anthropic's message_start, Cohere's end.
 _HOLDERS = ("response", "message", "delta")
@@ -110,7 +111,7 @@ def _names(piece: bytes) -> Iterator[int]:
     """Where `"usage"` is the name of a member, as it may be, from the end; not where its first quote is escaped."""
     at, left = piece.rfind(_NAME), _CANDIDATES
     while at >= 0 and left:
-        if piece[at - 1 : at] != b"\\":
+        if not at or piece[at - 1] != _BACKSLASH:
             yield at
             left -= 1
         at = piece.rfind(_NAME, 0, at)

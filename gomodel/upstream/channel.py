@@ -16,12 +16,12 @@ from typing import Protocol
 
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http import RawResponseMessage
 
 from ..errors import ConnectError, GatewayError, UpstreamError
 from ..host.bounded_reads import READ_BYTES, bound_reads
 from ..host.kernel import fail_when_silent, reset_on_close
 from ..http1.framing import Body, Chunked, Sized, UntilClose, whole_chunk
+from ..http1.message import ResponseMessage
 from ..http1.response_fields import ResponseFields
 from .connection_loss import closed_on_purpose, failure, last_words
 from .head_reader import HeadReader
@@ -37,7 +37,7 @@ _SWITCHING = 101
 class Sink(Protocol):
     """Whoever takes one response."""
 
-    def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None: ...
+    def on_response(self, message: ResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None: ...
     def on_data(self, data: bytes, complete: bool) -> None: ...
     def on_chunk(self, frame: bytes, start: int) -> None: ...  # a whole chunk; `frame[start:-2]` is its payload
     def on_failure(self, error: GatewayError) -> None: ...

@@ -9,11 +9,13 @@ returns (messages, upgraded, tail), and a parser that is told responses have no 
 
 import asyncio
 import re
+from typing import Any
 
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http import HttpResponseParser, RawResponseMessage
+from aiohttp.http import HttpResponseParser
 
 from ..http1.head import status_line
+from ..http1.message import ResponseMessage
 from ..http1.repeated_head import RepeatedHead, repeatable
 from ..http1.response_fields import ResponseFields
 from .response_checks import distrust, fault, parse_error
@@ -42,7 +44,7 @@ class Head:
 
     __slots__ = ("bodiless", "code", "fields", "last", "message")
 
-    def __init__(self, message: RawResponseMessage, fields: ResponseFields) -> None:
+    def __init__(self, message: ResponseMessage, fields: ResponseFields) -> None:
         self.message = message
         self.fields = fields
         self.code: int = message.code
@@ -70,7 +72,7 @@ class HeadReader:
         self._protocol = protocol
         self._loop = loop
         self._instance = instance
-        self._parser: HttpResponseParser | None = None
+        self._parser: Any = None  # an HttpResponseParser; the one in C makes other classes than are declared
         self._repeated: RepeatedHead | None = None  # recognises the last head, `_known`, when it comes again
         self._known: Head
         self._begun_bytes = 0  # of the head being read, and of interim ones before it
@@ -120,7 +122,7 @@ class HeadReader:
                 # The parser's tree is wide, and every branch of it is the instance's fault.
                 raise parse_error(self._instance, exc, data) from None
             if messages:
-                message = messages[0][0]
+                message: ResponseMessage = messages[0][0]
                 if self._line != _PROTOCOL:  # the parser reads RTSP and ICE as well
                     raise fault(
                         self._instance, "http_protocol_error", "sent something that is not a valid HTTP response"
@@ -141,7 +143,7 @@ class HeadReader:
             at = fed = end
             self._begun_bytes += _HEAD_COST_BYTES
 
-    def _whole(self, message: RawResponseMessage, data: bytes, end: int, *, alone: bool, switching: bool) -> Head:
+    def _whole(self, message: ResponseMessage, data: bytes, end: int, *, alone: bool, switching: bool) -> Head:
         """A head that ends at `end` in `data`; the next one begins anew."""
         fields = ResponseFields(message.raw_headers)
         self._begun_bytes = 0

@@ -9,10 +9,9 @@ import random
 from collections.abc import Callable, Iterable
 from time import monotonic
 
-from aiohttp.http import RawResponseMessage
-
 from ..config.settings import Server
 from ..errors import GatewayError, LoopDetected, Overloaded
+from ..http1.message import ResponseMessage
 from ..http1.response_fields import ResponseFields
 from ..telemetry.bugs import reported
 from .channel import Channel
@@ -177,7 +176,7 @@ class _Answer:
     def __init__(self) -> None:
         self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    def on_response(self, message: RawResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
+    def on_response(self, message: ResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
         if not self.status.done():
             self.status.set_result(message.code)
 

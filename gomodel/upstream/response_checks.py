@@ -3,10 +3,11 @@
 Decides from a parsed head alone, or from the parser's refusal (RFC 9112 6.3, RFC 9110 15). Opens nothing.
 """
 
-from aiohttp.http import HttpVersion10, HttpVersion11, RawResponseMessage
+from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
 from ..errors import UpstreamError
+from ..http1.message import ResponseMessage
 from ..http1.response_fields import ResponseFields
 
 _VERSIONS = (HttpVersion10, HttpVersion11)
@@ -16,7 +17,7 @@ _MAX_LENGTH = 1 << 63
 _TLS_ALERT = b"\x15\x03"
 
 
-def distrust(message: RawResponseMessage, fields: ResponseFields) -> tuple[str, str] | None:
+def distrust(message: ResponseMessage, fields: ResponseFields) -> tuple[str, str] | None:
     """Why a response that parsed must not be believed (RFC 9112 6.3, RFC 9110 15), as (code, what it did); or None."""
     if message.code == 101:
         return "http_upgrade_failed", "switched protocols without being asked"

@@ -73,6 +73,7 @@ def test_an_abort_cancels_the_task_once_and_is_the_gateways():
 
         def cancel(self):
             self.cancelled += 1
+            return True
 
     task = Task()
     record = Record("POST", "192.0.2.1", 10.0, task=task)
