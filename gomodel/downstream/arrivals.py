@@ -15,7 +15,7 @@ from aiohttp.http import HttpVersion11
 
 from ..errors import BadRequest
 from ..host.bounded_reads import READ_BYTES, bound_reads
-from ..http1.framing import Body, Chunked, Sized
+from ..http1.framing import Chunked, Sized
 from ..http1.message import RequestMessage
 from ..http1.repeated_head import repeatable
 from ..http1.request_fields import RequestFields
@@ -42,6 +42,7 @@ class Arrivals(ClientConnection):
     __slots__ = (
         "_backlog",
         "_body",
+        "_bounded",
         "_ended",
         "_heads",
         "_known",
@@ -60,7 +61,8 @@ class Arrivals(ClientConnection):
         self._heads = HeadReader(self, self._loop, head_limit_bytes)
         self._known: KnownHead | None = None
         self._misses = 0
-        self._body: Body | None = None  # of the last request read, while it is arriving
+        self._body: Sized | Chunked | None = None  # of the last request read, while it is arriving
+        self._bounded = False  # it is read in small pieces, which can be lent
         self._upload: Upload | None = None  # and who gets it
         self._backlog = b""  # received, and not to be looked at yet
         self._offered = False  # the last request read offers a WebSocket: what follows may not be HTTP
@@ -145,13 +147,13 @@ class Arrivals(ClientConnection):
             self._offered = not length and message.upgrade and headers.get("Upgrade", "").lower() == "websocket"
             self._take(message, Arrived(rest[:length], None))
             return rest[length:]
-        body = Chunked(strict=True) if chunked else Sized(length)
+        body: Sized | Chunked = Chunked(strict=True) if chunked else Sized(length)
         upload = self._begin_body(body, rest, None)
         self._take(message, upload)
         upload.limit()
         return b"" if body.broken else body.rest
 
-    def _begin_body(self, body: Body, data: bytes, fields: RequestFields | None) -> Upload:
+    def _begin_body(self, body: Sized | Chunked, data: bytes, fields: RequestFields | None) -> Upload:
         """A body whose first bytes are `data`, if any, and of which more may have to come."""
         self._body = body
         self._upload = upload = Upload(self, fields)
@@ -159,7 +161,7 @@ class Arrivals(ClientConnection):
             self._feed(body, upload, data)
         return upload
 
-    def _read_body(self, body: Body, data: bytes) -> bytes:
+    def _read_body(self, body: Sized | Chunked, data: bytes) -> bytes:
         """The next of the body that is arriving; what was not looked at."""
         upload = self._upload
         assert upload is not None
@@ -167,7 +169,7 @@ class Arrivals(ClientConnection):
         upload.limit()
         return b"" if body.broken else body.rest
 
-    def _feed(self, body: Body, upload: Upload, data: bytes) -> None:
+    def _feed(self, body: Sized | Chunked, upload: Upload, data: bytes) -> None:
         self._bound(data)
         payload = body.feed(data)
         if body.complete:
@@ -181,8 +183,28 @@ class Arrivals(ClientConnection):
             upload.set_exception(BadRequest("The framing of the request body is invalid."))
 
     def _bound(self, data: bytes) -> None:
-        if len(data) > READ_BYTES and self.transport is not None:
-            bound_reads(self.transport, self)
+        if len(data) > READ_BYTES:
+            self.lend_reads()
+
+    def lend_reads(self) -> None:
+        """Read in small pieces, which whoever sends an upload on may take as they stand in the buffer of the read."""
+        transport = self.transport
+        if not self._bounded and transport is not None and transport.get_extra_info("sslcontext") is None:
+            self._bounded = True
+            bound_reads(transport, self, self._lend)
+
+    def _lend(self, data: memoryview) -> bool:
+        """Whether `data` was nothing but more of a body, and is done with."""
+        body, upload = self._body, self._upload
+        if body is None or upload is None or upload.borrower is None or self._backlog:
+            return False
+        pieces = body.pieces(data)
+        if pieces is None:
+            return False
+        if not upload.borrower(pieces):
+            upload.feed(b"".join(pieces))
+            upload.limit()
+        return True
 
     def _remember(self, message: RequestMessage, data: bytes, head_bytes: int) -> None:
         """`data` begins with the head of a request, and it may be known again."""

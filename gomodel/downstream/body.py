@@ -167,6 +167,21 @@ class RequestBody:
         if isinstance(payload, Upload):
             payload.listener = listener
 
+    def lend(self, borrower: Callable[[list[memoryview]], bool] | None) -> None:
+        """Show what comes of a body that is not spooled to `borrower`, while it stands in the buffer of the read."""
+        payload = self._payload
+        if isinstance(payload, Upload) and self._spool is None:
+            payload.lend(borrower)
+
+    def passes(self, size: int) -> bool:
+        """Count `size` bytes that a borrower is done with; False for too many, which are for `take` to refuse."""
+        record = self._record
+        if record.bytes_in + size > self._limit:
+            return False
+        record.bytes_in += size
+        record.since = monotonic()
+        return True
+
     def take(self) -> list[bytes]:
         """The next piece of what waits on disk, or all that has arrived; nothing at the end, or when more has to come.
 

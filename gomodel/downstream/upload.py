@@ -20,13 +20,15 @@ class Pausable(Protocol):
 
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
+    def lend_reads(self) -> None: ...
 
 
 class Upload:
     """One body, read by one reader; what `RequestBody` asks of it.
 
     A `listener` is called whenever there may be something to `take`: more of it, its end, or why there is no more. It
-    is for who need not wait; who has to wait calls `wait`.
+    is for who need not wait; who has to wait calls `wait`. A `borrower` is shown what comes as it stands in the buffer
+    of the read, and says whether it is done with it; else it waits here like the rest.
     """
 
     __slots__ = (
@@ -37,6 +39,7 @@ class Upload:
         "_paused",
         "_pieces",
         "_waiter",
+        "borrower",
         "fields",
         "listener",
         "waiting_bytes",
@@ -46,6 +49,7 @@ class Upload:
         """`fields` are those of the head it came with, when that is known."""
         self.fields = fields
         self.listener: Callable[[], None] | None = None
+        self.borrower: Callable[[list[memoryview]], bool] | None = None
         self._connection = connection
         self._pieces: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -75,6 +79,12 @@ class Upload:
         for piece in self._pieces:
             observer(piece)
         self._observer = observer
+
+    def lend(self, borrower: Callable[[list[memoryview]], bool] | None) -> None:
+        """Show what comes from now on to `borrower` first, unless somebody observes it."""
+        self.borrower = borrower if self._observer is None else None
+        if self.borrower is not None:
+            self._connection.lend_reads()
 
     def limit(self) -> None:
         """Whoever reads it has had the opportunity: hold the client back where too much waits."""

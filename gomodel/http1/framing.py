@@ -8,6 +8,9 @@ Each kind of body has `feed(data)`, which returns the payload in `data`, and say
 `complete`, the body is over; `rest`, the bytes that were not looked at, which stand behind a complete body or are for
 the next `feed`; `broken`, its framing is invalid, and payload that stood before the fault has been returned. `between`
 is true where the next byte begins a chunk.
+
+Those that a client may send have `pieces(data)` as well: the payload in a read, not copied, or None where `feed` has to
+look at it: the body may end in it, or there is more to it than payload and plain framing.
 """
 
 import re
@@ -26,6 +29,11 @@ CHUNK_LIMIT_BYTES = 1 << 60
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 _CR, _LF = b"\r\n"
 _control = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
+# A size line, and one behind the end of a chunk or with that the end of a read. No chunk of size 0, which is the last.
+_size_line = re.compile(rb"(0{0,16}[1-9a-fA-F][0-9a-fA-F]{0,14})\r\n").match
+_next_size_line = re.compile(rb"\r\n(?:(0{0,16}[1-9a-fA-F][0-9a-fA-F]{0,14})\r\n|\Z)").match
+# Into so many pieces a read may be cut; IOV_MAX is 1024.
+_PIECES = 64
 # Bytes of a chunk, frame included, from which on its size has three digits.
 _THREE_DIGITS = 256 + 7
 
@@ -67,6 +75,13 @@ class Sized:
             return data
         self.rest = data[self._left :]
         return data[: self._left]
+
+    def pieces(self, data: memoryview) -> list[memoryview] | None:
+        """See the module."""
+        if len(data) >= self._left:
+            return None
+        self._left -= len(data)
+        return [data]
 
 
 class UntilClose:
@@ -138,6 +153,36 @@ class Chunked:
         self.between = self._expected is _Expected.SIZE and not self._line
         self.rest = data[at:]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def pieces(self, data: memoryview) -> list[memoryview] | None:
+        """See the module."""
+        if self._line or self._expected is _Expected.TRAILER:
+            return None
+        pieces: list[memoryview] = []
+        expected, left = self._expected, self._left
+        at, size = 0, len(data)
+        while at < size:
+            if expected is not _Expected.DATA:
+                line = (_size_line if expected is _Expected.SIZE else _next_size_line)(data, at)
+                if line is None:
+                    return None
+                at = line.end()
+                if line[1] is None:
+                    expected = _Expected.SIZE
+                    break
+                if len(pieces) == _PIECES:
+                    return None
+                expected, left = _Expected.DATA, int(line[1], 16)
+                continue
+            piece = data[at : at + left]
+            pieces.append(piece)
+            at += len(piece)
+            left -= len(piece)
+            if not left:
+                expected = _Expected.DATA_END
+        self._expected, self._left = expected, left
+        self.between = expected is _Expected.SIZE
+        return pieces
 
     def _take(self, line: bytes) -> bool:
         """Go on behind a line; whether it may stand here."""

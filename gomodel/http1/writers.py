@@ -64,6 +64,12 @@ class Chunked:
             raise WrongLength
         return b"%x\r\n" % len(payload), payload, b"\r\n"
 
+    def around(self, pieces: list[memoryview], size: int) -> list[bytes | memoryview]:
+        """One chunk of several pieces, which have `size` bytes together."""
+        if self._over:
+            raise WrongLength
+        return [b"%x\r\n" % size, *pieces, b"\r\n"]
+
 
 class UntilClose:
     """A body that ends with its connection (HTTP/1.0); broken off, it needs an end that cannot be taken for its own."""

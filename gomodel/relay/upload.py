@@ -6,13 +6,15 @@ may come before the upload ends. Decides whose fault it is when the upload fails
 
 import asyncio
 import logging
+import os
+from collections.abc import Sequence
 from typing import Protocol
 
 from ..downstream.body import RequestBody
 from ..errors import BadRequest, BodyTooLarge, ClientError, GatewayError, InternalError
 from ..host.kernel import confirmed
 from ..http1.writers import Chunked
-from ..telemetry.record import Record
+from ..telemetry.record import Phase, Record
 from ..upstream.channel import Channel, Sink
 from .outgoing import Outgoing
 
@@ -35,6 +37,7 @@ class UploadFlow:
     __slots__ = (
         "_body",
         "_channel",
+        "_descriptor",
         "_look",
         "_outgoing",
         "_over",
@@ -57,6 +60,7 @@ class UploadFlow:
         # connection may have been closed.
         self._wary = channel.reused and outgoing.request.fields.content_length is None
         self._look: asyncio.TimerHandle | None = None
+        self._descriptor = -1  # of the instance's socket, once it is written to past its transport
 
     def start(self) -> None:
         """Begin, once the head and what was held are written."""
@@ -68,6 +72,8 @@ class UploadFlow:
         if not self._over:
             self._over = True
             self._body.listen(None)
+            if self._descriptor >= 0:
+                self._body.lend(None)
             if self._look is not None:
                 self._look.cancel()
 
@@ -124,7 +130,42 @@ class UploadFlow:
         elif pieces and body.spooled:
             asyncio.get_running_loop().call_soon(self.go_on)  # others have their turn
         else:
+            if self._descriptor < 0 and not self._outgoing.whole:
+                self._borrow(transport)
             body.ask()
+
+    def _borrow(self, transport: asyncio.Transport) -> None:
+        """What comes from now on is not kept: have it lent, and send it from where it was read to."""
+        if self._outgoing.request.digest is None and transport.get_extra_info("sslcontext") is None:
+            self._descriptor = transport.get_extra_info("socket").fileno()
+            self._body.lend(self._pass_on)
+
+    def _pass_on(self, pieces: list[memoryview]) -> bool:
+        """Send what came before its buffer is read into again; False where it has to wait."""
+        channel, transport, body = self._channel, self._channel.transport, self._body
+        if (
+            transport is None
+            or channel.sink is not self._sender
+            or channel.writing_paused
+            or self._record.phase is not Phase.REQUEST
+            or body.waiting_bytes
+            or transport.get_write_buffer_size()
+            or transport.is_closing()
+        ):
+            return False
+        size = sum(map(len, pieces))
+        if not body.passes(size):
+            return False
+        parts: Sequence[bytes | memoryview] = pieces if self._writer is None else self._writer.around(pieces, size)
+        try:
+            sent = os.writev(self._descriptor, parts)
+        except OSError:
+            sent = 0  # the transport comes upon it as well
+        if sent < size if parts is pieces else sent < sum(map(len, parts)):
+            transport.write(b"".join(parts)[sent:])
+            if channel.writing_paused:
+                self._sender.on_instances_turn()
+        return True
 
     def _look_again(self) -> None:
         self._look = None

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gomodel.downstream.arrivals import Arrivals
 from gomodel.downstream.upload import Upload
 from gomodel.host.bounded_reads import READ_BYTES, bound_reads
 from gomodel.relay.relay import Relay
@@ -80,7 +81,14 @@ async def test_an_upload_is_read_in_small_pieces_after_the_first(
         sizes.append(len(data))
         feed(self, data, **known)
 
+    lend = Arrivals._lend
+
+    def lent(self: Arrivals, data: memoryview) -> bool:
+        sizes.append(len(data))
+        return lend(self, data)
+
     monkeypatch.setattr(Upload, "feed", spy)
+    monkeypatch.setattr(Arrivals, "_lend", lent)
     upstream.on_request(OK)
     client = await connect(await gateway(vllm=upstream))
     await client.send(request("POST", CHAT, body=b'{"model":"vllm/m","x":"' + b"y" * FLOOD_BYTES + b'"}'))

@@ -6,12 +6,14 @@ what an early answer does to the rest, and what is too large (contract section 4
 
 import asyncio
 import hashlib
+import itertools
 import json
 
 import pytest
 
 from gomodel.downstream.body import IN_MEMORY_BYTES
 from gomodel.relay import at_once
+from gomodel.relay.upload import UploadFlow
 
 from ..harness.scripted import (
     LAST_CHUNK,
@@ -313,3 +315,61 @@ async def test_what_was_sent_of_an_upload_is_kept_only_while_it_is_little(gatewa
     await turned(lambda: sum(map(len, made[0].parts)) > size // 2)
     await client.send(b"x" * (size // 2))
     await turned(lambda: not made[0].parts)
+
+
+# No two places of it are alike, so that none of it can stand in another's.
+LONG = b"".join(b"%08x" % number for number in range(1 << 20))
+
+
+def cut(data: bytes) -> list[bytes]:
+    """Uneven pieces: long ones, short ones, and now and then a single byte."""
+    pieces = []
+    for size in itertools.cycle((65536, 1, 200_000, 16384, 333, 65536, 131_072, 3)):
+        if not data:
+            return pieces
+        pieces.append(data[:size])
+        data = data[size:]
+    raise AssertionError
+
+
+@pytest.mark.transports("tcp", "unix", "tls>tcp", "tcp>tls")
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_long_upload_is_sent_from_where_it_was_read_as_far_as_the_instance_reads(
+    gateway, make_upstream, connect, framing, transports, monkeypatch
+):
+    upstream = await make_upstream(receive_buffer=4096)
+    go = asyncio.Event()
+    upstream.on_request(ReadHead(), ReadBody(1 << 20), WaitFor(go), ReadBody(), OK)
+    went = []
+    pass_on = UploadFlow._pass_on
+    monkeypatch.setattr(UploadFlow, "_pass_on", lambda flow, pieces: went.append(pass_on(flow, pieces)) or went[-1])
+    client = await connect(await gateway(vllm=upstream))
+    sent = [piece(each, framing) for each in cut(FIRST + LONG + b'"}')]
+    if framing == "chunked":
+        sent[40] = sent[40].replace(b"\r\n", b";note=1\r\n", 1)
+        sent.append(LAST_CHUNK)
+    body = b"".join(sent)
+    sending = asyncio.create_task(client.send(upload(len(body), framing) + body))
+    seen = await upstream.wait_for_request()
+    plain = "tls" not in (transports.client, transports.instance)
+    if plain:
+        await turned(lambda: True in went and False in went)
+    go.set()
+    await sending
+    assert (await client.read_response()).status == 200
+    assert seen.body == b'{"model":"m","input":"' + LONG + b'"}'
+    assert plain or not went
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_who_leaves_in_a_long_upload_leaves_no_request_that_looks_whole(gateway, upstream, connect, framing):
+    upstream.on_request(ReadHead(), ReadBody())
+    handle = await gateway(vllm=upstream)
+    client = await connect(handle)
+    await client.send(upload(2 * len(LONG), framing) + piece(FIRST + LONG, framing))
+    seen = await upstream.wait_for_request()
+    await turned(lambda: len(seen.body) > len(LONG))
+    client.wire.close()
+    await upstream.connections[0].over
+    assert not seen.complete
+    assert await aborted(handle) == {("client", "request"): 1}

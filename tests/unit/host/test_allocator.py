@@ -19,6 +19,10 @@ for size in range(60_000, 300_000, 5_000):
     for _ in range(20):
         piece, copy = bytes(read), bytes(read)
         del piece, copy
+read = bytearray(128 << 10)
+for _ in range(10):  # as four pictures of 5 MB whose model stands behind them
+    held = [bytes(read) for _ in range(160)]
+    del held
 print(faults() - before)
 """
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gomodel.http1.framing import (
+    _PIECES,
     CHUNK_LIMIT_BYTES,
     LINE_LIMIT_BYTES,
     LINES_PER_TURN,
@@ -280,3 +281,71 @@ def test_a_body_until_the_close_never_ends_by_itself():
     body = UntilClose()
     assert fed(body, [b"0\r\n\r\n", b"", b"x"]) == b"0\r\n\r\nx"
     assert (body.complete, body.rest, body.broken, body.between) == (False, b"", False, False)
+
+
+def uncopied(body, pieces):
+    """As `fed`, by `pieces` where that has an answer; the payload, and how often it had."""
+    payload, answers = b"", 0
+    for piece in pieces:
+        uncopied = body.pieces(memoryview(piece))
+        answers += uncopied is not None
+        payload += body.feed(piece) if uncopied is None else b"".join(uncopied)
+        if body.complete or body.broken:
+            break
+    return payload, answers
+
+
+@pytest.mark.parametrize(("sent", "payload"), WHOLE)
+def test_a_read_that_is_not_copied_is_followed_like_any_other(sent, payload):
+    for pieces in ways(sent):
+        for known in (Chunked(), Chunked(strict=True)):
+            followed = type(known)(strict=known._strict)
+            expected = fed(followed, pieces)
+            assert uncopied(known, pieces)[0] == expected
+            assert (known.complete, known.broken, known.between) == (
+                followed.complete,
+                followed.broken,
+                followed.between,
+            )
+
+
+@pytest.mark.parametrize(
+    ("reads", "payloads"),
+    [
+        ([chunk(b"ab"), chunk(b"c" * 300)], [[b"ab"], [b"c" * 300]]),
+        ([b"5\r\nab", b"cde\r\n2\r\nf", b"g", b"\r\n"], [[b"ab"], [b"cde", b"f"], [b"g"], []]),
+        ([b"5\r\nabcde", b"\r\n1\r\n", b"x"], [[b"abcde"], [], [b"x"]]),
+        ([chunk(b"x") * _PIECES], [[b"x"] * _PIECES]),
+        ([chunk(b"x") * (_PIECES + 1)], [None]),
+        ([b"5\r\nabcde\r"], [None]),
+        ([b"5;a\r\nabcde\r\n"], [None]),
+        ([b"5\r\nabcde\r\n1"], [None]),
+        ([b"5\r\nabcde\n"], [None]),
+        ([b"2\r\nabc\r\n"], [None]),
+        ([b"%x\r\n" % CHUNK_LIMIT_BYTES], [None]),
+        ([chunk(b"ab") + b"0\r\n\r\n"], [None]),
+    ],
+)
+def test_plain_chunks_are_not_copied(reads, payloads):
+    body = Chunked(strict=True)
+    found = [body.pieces(memoryview(read)) for read in reads]
+    assert [each if each is None else list(map(bytes, each)) for each in found] == payloads
+    assert not body.broken
+
+
+@pytest.mark.parametrize("sent", [b"5\r\nab\r\n", b"5\r\nabcde", b"5\r\nabcdex\r\n"])
+def test_what_is_not_answered_is_as_if_it_had_not_been_asked(sent):
+    body, other = Chunked(strict=True), Chunked(strict=True)
+    rest = sent[4:] + b"2;x\r\nok\r\n0\r\n\r\n"
+    assert body.pieces(memoryview(sent[:4])) == [b"a"]
+    assert body.pieces(memoryview(rest)) is None
+    other.feed(sent[:4])
+    assert (body.feed(rest), body.complete, body.broken) == (other.feed(rest), other.complete, other.broken)
+
+
+def test_a_sized_body_is_not_copied_before_its_end():
+    body = Sized(5)
+    assert body.pieces(memoryview(b"abc")) == [b"abc"]
+    assert body.pieces(memoryview(b"de")) is None
+    assert body.pieces(memoryview(b"defg")) is None
+    assert (body.feed(b"defg"), body.complete, body.rest) == (b"de", True, b"fg")
