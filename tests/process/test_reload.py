@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gomodel.config.files import Files
-from gomodel.config.load import load
+from gomodel.config.load import from_environ, load
 from gomodel.config.settings import Config, ConfigError
 from gomodel.process import reload
 from gomodel.process.reload import Rereading, read_again
@@ -137,10 +137,10 @@ def test_a_file_that_has_lost_its_last_line_end_is_half_written(
     file = tmp_path / "file"
     environ = {name: str(file), "VLLM_BASE_URL": "https://gpu/v1"}
     file.write_bytes(before)
-    current = load(environ, None)
+    current = from_environ(environ)
     file.write_bytes(after)
     try:
-        read_again(lambda files: load(environ, None, files), current)
+        read_again(lambda files: from_environ(environ, files), current)
         problems: tuple[str, ...] = ()
     except ConfigError as error:
         problems = error.problems
@@ -153,8 +153,8 @@ def test_another_file_need_not_end_as_the_one_before_it(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"KEYONE\n")
     other.write_bytes(b"KEYTWO")
-    current = load({"GOMODEL_MASTER_KEY_FILE": str(one)}, None)
-    config = read_again(lambda files: load({"GOMODEL_MASTER_KEY_FILE": str(other)}, None, files), current)
+    current = from_environ({"GOMODEL_MASTER_KEY_FILE": str(one)})
+    config = read_again(lambda files: from_environ({"GOMODEL_MASTER_KEY_FILE": str(other)}, files), current)
     assert [each.reveal() for each in config.master_keys] == ["KEYTWO"]
 
 
@@ -230,7 +230,7 @@ def test_a_key_file_that_is_being_replaced_counts_when_it_is_whole(tmp_path: Pat
     def reading(files: Files) -> Config:
         if parts:
             (tmp_path / "key").write_text(parts.pop(0))
-        return load(environ, None, files)
+        return from_environ(environ, files)
 
     current = reading(Files())
     found = read_again(reading, current)
@@ -329,8 +329,8 @@ def test_without_a_thread_the_old_configuration_stays(
 
     monkeypatch.setattr(reload, "Thread", thread)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    current, finished = load({}, None), threading.Semaphore(0)
-    rereading = Rereading(lambda files: load({}, None, files), finished.release)
+    current, finished = from_environ({}), threading.Semaphore(0)
+    rereading = Rereading(lambda files: from_environ({}, files), finished.release)
     rereading.begin(current)
     assert finished.acquire(timeout=SAFETY_S)
     assert rereading.result(current) is None
@@ -343,13 +343,13 @@ def test_what_hangs_is_given_up_and_heard_of_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reload, "LIMIT_S", 0.01)
-    current = load({}, None)
+    current = from_environ({})
     hang, hung, finished = threading.Event(), [True], threading.Semaphore(0)
 
     def reading(files: Files) -> Config:
         if hung.pop():
             hang.wait()
-        return load({"LOG_LEVEL": "debug"}, None, files)
+        return from_environ({"LOG_LEVEL": "debug"}, files)
 
     rereading = Rereading(reading, finished.release)
     rereading.begin(current)
