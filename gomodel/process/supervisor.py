@@ -1,8 +1,9 @@
 """The supervisor of several worker processes.
 
-Decides what the signals of the whole gateway mean (contract sections 7 and 12) and acts on what `restarts` decides of
-workers that die or hang; what they say to each other is the `switchboard`'s, what they listen on `shared_listeners`',
-what changes the configuration `changes`', and what there is before and after this release `generations`'.
+Decides what the signals of the whole gateway mean (contract sections 7 and 12), and when the gateway is up or given up
+on. Which workers there are is the `crew`'s, what they say to each other the `switchboard`'s, what they listen on
+`shared_listeners`', what changes the configuration `changes`', what there is before and after this release
+`generations`'.
 The parent runs no event loop, serves nothing and waits for nobody. It forks before any loop exists, so that the workers
 share the memory of everything that was imported. Orders reach a worker through a socket, not as signals: systemd and
 terminals signal every process of a group at once, and an order must not count twice.
@@ -27,18 +28,18 @@ from ..telemetry.logs import count, name_worker
 from ..upstream import host_counts
 from . import start_log
 from .changes import KEYS_READ, READ_AGAIN, Changes
+from .crew import Crew
 from .ending import Ending
 from .generations import Generations, Peer
 from .handover import Taken
-from .lending import Lending
-from .orders import Line, Message
+from .orders import Message
 from .reload import Load
-from .restarts import Limits, Place, Restarts
+from .restarts import Limits, Place
 from .serving import MARGIN_S, run_loop
 from .shared_listeners import SharedListeners
 from .switchboard import Switchboard
 from .worker import serve
-from .workers import Ends, Worker, Workers
+from .workers import Ends, Workers
 
 _logger = logging.getLogger("gomodel")
 
@@ -57,15 +58,13 @@ class Supervisor:
         """`taken`: what the release that this one takes over from hands over."""
         self._signals = signals
         self._notifier = notifier
-        self._restarts = Restarts(config.workers, LIMITS)
-        self._counts = (
+        counts = (  # before the switchboard, whose line looks at what keys use
             host_counts.share(config.workers),
             keys_in_flight.share(config.workers),
             host_usage.share(config.workers),
         )
         self._switchboard = Switchboard(config.queue_limit)
         self._listeners = SharedListeners()
-        self._lending = Lending(self._lend)
         self._selector = selectors.DefaultSelector()
         self._workers = Workers(signals, self._selector)
         self._changes = Changes(config, load, notifier, self._wake, self._workers.order)
@@ -74,6 +73,9 @@ class Supervisor:
         self._generations = Generations(self._selector, taken, self._switchboard)
         self._wake_in, self._wake_out = os.pipe()
         self._ending = Ending()
+        self._crew = Crew(
+            self, config.workers, LIMITS, self._workers, counts, self._switchboard, self._listeners, self._ending
+        )
         self._feed_at = _NEVER
         self._stops = StopSignals()
 
@@ -93,7 +95,7 @@ class Supervisor:
                 self._listeners.listen()
             gc.freeze()  # what was imported is shared as long as no collector writes to it
             gc.enable()
-            self._restarts.begin(monotonic())
+            self._crew.begin()
             while self._workers.running or not self._ending.begun or self._generations.followed:
                 if self._ending.overdue and not self._workers.running:
                     break  # the release before this one was told as well
@@ -112,11 +114,8 @@ class Supervisor:
         successor = self._generations.successor
         successor.expire(now)
         if not self._changes.busy:  # whose locks would be taken for ever in a child that is forked in its middle
-            for place in self._restarts.to_start(now):
-                self._start(place)
-        for place in self._restarts.hung(now):
-            hanging = [each for each in self._workers.running if each.place is place]
-            self._workers.kill(hanging, f"has been silent for over {LIMITS.beat_s * LIMITS.silent_beats:g} s")
+            self._crew.fill(now)
+        self._crew.look(now)
         self._switchboard.expire(now)
         if self._ending.kills(now):
             self._workers.kill(self._workers.running, "does not end")
@@ -126,7 +125,7 @@ class Supervisor:
         self._generations.watch()
         due = min(self._switchboard.due, self._ending.kill_at, self._feed_at, self._changes.due, successor.due)
         if not self._changes.busy:
-            due = min(due, self._restarts.due)
+            due = min(due, self._crew.due)
         for key, events in self._selector.select(max(0.0, due - monotonic()) if due < _NEVER else None):
             if key.fd == self._wake_in:
                 for number in os.read(self._wake_in, 1024):
@@ -136,7 +135,7 @@ class Supervisor:
             elif key.data.line is not None:  # otherwise it was lost a moment ago
                 if events & selectors.EVENT_WRITE:
                     key.data.line.flush()
-                self._listen_to(key.data)
+                self._crew.hear(key.data)
 
     def _on_signal(self, number: int) -> None:
         if number in (READ_AGAIN, KEYS_READ):
@@ -147,7 +146,7 @@ class Supervisor:
         if number == signal.SIGCHLD:
             for pid, worker, status in self._workers.reaped():
                 if worker is not None:
-                    self._lost(worker, os.waitstatus_to_exitcode(status))
+                    self._crew.lost(worker, os.waitstatus_to_exitcode(status))
                 elif self._generations.failed(pid, status):
                     self._notifier.reloaded()
         elif number == signal.SIGHUP:
@@ -162,7 +161,7 @@ class Supervisor:
         elif not self._stops.counts(number):
             _logger.debug("%s, delivered twice", name)
         elif not self._ending.limited:
-            _logger.info("%s: ending, %s", name, count(len(self._restarts.places), "worker"))
+            _logger.info("%s: ending, %s", name, count(self._changes.config.workers, "worker"))
             self._end("drain", self._changes.config.drain_s + MARGIN_S)
         else:
             _logger.warning("%s, a second signal: ending now", name)
@@ -179,7 +178,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Take nothing new."""
-        self._restarts.stop()
+        self._crew.stop()
         self._changes.stop()
         self._listeners.close()
 
@@ -227,26 +226,14 @@ class Supervisor:
         if not self._ending.begun:
             os.write(self._wake_out, bytes((what,)))
 
-    def _start(self, place: Place) -> None:
-        if self._ending.begun:  # given up on, over another place
-            return
-        try:
-            line = self._workers.start(place, lambda ends: self._work(place, ends))
-        except OSError as error:
-            _logger.error("No process for worker %d: %s", place.index, error.strerror)
-            self._start_later(place)
-        else:
-            self._switchboard.join(line)
-
-    def _work(self, place: Place, ends: Ends) -> int:
+    def work(self, place: Place, ends: Ends) -> int:
         """The forked child: give up what is the parent's, and serve."""
         self._release()
         listeners = self._listeners.of_worker(place.index - 1)
         for held in self._held.left:  # by the release before alone
             held.sock.close()
         name_worker(f"{place.index}-{os.getpid()}")
-        for counts in self._counts:
-            counts.take(place.index - 1)
+        self._crew.take_place(place)
         batching = place.index == 1
         waiting = self._generations.awaited
         return run_loop(
@@ -261,6 +248,20 @@ class Supervisor:
             )
         )
 
+    def came_up(self) -> None:
+        """All workers are ready: clients are taken, which is said."""
+        if self._generations.awaited:  # whoever came before would be lost with a release that fails
+            self._listeners.listen()
+            self._workers.order("take_clients")
+        start_log.started(self._changes.config, self._listeners.all)
+        self._notifier.ready()
+        self._generations.ready(self._in_charge)
+        self._feed()
+
+    def give_up(self) -> None:
+        """End: a worker cannot be had, and the gateway not be without it."""
+        self._end("abort", ABORT_S, failed=True)
+
     def _release(self) -> None:
         self._selector.close()
         os.close(self._wake_in)
@@ -268,85 +269,12 @@ class Supervisor:
         self._workers.release()
         self._generations.release()
 
-    def _listen_to(self, worker: Worker) -> None:
-        line = worker.line
-        assert line is not None
-        for message in line.receive():
-            worker.place.missed = 0
-            self._on_message(worker, line, message)
-        if not line.open:
-            self._hang_up(worker)
-
-    def _on_message(self, worker: Worker, line: Line, message: Message) -> None:
-        match message:
-            case ("ready",):
-                # One that was about to be ready when the end began changes nothing any more.
-                if self._restarts.ready(worker.place) and not self._ending.begun:
-                    if self._generations.awaited:  # whoever came before would be lost with a release that fails
-                        self._listeners.listen()
-                        self._workers.order("take_clients")
-                    start_log.started(self._changes.config, self._listeners.all)
-                    self._notifier.ready()
-                    self._generations.ready(self._in_charge)
-                    self._feed()
-                self._settle()
-            case ("leaving",):
-                worker.leaving = True
-                self._settle()
-            case _:
-                self._switchboard.take(worker, line, message, monotonic())
-
     def _feed(self) -> None:
         """Tell systemd's watchdog that all is well; when it is not, that is for the watchdog to notice."""
         if self._notifier.watchdog_s:
             delay_s = self._notifier.watchdog_s
-            if all(self._restarts.alive(worker.place) for worker in self._workers.running):
+            if self._crew.alive:
                 self._notifier.alive()
             else:
                 delay_s = min(delay_s, LIMITS.beat_s)  # by then the one that hangs may be replaced
             self._feed_at = monotonic() + delay_s
-
-    def _lost(self, worker: Worker, status: int) -> None:
-        if worker.line is not None:
-            self._listen_to(worker)  # its last words
-        self._hang_up(worker)
-        self._switchboard.depart(worker)  # not earlier: now its connections are closed as well
-        for counts in self._counts:
-            counts.clear(worker.place.index - 1)  # what it had in flight went with it
-        if self._ending.begun:
-            if not self._ending.lost(status):
-                _logger.error("Worker %s ended with %s while draining", worker.name, _how(status))
-        elif status == 0:
-            _logger.info("Worker %s ended; another takes its place", worker.name)
-            self._restarts.ended(worker.place, monotonic())
-        else:
-            _logger.error("Worker %s ended with %s", worker.name, _how(status))
-            self._start_later(worker.place)
-        self._settle()
-
-    def _settle(self) -> None:
-        """See that each queue is read, once the gateway is up."""
-        if self._restarts.up and not self._ending.begun:
-            self._lending.settle(self._restarts.places, self._workers.running)
-
-    def _lend(self, worker: Worker, index: int) -> bool:
-        return worker.line is not None and worker.line.lend(index, self._listeners.own(index - 1))
-
-    def _start_later(self, place: Place) -> None:
-        """A worker's start, or its life, failed: try again after a while, or give up on all."""
-        delay_s = self._restarts.failed(place, monotonic())
-        if delay_s is None:
-            _logger.error("Worker %d does not %s; giving up", place.index, "stay up" if self._restarts.up else "start")
-            self._end("abort", ABORT_S, failed=True)
-        else:
-            _logger.info("Worker %d starts again in %g s", place.index, delay_s)
-
-    def _hang_up(self, worker: Worker) -> None:
-        worker.place.ready = False
-        if worker.line is not None:
-            self._switchboard.leave(worker.line)
-        self._workers.hang_up(worker)
-
-
-def _how(status: int) -> str:
-    return f"status {status}" if status >= 0 else signal.Signals(-status).name

@@ -41,7 +41,7 @@ import dataclasses, os, time
 import gomodel.process.supervisor as module
 if "_GOMODEL_HANDOVER" in os.environ:
     module.LIMITS = dataclasses.replace(module.LIMITS, attempts=1)
-    work, heard = module.Supervisor._work, module.Supervisor._on_message
+    work, heard = module.Supervisor.work, module.Crew._on_message
     def working(self, place, ends):
         if place.index == 2:
             os.write(2, b"%d is worker 2, a child of %d\\n" % (os.getpid(), os.getppid()))
@@ -51,7 +51,7 @@ if "_GOMODEL_HANDOVER" in os.environ:
         heard(self, worker, line, message)
         if message[0] == "ready":
             os.write(2, b"worker 1 is ready\\n")
-    module.Supervisor._work, module.Supervisor._on_message = working, hearing
+    module.Supervisor.work, module.Crew._on_message = working, hearing
 """
 # Of a release that takes over, what starts last fails when somebody writes to a pipe, and the loop has turned.
 UNREADY = """

@@ -421,12 +421,12 @@ async def test_a_temporary_directory_that_is_none_is_not_missed(run: Run, upstre
 async def test_a_signal_that_comes_as_the_last_worker_is_ready_ends_with_status_0(run: Run) -> None:
     early = """
 import gomodel.process.supervisor as s
-on_message = s.Supervisor._on_message
+on_message = s.Crew._on_message
 def late(self, place, line, message):
     if message == ("ready",) and not self._ending.begun:
-        self._on_signal(15)
+        self._employer._on_signal(15)
     on_message(self, place, line, message)
-s.Supervisor._on_message = late
+s.Crew._on_message = late
 """
     process = await run({"GOMODEL_WORKERS": "2"}, code=early + RUN)
     assert await process.ended() == 0

@@ -28,7 +28,7 @@ class Workers:
         self.supervisor._ending.begun = True  # nobody takes the place of one that is gone
         self.workers: list[Worker] = []
         self.ends: list[socket.socket] = []
-        for place in self.supervisor._restarts.places:
+        for place in self.supervisor._crew._restarts.places:
             ours, theirs = socket.socketpair()
             line = Line(ours)
             worker = Worker(place, place.index, line)
@@ -63,7 +63,7 @@ def two() -> Iterator[Workers]:
 def test_the_last_words_of_a_worker_count_when_its_end_is_noticed_first(two: Workers) -> None:
     two.ends[0].sendall(encoded(("numbers", NUMBERS)))
     two.ends[0].close()
-    two.supervisor._lost(two.workers[0], 0)
+    two.supervisor._crew.lost(two.workers[0], 0)
     two.ends[1].sendall(encoded(("ask", 1, "metrics", NUMBERS)))
     two.turn()
     [(_, _, snapshots)] = two.told(1)
