@@ -5,8 +5,8 @@ an outcome is recognised; `forward` makes the attempts, `refusals` reads what an
 
 Safe to repeat is what certainly did no work: a connect that failed; an answer that says so, as of a server that is
 busy, shuts down, has unloaded the model or refuses the gateway's key; and, on routes that may be repeated, a reused
-connection that died before any response byte. Nothing else is tried again: not after a response byte, not on a
-timeout, not on any other 4xx or 5xx.
+connection that died before any response byte, if all that was sent of the body is held. Nothing else is tried again:
+not after a response byte, not on a timeout, not on any other 4xx or 5xx.
 """
 
 import enum
@@ -50,7 +50,7 @@ def next_step(outcome: Outcome, *, left: int, others: bool, held: bool, moved: b
     if outcome in REFUSALS:
         may_move = left > 0 and others and held and not (moved and outcome is Outcome.UNLOADED)
         return Step.NEXT if may_move else Step.GIVE
-    if outcome is Outcome.STALE and left > 0:
+    if outcome is Outcome.STALE and left > 0 and held:
         return Step.FRESH
     if outcome is Outcome.NOT_CONNECTED:
         if left > 0:

@@ -11,7 +11,7 @@ from gomodel.downstream.body import IN_MEMORY_BYTES
 from gomodel.relay import upload
 from gomodel.upstream.pool import Pool
 
-from ..harness.scripted import Fin, ReadHead, ReadRequest, Reset, WaitFor, request
+from ..harness.scripted import Fin, ReadBody, ReadHead, ReadRequest, Reset, WaitFor, request
 from ..harness.verdicts import KEPT, OK, aborted, access_lines, ask, own_error, post, served, turned
 from ..harness.wire import FLOOD_BYTES
 
@@ -136,8 +136,8 @@ async def test_an_upload_that_is_too_much_to_send_again_gets_a_fresh_connection(
 async def test_no_more_is_sent_of_an_upload_of_any_size_than_could_be_sent_again_while_it_may_be_to_nobody(
     gateway, upstream, connect, monkeypatch
 ):
-    taken = []
-    monkeypatch.setattr(upload, "confirmed", lambda transport, sent: bool(taken))
+    # As the kernel would: by the connection that follows.
+    monkeypatch.setattr(upload, "confirmed", lambda transport, sent: len(upstream.requests) > 2)
     upstream.on_request(OK)
     upstream.on_request(ReadHead(), WaitFor(gone := asyncio.Event()), Reset())
     upstream.on_request(OK)
@@ -150,13 +150,33 @@ async def test_no_more_is_sent_of_an_upload_of_any_size_than_could_be_sent_again
     )
     await upstream.wait_for_request(2)
     await client.wire.blocked()
-    taken.append(True)  # by the connection that follows
     gone.set()
     assert (await client.read_response()).status == 200
     await sending
     assert len(upstream.requests[1].body) < IN_MEMORY_BYTES
     assert upstream.requests[2].body == body
     assert handle.gateway.telemetry.retries == {"vllm": 1}
+
+
+@pytest.mark.parametrize("how", STALE)
+async def test_an_upload_of_which_more_was_taken_than_is_held_is_not_sent_again_without_its_beginning(
+    gateway, upstream, connect, monkeypatch, how
+):
+    monkeypatch.setattr(upload, "confirmed", lambda transport, sent: True)
+    upstream.on_request(OK)
+    upstream.on_request(ReadHead(), ReadBody(IN_MEMORY_BYTES + 100_000), how)
+    handle = await gateway(KEPT, vllm=upstream)
+    client = await connect(handle)
+    await ask(client)
+    body = b'{"model":"m","x":"' + b"x" * FLOOD_BYTES + b'"}'
+    sending = asyncio.create_task(
+        client.send(request("POST", "/v1/chat/completions", body=[body[:20], *in_pieces(body[20:], 50_000)]))
+    )
+    own_error(await client.read_response(), 502, "connection_terminated")
+    assert len(upstream.requests) == 2
+    assert handle.gateway.telemetry.retries == {}
+    sending.cancel()
+    await asyncio.wait([sending])
 
 
 @pytest.mark.parametrize("chunks", [False, True], ids=["length", "chunked"])

@@ -20,7 +20,7 @@ def test_the_next_step(outcome, left, others, held, moved, earlier):
         case Outcome.FAILED:
             expected = Step.GIVE
         case Outcome.STALE:
-            expected = Step.FRESH if left else Step.GIVE
+            expected = Step.FRESH if left and held else Step.GIVE
         case Outcome.NOT_CONNECTED:
             expected = Step.LATER if left else Step.GIVE_EARLIER if earlier else Step.GIVE
         case Outcome.UNLOADED:
