@@ -49,6 +49,7 @@ class Notifier:
         if self._address.startswith("@"):
             self._address = "\0" + self._address[1:]
         self._reloading = False
+        self._unheard = False  # the last notice came nowhere
         usec = environ.get("WATCHDOG_USEC", "")
         ours = environ.get("WATCHDOG_PID") in (None, str(os.getpid()))
         # Half of the limit, as sd_watchdog_enabled(3) advises; 0: nobody waits for a sign of life.
@@ -100,4 +101,9 @@ class Notifier:
                 sock.connect(self._address)
                 sock.send(state.encode())
         except OSError as error:
-            _logger.debug("NOTIFY_SOCKET took no %s: %s", state.partition("\n")[0], error.strerror)
+            # A service whose notices are not heard is killed for its silence; whoever looks why finds the first here.
+            level = logging.DEBUG if self._unheard else logging.WARNING
+            self._unheard = True
+            _logger.log(level, "NOTIFY_SOCKET took no %s: %s", state.partition("\n")[0], error.strerror)
+        else:
+            self._unheard = False

@@ -1,5 +1,6 @@
 """What is said to the service manager, and which of its sockets are taken over."""
 
+import logging
 import os
 import secrets
 import socket
@@ -49,6 +50,24 @@ def test_a_manager_that_is_gone_or_full_holds_nobody_up(tmp_path: Path) -> None:
         notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "full")})
         for _ in range(2000):
             notifier.alive()
+
+
+def test_that_a_manager_hears_nothing_is_a_warning_once_each_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+
+    def warned() -> int:
+        with caplog.at_level(logging.WARNING, "gomodel"):
+            notifier.ready()
+            notifier.alive()
+        return sum(each.message.startswith("NOTIFY_SOCKET took no READY=1: ") for each in caplog.records)
+
+    assert warned() == 1
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        assert warned() == 1
+    assert warned() == 2
 
 
 def test_without_a_manager_nothing_is_said() -> None:
