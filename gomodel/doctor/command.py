@@ -16,8 +16,9 @@ from ..host.terminal import shows_colours
 from ..version import VERSION
 from .client import UNTRUSTED
 from .diagnosis import Diagnosis, diagnose
-from .examination import Effort, Examination, entries_of, name_through, version
+from .examination import Effort, Examination
 from .exchange import Exchange
+from .models import entries_of, name_through, version
 from .places import Place, key_in, of_gateway, of_instance, place_of
 from .report import Redaction, as_json, table, verdict
 

@@ -5,11 +5,8 @@ under way at a time, so that what is measured is not the doctor's own load; only
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 from . import counters, questions
@@ -24,8 +21,6 @@ _CHAT = "/v1/chat/completions"
 _POLL_S = 0.02
 # Behind a complete answer; what a gateway sends too much comes with it.
 _EXTRA_S = 0.02
-# For what needs no engine: the version, the list of models.
-_LIST_S = 15.0
 # For a request to get to the engine.
 _BEGIN_S = 30.0
 # For the first events, once the engine works.
@@ -269,35 +264,3 @@ class Examination:
         limit_s = self._effort.idle_s * 4 + self._effort.limit_s
         bodies = [(each, questions.chat(each.model, tokens)) for each in self._places]
         return await asyncio.gather(*(self._ask(each, "POST", _CHAT, body, limit_s=limit_s) for each, body in bodies))
-
-
-async def version(place: Place) -> str:
-    """What vLLM calls itself, "" where it does not say."""
-    try:
-        async with await Connection.to(place) as connection:
-            said = (await connection.ask(request(place, "GET", "/version"), _LIST_S)).json()
-    except OSError:
-        return ""
-    return str(said.get("version") or "") if isinstance(said, dict) else ""
-
-
-async def entries_of(place: Place) -> tuple[Exchange, list[dict[str, Any]]]:
-    """GET /v1/models, and the entries of the list."""
-    try:
-        async with await Connection.to(place) as connection:
-            exchange = await connection.ask(request(place, "GET", "/v1/models"), _LIST_S)
-    except OSError as error:
-        return unreachable(error), []
-    entries: list[dict[str, Any]] = []
-    with suppress(ValueError, KeyError, TypeError):
-        entries = [each for each in json.loads(exchange.body)["data"] if isinstance(each.get("id"), str)]
-    return exchange, entries
-
-
-def name_through(ids: Sequence[str], instance: str, model: str) -> str | None:
-    """What a gateway with this list calls the model of the instance; None where it has none like it."""
-    if not ids:
-        return model
-    wanted = (f"{instance}/{model}", model)
-    alike = [each for each in ids if each.endswith(f"/{model}")]
-    return next((each for each in (*wanted, *alike[:1]) if each in ids), None)

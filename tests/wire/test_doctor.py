@@ -12,8 +12,9 @@ from gomodel.config.settings import Secret
 from gomodel.doctor.client import Connection, request
 from gomodel.doctor.command import Refused, with_model
 from gomodel.doctor.diagnosis import Diagnosis, diagnose
-from gomodel.doctor.examination import Effort, Examination, entries_of, name_through
+from gomodel.doctor.examination import Effort, Examination
 from gomodel.doctor.exchange import Exchange
+from gomodel.doctor.models import entries_of, name_through
 from gomodel.doctor.observed import Left
 from gomodel.doctor.places import Place, place_of
 from gomodel.simulator import build_app

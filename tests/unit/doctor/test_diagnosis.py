@@ -9,7 +9,7 @@ import pytest
 from gomodel.config.settings import Secret
 from gomodel.doctor import compared, questions, reached, remedies, timed
 from gomodel.doctor.diagnosis import diagnose
-from gomodel.doctor.examination import name_through
+from gomodel.doctor.models import name_through
 from gomodel.doctor.places import place_of
 from gomodel.doctor.report import WIDTH, Redaction, as_json, table, verdict
 
