@@ -10,6 +10,7 @@ from typing import Any
 from ..config.settings import Config
 from ..host.listeners import Listener
 from ..operations.metrics import lasting
+from .elders import Elders
 from .handover import Between, Taken
 from .orders import Line, Message
 from .successor import Successor
@@ -71,6 +72,7 @@ class Generations:
         self._switchboard = switchboard
         self._taken = taken
         self._elder: Elder | None = None
+        self._elders = Elders() if taken is None else taken.elders
         self._going: Callable[[], object] = _nothing
         self._peers: list[Peer] = []
 
@@ -81,8 +83,8 @@ class Generations:
 
     @property
     def followed(self) -> bool:
-        """Whether the release before this one still runs."""
-        return self._elder is not None
+        """Whether a release before this one still runs that ends with it."""
+        return self._elder is not None or (self._taken is None and bool(self._elders.known))
 
     def ready(self, going: Callable[[], object]) -> None:
         """This one takes clients; `going` is called when the one before takes none any more."""
@@ -93,6 +95,8 @@ class Generations:
             self._switchboard.follow(self._elder)
             elder = self._elder
             self._add(Peer(line, lambda message: self._hear_elder(elder, message), lambda: self._lost_elder(elder)))
+            for fd in self._elders.known:
+                self._selector.register(fd, selectors.EVENT_READ, self._elders)
             self._taken.ready()
             self._taken = None
 
@@ -105,7 +109,7 @@ class Generations:
         activated: bool,
     ) -> bool:
         """Start a new release; `hear` hears what it says but for its questions. Whether there is a process."""
-        line = self.successor.start(listeners, config, activated=activated)
+        line = self.successor.start(listeners, config, activated=activated, elders=self._elders)
         if line is not None:
             younger = Younger(line)
 
@@ -122,6 +126,13 @@ class Generations:
         """Pass on to the release before this one that the gateway is to end: "drain" or "abort"."""
         if self._elder is not None:
             self._elder.line.send(order)
+        elif self._taken is None:
+            self._elders.order(order)
+
+    def ended(self, fd: int) -> None:
+        """One of the releases before this one is no more: the selector tells of its process."""
+        self._selector.unregister(fd)
+        self._elders.forget(fd)
 
     def watch(self) -> None:
         """Before the selector is asked."""
@@ -163,6 +174,7 @@ class Generations:
         """In a child, or at the end: forget them, without a word."""
         if self._taken is not None:
             self._taken.line.close()
+        self._elders.close()
         for peer in self._peers:
             if peer.line is not None:
                 peer.line.close()
@@ -183,6 +195,7 @@ class Generations:
     def _lost_elder(self, elder: Elder) -> None:
         self._switchboard.departed(elder)
         self._elder = None
+        self._elders.lost()
         self._go()
 
     def _go(self) -> None:

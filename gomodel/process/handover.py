@@ -2,7 +2,7 @@
 
 Decides how both find each other, how listening sockets are named, and the messages between them. The two may be of
 different releases: what is said is JSON, and what one does not know it leaves alone. Sockets are inherited, and named
-by their numbers in _GOMODEL_HANDOVER beside that of the socket that joins the two.
+by their numbers in _GOMODEL_HANDOVER beside that of the socket that joins the two and those of the processes before.
 
 From the old one: ("go", numbers), when it takes no more clients; ("answer", number, numbers); ("numbers", numbers), its
 last ones. From the new one: ("ready", indices of the listeners that it leaves alone), when it takes clients;
@@ -21,6 +21,7 @@ from ..balancing import rotation
 from ..config.settings import Config, ConfigError
 from ..host.listeners import Listener
 from ..host.taken_over import Held, TakenOver
+from .elders import Elders
 from .orders import HEADER_BYTES, Line, Message
 from .reload import cut_short, opened
 
@@ -51,8 +52,15 @@ class Between(Line):
         self.close()
 
 
-def offer(line: int, listeners: Iterable[Listener], config: Config, *, activated: bool) -> str:
-    """The value of VARIABLE: `line` is the new one's end; `activated`: systemd made the sockets."""
+def offer(
+    line: int,
+    listeners: Iterable[Listener],
+    config: Config,
+    *,
+    activated: bool,
+    elders: Sequence[tuple[int, int]] = (),
+) -> str:
+    """The value of VARIABLE: `line` is the new one's end; `activated`: systemd made the sockets; `elders` as known."""
     return json.dumps(
         {
             "line": line,
@@ -63,6 +71,7 @@ def offer(line: int, listeners: Iterable[Listener], config: Config, *, activated
             "assumed": any(each.assumed for each in config.instances),
             "files": {"dotenv": config.dotenv, "dotenv_ended": config.dotenv_ended, "ended": dict(config.ended)},
             "out_of_rotation": rotation.shared.all(),
+            "elders": elders,
         }
     )
 
@@ -79,6 +88,7 @@ class Taken:
     line: Between
     held: TakenOver
     activated: bool
+    elders: Elders
     _all: Sequence[Held]
     _master_key: bool
     _keys_file: bool
@@ -121,7 +131,10 @@ def taken(environ: MutableMapping[str, str]) -> Taken | None:
     whole = offered.get("files", {})  # which a release before this one does not say
     files = {name: whole[name] for name in ("dotenv", "dotenv_ended", "ended") if name in whole}
     line = Between(_socket(offered["line"]))
-    return Taken(line, TakenOver(held), offered["activated"], held, *had, files)
+    elders = offered.get("elders", [])  # as above
+    for fd, _ in elders:
+        os.set_inheritable(fd, False)
+    return Taken(line, TakenOver(held), offered["activated"], Elders(elders), held, *had, files)
 
 
 def _socket(fd: int) -> socket.socket:

@@ -1,6 +1,7 @@
 """The release that this single process has taken over from, until that has ended: what it has counted, and its end.
 
-Decides that no counter falls: what it counted goes on counting here. Knows nothing of how sockets came.
+Decides that no counter falls: what it counted goes on counting here. Those that it took over from itself end before it;
+where it is killed, they are told to end by this process. Knows nothing of how sockets came.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ from typing import Any
 
 from ..operations.siblings import PATIENCE_S
 from ..telemetry.tally import Numbers
+from .elders import Elders
 from .handover import Between
 from .line_in_loop import LineInLoop
 from .orders import Message
@@ -17,8 +19,13 @@ from .orders import Message
 class Predecessor:
     """From the start of this one on."""
 
-    def __init__(self, line: Between, going: Callable[[], object]) -> None:
-        """`going` is called when it takes no more clients, or is gone before that."""
+    def __init__(self, line: Between, elders: Elders, going: Callable[[], object]) -> None:
+        """`elders`: it and those before it; `going` is called when it takes no more clients, or is gone before that."""
+        self._elders = elders
+        self._all_ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        for fd in elders.known:
+            self._loop.add_reader(fd, self._ended, fd)
         self._line = LineInLoop(line, self._hear, self._lost)
         self._going: Callable[[], object] | None = going
         self._known: Numbers = {}
@@ -41,21 +48,39 @@ class Predecessor:
 
     def order(self, order: str) -> None:
         """Pass on that the gateway is to end: "drain" or "abort"."""
-        self._line.send(order)
+        if self._gone.is_set():
+            self._elders.order(order)
+        else:
+            self._line.send(order)
 
     async def end(self, ordered: Callable[[], Coroutine[Any, Any, object]], within_s: float) -> None:
-        """Wait for its end: as long as it takes, but `within_s` once that was `ordered`."""
-        waits = {asyncio.create_task(self._gone.wait()), asyncio.create_task(ordered())}
+        """Wait for the end of all before: as long as it takes, but `within_s` once that was `ordered`."""
+        waits = {asyncio.create_task(self._over()), asyncio.create_task(ordered())}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for each in waits:
             each.cancel()
         await asyncio.wait(waits)
         try:
             async with asyncio.timeout(within_s):
-                await self._gone.wait()
+                await self._over()
         except TimeoutError:
             pass
         self._line.release()
+        for fd in self._elders.known:
+            self._loop.remove_reader(fd)
+        self._elders.close()
+
+    async def _over(self) -> None:
+        await self._gone.wait()
+        if self._elders.known:
+            await self._all_ended.wait()
+
+    def _ended(self, fd: int) -> None:
+        """One of those before is no more."""
+        self._loop.remove_reader(fd)
+        self._elders.forget(fd)
+        if not self._elders.known:
+            self._all_ended.set()
 
     def _hear(self, message: Message) -> None:
         match message:
@@ -70,6 +95,7 @@ class Predecessor:
     def _lost(self) -> None:
         self._gone.set()
         self._answered.set()
+        self._elders.lost()
         self._go()
 
     def _go(self) -> None:

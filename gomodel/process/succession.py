@@ -17,6 +17,7 @@ from ..operations import siblings
 from ..operations.metrics import lasting
 from ..telemetry.logs import name_worker
 from ..telemetry.tally import Numbers
+from .elders import Elders
 from .handover import Taken
 from .line_in_loop import LineInLoop
 from .orders import Message
@@ -37,6 +38,7 @@ class Succession:
         self._serving = serving
         self._notifier = notifier
         self._taken = taken
+        self._elders = Elders() if taken is None else taken.elders
         self._activated = activated
         self._upgradable = upgradable
         self._successor = Successor()
@@ -50,7 +52,7 @@ class Succession:
         """Clients are taken on `listeners`."""
         self._listeners = listeners
         if self._taken is not None:
-            self._predecessor = Predecessor(self._taken.line, self._in_charge)
+            self._predecessor = Predecessor(self._taken.line, self._elders, self._in_charge)
             siblings.process.follow(self._predecessor.numbers)
             self._taken.ready()
 
@@ -89,7 +91,9 @@ class Succession:
 
     async def _start(self) -> None:
         config = self._serving.gateway.config
-        line = await asyncio.to_thread(self._successor.start, self._listeners, config, activated=self._activated)
+        line = await asyncio.to_thread(
+            self._successor.start, self._listeners, config, activated=self._activated, elders=self._elders
+        )
         if line is None:
             self._notifier.reloaded()
             return

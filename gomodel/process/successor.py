@@ -18,6 +18,7 @@ from typing import Any
 
 from ..config.settings import Config
 from ..host.listeners import Listener
+from .elders import Elders
 from .handover import Between, environment, offer
 
 _logger = logging.getLogger("gomodel")
@@ -57,16 +58,21 @@ class Successor:
             return True
         return False
 
-    def start(self, listeners: list[Listener], config: Config, *, activated: bool) -> Between | None:
-        """Start it; the line to it, or None, logged, where no process can be had. For the time of a fork this waits."""
+    def start(self, listeners: list[Listener], config: Config, *, activated: bool, elders: Elders) -> Between | None:
+        """Start it; the line to it, or None, logged, where no process can be had. For the time of a fork this waits.
+
+        `elders`: the releases before this one.
+        """
         try:
             ours, theirs = socket.socketpair()
-            with theirs:
+            with theirs, elders.handed_on() as known:
                 self.line = Between(ours)
+                offered = offer(theirs.fileno(), listeners, config, activated=activated, elders=known)
+                inherited = [theirs.fileno(), *(each.sock.fileno() for each in listeners), *(fd for fd, _ in known)]
                 process = subprocess.Popen(
                     [sys.executable, *sys.orig_argv[1:]],
-                    env=environment(os.environ, offer(theirs.fileno(), listeners, config, activated=activated)),
-                    pass_fds=[theirs.fileno(), *(each.sock.fileno() for each in listeners)],
+                    env=environment(os.environ, offered),
+                    pass_fds=inherited,
                 )
         except OSError as error:  # no descriptor is left, perhaps
             self._failed(f"cannot be started: {error.strerror}")
@@ -117,7 +123,12 @@ class Successor:
         code = os.waitstatus_to_exitcode(status)
         how = f"status {code}" if code >= 0 else signal.Signals(-code).name
         if self.serves:
-            _logger.error("The process that took over ended with %s; what runs here runs to its end", how)
+            _logger.error(
+                "The process that took over ended with %s; what runs here runs to its end, or to the drain limit once "
+                "process %d gets SIGTERM",
+                how,
+                os.getpid(),
+            )
             return False
         self._failed(self._why or f"ended with {how} before it served; what it said of it is above")
         return True

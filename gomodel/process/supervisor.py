@@ -29,6 +29,7 @@ from ..upstream import host_counts
 from . import start_log
 from .changes import KEYS_READ, READ_AGAIN, Changes
 from .crew import Crew
+from .elders import Elders
 from .ending import Ending
 from .generations import Generations, Peer
 from .handover import Taken
@@ -132,6 +133,8 @@ class Supervisor:
                     self._on_signal(number)
             elif isinstance(key.data, Peer):
                 self._generations.heard(key.data, writable=bool(events & selectors.EVENT_WRITE))
+            elif isinstance(key.data, Elders):
+                self._generations.ended(key.fd)
             elif key.data.line is not None:  # otherwise it was lost a moment ago
                 if events & selectors.EVENT_WRITE:
                     key.data.line.flush()

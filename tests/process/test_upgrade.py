@@ -347,6 +347,25 @@ async def test_sigterm_sets_the_limit_of_time_that_an_upgrade_does_not_have(
         assert not (await new.read_rest()).complete
 
 
+async def test_a_release_in_the_middle_that_is_killed_leaves_those_before_it_to_the_newest(
+    run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    gateway = await started(run, connect, upstream, tmp_path, workers="2", GOMODEL_DRAIN_TIMEOUT="0")
+    process, first = gateway.process, gateway.process.pid
+    old = await gateway.stream(upstream)
+    second = await process.upgrade()
+    third = await process.upgrade()
+    os.kill(second, signal.SIGKILL)
+    await process.says(f"what it took over from still runs (process {first})")
+    await process.says("The process that took over ended with SIGKILL")
+    assert (await gateway.ask()).status == 200
+    os.kill(third, signal.SIGTERM)
+    assert not (await old.read_rest()).complete
+    await process.gone(first)
+    await process.gone(third)
+    assert await process.ended() == 0
+
+
 async def test_the_number_of_workers_and_the_addresses_may_change(
     run: Run, connect: Any, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:

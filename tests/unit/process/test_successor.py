@@ -11,6 +11,7 @@ import pytest
 
 from gomodel.config.load import from_environ
 from gomodel.process import successor
+from gomodel.process.elders import Elders
 from gomodel.process.handover import Between
 from gomodel.process.successor import LIMIT_S, Successor
 
@@ -105,6 +106,6 @@ def test_without_a_descriptor_nothing_is_started_and_the_next_signal_counts(
     monkeypatch.setattr(successor.socket, "socketpair", none_left)
     found = Successor()
     assert found.may_start(ending=False)
-    assert found.start([], from_environ({}), activated=False) is None
+    assert found.start([], from_environ({}), activated=False, elders=Elders()) is None
     assert "The new release cannot be started: Too many open files; this one goes on serving" in caplog.text
     assert found.may_start(ending=False)
