@@ -11,14 +11,11 @@ from math import isfinite
 from time import monotonic
 from typing import Any
 
-from ..upstream.own_requests import FAILURES, ask
+from ..upstream.own_metrics import metrics_of
 from ..upstream.replica import Replica
 
 _FRESH_S = 5.0
-_LIMIT_S = 2.0
 _AT_ONCE = 16
-# vLLM's have some hundred KB, with many adapters more.
-_MOST_BYTES = 8 << 20
 _GAUGES = {
     "running": re.compile(rb"^vllm:num_requests_running(?:\{[^}\n]*\})? (\S+)", re.MULTILINE),
     "waiting": re.compile(rb"^vllm:num_requests_waiting(?:\{[^}\n]*\})? (\S+)", re.MULTILINE),
@@ -53,24 +50,10 @@ async def _ask_all(replicas: tuple[Replica, ...]) -> list[dict[str, Any]]:
 
     async def one(replica: Replica) -> dict[str, Any]:
         async with places:
-            numbers = await asyncio.to_thread(said, await _text(replica))
+            numbers = await asyncio.to_thread(said, await metrics_of(replica) or b"")
         return {"instance": replica.name, "replica": replica.address, **numbers}
 
     return list(await asyncio.gather(*map(one, replicas)))
-
-
-async def _text(replica: Replica) -> bytes:
-    """Its metrics; nothing where it has none, or does not answer in time."""
-    try:
-        async with ask(replica, "/metrics", limit_s=_LIMIT_S, at_root=True) as response:
-            pieces = bytearray()
-            while response.status == 200 and (piece := await response.content.read(_MOST_BYTES)):
-                pieces += piece
-                if len(pieces) > _MOST_BYTES:
-                    return b""
-            return bytes(pieces)
-    except (*FAILURES, TimeoutError):
-        return b""
 
 
 def said(text: bytes) -> dict[str, float | None]:

@@ -18,7 +18,7 @@ from .channel import Channel
 from .health import FORGIVEN, State
 from .other_scheme import BAD_REQUEST, doubtful, speaks_other
 from .replica import ASLEEP, Replica
-from .sleep import NoSuchRoute, is_asleep
+from .sleep import NoSuchRoute, is_asleep, is_asleep_by_its_metrics
 
 TIMEOUT_S = 2.0
 INTERVAL_S = 10.0
@@ -103,12 +103,12 @@ class Probes:
         health = replica.health
         fell = asyncio.Event()
         health.on_fall = fell.set
-        pieces = 0
+        seen = _Activity(replica)
         while True:
-            before, pieces = pieces, sum(replica.gaps.counts)
-            await self._ask(replica, streaming=pieces > before)
+            before, seen = seen, _Activity(replica)
+            await self._ask(replica, streaming=seen.pieces > before.pieces)
             fell.clear()
-            sleeps = await self._look_for_sleep(replica)
+            sleeps = await self._look_for_sleep(replica, silent=seen.is_silent_since(before))
             if health.settled:
                 try:
                     async with asyncio.timeout(_about(SLEEP_INTERVAL_S if sleeps else INTERVAL_S)):
@@ -133,22 +133,25 @@ class Probes:
                 self._on_alive(replica)
         self._judge()
 
-    async def _look_for_sleep(self, replica: Replica) -> bool:
-        """Bar one that is asleep; whether it says so at all, which a server that was down is asked again."""
+    async def _look_for_sleep(self, replica: Replica, *, silent: bool) -> bool:
+        """Bar one that is asleep; whether it is to be asked soon again.
+
+        One that does not say it is asked again when it was down, and when it is `silent` in the middle of requests.
+        """
         health = replica.health
         if health.state is State.DOWN:
             replica.bar(ASLEEP, False)  # what it fails with says more than how it was
-        if health.state is not State.UP or self._sleepless.get(replica) == health.since:
+        suspected = silent or replica.is_barred(ASLEEP)
+        if health.state is not State.UP or (self._sleepless.get(replica) == health.since and not suspected):
             return False
         try:
-            asleep = await is_asleep(replica)
+            asleep, says_so = await is_asleep(replica), True
         except NoSuchRoute:
             self._sleepless[replica] = health.since
-            replica.bar(ASLEEP, False)
-            return False
+            asleep, says_so = await is_asleep_by_its_metrics(replica) if suspected else False, False
         if asleep is not None:
             replica.bar(ASLEEP, asleep)
-        return True
+        return says_so or replica.is_barred(ASLEEP)
 
     async def _in_words(self, replica: Replica, code: str | None) -> str | None:
         """The same, or that the server speaks the other scheme, which is found out once."""
@@ -168,6 +171,22 @@ class Probes:
 
 def _about(seconds: float) -> float:
     return seconds * (1 + random.uniform(-_JITTER, _JITTER))
+
+
+class _Activity:
+    """What was seen of a replica's answers at one moment, of the requests of this process."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.pieces = sum(replica.gaps.counts)
+        self._answers = replica.answers
+        self._running = replica.requests.own
+
+    def is_silent_since(self, before: "_Activity") -> bool:
+        """Whether requests ran at both moments and nothing was answered in between."""
+        return bool(before._running and self._running) and (before.pieces, before._answers) == (
+            self.pieces,
+            self._answers,
+        )
 
 
 class _Answer:

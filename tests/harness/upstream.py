@@ -19,8 +19,9 @@ class ScriptedUpstream:
 
     `on_accept` scripts are used up by connections in the order they are accepted, `on_request` scripts by requests
     in the order their heads arrive; a request without one gets what `repeat` said, or fails the test. The gateway's
-    own questions (`GET /v1/models`, `GET /health`) are answered and kept apart in `probes`, and `GET /is_sleeping` in
-    `sleep_probes`, unless a script names their path. A test that means to see malformed requests sets `lenient`.
+    own questions (`GET /v1/models`, `/health`, `/metrics`) are answered and kept apart in `probes`, and
+    `GET /is_sleeping` in `sleep_probes`, unless a script names their path. A test that means to see malformed requests
+    sets `lenient`.
     """
 
     def __init__(self, sock: socket.socket, models: tuple[str, ...], *, tls: bool = False) -> None:
@@ -38,6 +39,7 @@ class ScriptedUpstream:
             "/v1/models": json_response(models_list),
             "/health": response(),
             "/is_sleeping": json_response({"detail": "Not Found"}, 404),
+            "/metrics": response(),
         }
         self.released = asyncio.Event()
         self.connections: list[Connection] = []

@@ -10,7 +10,18 @@ from gomodel.upstream import probes
 from gomodel.upstream.replica import ASLEEP, OUT
 
 from ..harness.gateway import DEFAULTS
-from ..harness.scripted import LAST_CHUNK, SSE_HEAD, ReadHead, WaitFor, chunked, json_response, request, response
+from ..harness.scripted import (
+    LAST_CHUNK,
+    SSE_HEAD,
+    ReadHead,
+    ReadRequest,
+    Stall,
+    WaitFor,
+    chunked,
+    json_response,
+    request,
+    response,
+)
 from ..harness.verdicts import OK, ask, own_error, post, turned
 
 LIST = request("GET", "/v1/models")
@@ -29,6 +40,14 @@ def served(upstream):
 
 def says(upstream, answer):
     upstream.answer_probes("/is_sleeping", answer)
+
+
+def metrics_of(*, awake):
+    return response(b'vllm:engine_sleep_state{engine="0",model_name="m",sleep_state="awake"} %d.0\n' % awake)
+
+
+def asked_for_metrics(upstream):
+    return len([each for each in upstream.probes if each.target == "/metrics"])
 
 
 @pytest.fixture
@@ -109,6 +128,31 @@ class TestAsleep:
         assert len(upstream.sleep_probes) == 1
         replica.failed("connection_refused")
         await turned(lambda: len(upstream.sleep_probes) == 2)
+
+    async def test_one_that_has_no_such_route_and_falls_silent_is_asleep_where_its_metrics_say_so(
+        self, gateway, upstream, connect, often
+    ):
+        upstream.answer_probes("/metrics", metrics_of(awake=1))
+        upstream.repeat(ReadRequest(), Stall())
+        handle = await gateway(vllm=upstream, probes=True)
+        await turned(lambda: len(upstream.probes) > 5)
+        assert not asked_for_metrics(upstream)
+        client = await connect(handle)
+        await client.send(post())
+        await turned(lambda: asked_for_metrics(upstream) > 2)
+        assert not handle.replica().barred
+        upstream.answer_probes("/metrics", metrics_of(awake=0))
+        await turned(lambda: handle.replica().is_barred(ASLEEP))
+        other = await connect(handle)
+        assert own_error(await ask(other, post()), 503, "instance_asleep")
+        client.reset()
+        asked = asked_for_metrics(upstream)
+        await turned(lambda: asked_for_metrics(upstream) > asked + 2)
+        assert handle.replica().is_barred(ASLEEP)
+        upstream.answer_probes("/metrics", metrics_of(awake=1))
+        upstream.repeat(OK)
+        await turned(lambda: not handle.replica().barred)
+        assert (await ask(other, post())).status == 200
 
     @pytest.mark.parametrize(
         "answer",
