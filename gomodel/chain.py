@@ -13,7 +13,7 @@ from .cross_origin import own_pages, preflights, sharing
 from .downstream.request import Handler
 from .http1.forwarded import TrustedProxies
 from .http1.origins import Origins, is_loopback
-from .middleware import CallerRecording, Middleware, Recording, compose, errors
+from .middleware import Middleware, Recording, compose, errors
 from .relay.digest import EVERY, sampling
 from .routes.router import Router
 from .telemetry.counters import Telemetry
@@ -37,8 +37,7 @@ class Chain:
         if callers is not None:
             strip |= {_PRIORITY}  # who comes first is for the keys file to say
         proxies = TrustedProxies(config.forwarded_allow_ips) if config.forwarded_allow_ips else None
-        recording = Recording if callers is None else CallerRecording
-        self.recording = recording(*self._known_by, strip, config.session_headers, proxies, self._sample)
+        self.recording = Recording(*self._known_by, strip, config.session_headers, proxies, self._sample)
         origins = Origins(config.cors_allow_origins) if config.cors_allow_origins else None
         if callers is not None:
             door: Check = known_caller(callers)
@@ -59,8 +58,7 @@ class Chain:
     def around_lines(self, handler: Handler) -> Handler:
         """The same for lines of batches, which come over a socket of the gateway's own, and with whose they are."""
         config, callers = self._config, self._callers
-        recording = Recording if callers is None else CallerRecording
-        record = recording(*self._known_by, self._strip_of_lines, config.session_headers, sample=self._sample)
+        record = Recording(*self._known_by, self._strip_of_lines, config.session_headers, sample=self._sample)
         if callers is None:
             return compose(handler, [record, errors, LineChecks([sanity, allowed])])
         return compose(handler, [record, errors, CallerLineChecks([sanity, on_behalf(callers), allowed], callers)])

@@ -136,17 +136,6 @@ def _client(proxies: TrustedProxies, request: Request) -> str:
     return fields.client
 
 
-class CallerRecording(Recording):
-    """The same where callers are told apart: what a caller has running and what ended is counted with it."""
-
-    def end(self, request: Request) -> None:
-        """It is over, and its record says how it ended."""
-        Recording.end(self, request)  # each request pays for it; super() is two calls more
-        record = request.record
-        if record.caller is not None:
-            record.caller.leave(record)
-
-
 async def errors(request: Request, handler: Handler) -> Reply | None:
     """The one place where a failure becomes a response; what is no GatewayError is a bug and says nothing of itself."""
     try:

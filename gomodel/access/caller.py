@@ -56,9 +56,9 @@ class Caller:
         self.added_fields = b"" if entry.priority is None else b"X-Vllm-Priority: %d\r\n" % entry.priority
         self._matches: re.Pattern[str] | None = None  # made when it is needed: a file may have thousands of entries
         self._allowed: dict[tuple[str, str], bool] = {}
-        # What each request asks first: whether its caller's entry changes anything of where it may go, or how.
-        self.alters = bool(entry.models or self.added_fields)
         self.waits_beyond = entry.waits_beyond
+        # What each request asks first: whether its caller's entry changes anything of where it may go, or how, or when.
+        self.alters = bool(entry.models or self.added_fields or self.waits_beyond is not None)
         self.limited = any((entry.refused_beyond, entry.requests_per_minute, entry.tokens_per_minute))
         if self.limits is not None:
             self.limits.configure(entry)
@@ -71,6 +71,7 @@ class Caller:
         self.leases = leases
         if self.limits is not None:
             self.limits.leases = leases
+            self.limits.configure(self.entry)  # what was lent may be no more
 
     def allows(self, instance: str, model: str) -> bool:
         """Whether it may ask `instance` for `model`; with "" for a model, whether for any there may be.
@@ -93,13 +94,9 @@ class Caller:
             self._matches = re.compile("|".join(map(translate, self.entry.models)))
         return any(map(self._matches.match, names))
 
-    def enter(self) -> None:
-        """One of its requests begins."""
-        self.running += 1
-
-    def leave(self, record: Record) -> None:
-        """One of them is over."""
+    def leave(self, record: Record, now: float) -> None:
+        """One of its requests is over; `now` is time.monotonic."""
         self.running -= 1
         self.ended[record.status] += 1
         if self.limits is not None:
-            self.limits.leave(record)
+            self.limits.leave(record, now)

@@ -23,8 +23,9 @@ PLACES = 1 << 14
 _MASK = PLACES - 1
 # A name is looked for in so many places from its own on.
 _PROBES = 32
-# A place: whose it is, what runs, the second that the sums are of, the sums over the window, and both by second.
-_KEY, _RUNNING, _SECOND, _REQUESTS, _TOKENS, _REQUEST_RING = range(6)
+# A place: whose it is, what runs, the second that the sums are of, the sums over the window, what these were when that
+# second began, and both by second; of that second itself only once it is over.
+_KEY, RUNNING, _SECOND, REQUESTS, TOKENS, _REQUESTS_BEFORE, _TOKENS_BEFORE, _REQUEST_RING = range(8)
 _TOKEN_RING = _REQUEST_RING + WINDOW_S
 _PLACE = _TOKEN_RING + WINDOW_S
 _ROW = PLACES * _PLACE
@@ -53,14 +54,19 @@ class _Other:
 
 
 class Account:
-    """The numbers of one name: this process says what happens, what is read is the host's. Times are whole seconds."""
+    """The numbers of one name: this process says what happens, what is read is the host's. Times are whole seconds.
 
-    __slots__ = ("_at", "_byte", "_cells", "_fd", "_key", "_others", "_usage", "margin")
+    Where no other process counts, and `until` the second that was looked at last is over, RUNNING, REQUESTS and TOKENS
+    in `cells` are all there is to see and to count, without a call; `until` is 0 where others count.
+    """
+
+    __slots__ = ("_at", "_byte", "_fd", "_key", "_others", "_usage", "cells", "margin", "until")
 
     def __init__(self, usage: "HostUsage", key: int, at: int, cells: list[int] | None = None) -> None:
         """`cells` are its own where no other worker looks at them, `at` is 0 then."""
         self._usage = usage
-        self._cells: memoryview[int] | list[int] = usage.cells if cells is None else cells
+        self.cells: memoryview[int] | list[int] = usage.cells if cells is None else cells
+        self.until = 0
         self._fd = usage.fd
         self._key = key
         self._byte = key & ((1 << 62) - 1)
@@ -71,21 +77,21 @@ class Account:
 
     def look(self, now: int) -> tuple[int, int, int]:
         """The requests that run, and those that began and the tokens spent during the last WINDOW_S."""
-        cells, at = self._cells, self._at
+        cells, at = self.cells, self._at
         if cells[at + _SECOND] != now:
             self._advance(now)
-        running, requests, tokens = cells[at + _RUNNING], cells[at + _REQUESTS], cells[at + _TOKENS]
+        running, requests, tokens = cells[at + RUNNING], cells[at + REQUESTS], cells[at + TOKENS]
         for other in self._others:
             place = other.place
             if cells[place] != self._key:
                 place = other.place = self._usage.find(place, self._key)
                 if cells[place] != self._key:
                     continue
-            running += cells[place + _RUNNING]
+            running += cells[place + RUNNING]
             since = cells[place + _SECOND]
             if now - since < WINDOW_S:
-                requests += cells[place + _REQUESTS]
-                tokens += cells[place + _TOKENS]
+                requests += cells[place + REQUESTS]
+                tokens += cells[place + TOKENS]
                 if since < now:  # its sums hold what has gone out of the window meanwhile
                     if other.between != (since, now):
                         other.age(cells, since, now)
@@ -93,65 +99,81 @@ class Account:
                     tokens -= other.tokens
         return running, requests, tokens
 
-    def enter(self, now: int) -> None:
-        """One more request begins; to be called after a `look` at the same time."""
-        cells, at = self._cells, self._at
-        cells[at + _RUNNING] += 1
-        cells[at + _REQUESTS] += 1
-        cells[at + _REQUEST_RING + now % WINDOW_S] += 1
+    def enter(self) -> None:
+        """One more request begins in the second that was looked at last."""
+        cells, at = self.cells, self._at
+        cells[at + RUNNING] += 1
+        cells[at + REQUESTS] += 1
+
+    @property
+    def second(self) -> int:
+        """Which was looked at last."""
+        return self.cells[self._at + _SECOND]
 
     def leave(self) -> None:
         """One of this process's is over."""
-        self._cells[self._at + _RUNNING] -= 1
+        self.cells[self._at + RUNNING] -= 1
 
     def take_back(self, then: int, now: int) -> None:
         """One that began at `then` does not count after all."""
-        cells, at = self._cells, self._at
-        if cells[at + _SECOND] != now:
-            self._advance(now)
-        if now - then < WINDOW_S:
-            cells[at + _REQUESTS] -= 1
-            cells[at + _REQUEST_RING + then % WINDOW_S] -= 1
+        cells, at = self.cells, self._at
+        self._advance(now)
+        second = cells[at + _SECOND]
+        if second - then < WINDOW_S:
+            cells[at + REQUESTS] -= 1
+            if then != second:
+                cells[at + _REQUESTS_BEFORE] -= 1
+                cells[at + _REQUEST_RING + then % WINDOW_S] -= 1
 
     def spend(self, now: int, tokens: int) -> None:
         """So many tokens were spent."""
-        cells, at = self._cells, self._at
-        if cells[at + _SECOND] != now:
-            self._advance(now)
-        cells[at + _TOKENS] += tokens
-        cells[at + _TOKEN_RING + now % WINDOW_S] += tokens
+        self._advance(now)
+        self.cells[self._at + TOKENS] += tokens
 
     def frees_at(self, now: int, *, requests: int | None = None, tokens: int | None = None) -> int:
         """In how many seconds fewer than so many requests, or tokens, will be those of a minute, if no more come."""
-        most, ring = (requests, _REQUEST_RING) if requests is not None else (tokens, _TOKEN_RING)
+        most, total = (requests, REQUESTS) if requests is not None else (tokens, TOKENS)
         assert most is not None
         _, began, spent = self.look(now)
         left = began if requests is not None else spent
-        places = [self._at, *(each.place for each in self._others if self._cells[each.place] == self._key)]
+        places = [self._at, *(each.place for each in self._others if self.cells[each.place] == self._key)]
         for second in range(now - WINDOW_S + 1, now + 1):
-            left -= sum(self._by_second(place, ring, second) for place in places)
+            left -= sum(self._by_second(place, total, second) for place in places)
             if left < most:
                 return second + WINDOW_S - now
         return WINDOW_S
 
-    def _by_second(self, place: int, ring: int, second: int) -> int:
-        since = self._cells[place + _SECOND]
-        return self._cells[place + ring + second % WINDOW_S] if since - WINDOW_S < second <= since else 0
+    def _by_second(self, place: int, total: int, second: int) -> int:
+        """Of the requests, or tokens, those of one second."""
+        cells, requests = self.cells, total == REQUESTS
+        since = cells[place + _SECOND]
+        if second == since:
+            return cells[place + total] - cells[place + (_REQUESTS_BEFORE if requests else _TOKENS_BEFORE)]
+        ring = _REQUEST_RING if requests else _TOKEN_RING
+        return cells[place + ring + second % WINDOW_S] if since - WINDOW_S < second < since else 0
 
     def _advance(self, now: int) -> None:
-        """Make the sums those of `now`."""
-        cells, at = self._cells, self._at
+        """Make the sums those of `now`; what happened before they were last looked at counts as of then."""
+        cells, at = self.cells, self._at
         since = cells[at + _SECOND]
+        if now <= since:
+            return
         if now - since >= WINDOW_S:
-            cells[at + _REQUESTS] = cells[at + _TOKENS] = 0
+            cells[at + REQUESTS] = cells[at + TOKENS] = 0
             cells[at + _REQUEST_RING : at + _PLACE] = _NOTHING_BY_SECOND
         else:
+            requests, tokens = at + _REQUEST_RING + since % WINDOW_S, at + _TOKEN_RING + since % WINDOW_S
+            cells[requests] = cells[at + REQUESTS] - cells[at + _REQUESTS_BEFORE]
+            cells[tokens] = cells[at + TOKENS] - cells[at + _TOKENS_BEFORE]
             for second in range(since + 1, now + 1):
                 requests, tokens = at + _REQUEST_RING + second % WINDOW_S, at + _TOKEN_RING + second % WINDOW_S
-                cells[at + _REQUESTS] -= cells[requests]
-                cells[at + _TOKENS] -= cells[tokens]
+                cells[at + REQUESTS] -= cells[requests]
+                cells[at + TOKENS] -= cells[tokens]
                 cells[requests] = cells[tokens] = 0
+        cells[at + _REQUESTS_BEFORE], cells[at + _TOKENS_BEFORE] = cells[at + REQUESTS], cells[at + TOKENS]
         cells[at + _SECOND] = now
+        if not self._others:
+            self.until = now + 1
 
     def lock(self) -> bool:
         """Keep other workers from deciding about this name until `unlock`; False while one of them does."""
@@ -226,7 +248,7 @@ class HostUsage:
         """In the supervisor: the worker of this row is gone, and with it what ran there."""
         place = row * PLACES - 1
         while (place := self.taken.find(b"\1", place + 1, (row + 1) * PLACES)) >= 0:
-            self.cells[place * _PLACE + _RUNNING] = 0
+            self.cells[place * _PLACE + RUNNING] = 0
 
 
 # Of this process and those it was forked with.

@@ -11,7 +11,7 @@ from ..config.settings import Key
 from ..errors import RateLimited
 from ..telemetry.record import Record
 from .host_lease import Lease
-from .host_usage import WINDOW_S, Account
+from .host_usage import REQUESTS, RUNNING, TOKENS, WINDOW_S, Account
 from .leases import Leases
 
 # Nobody can say when one of the requests that run will end.
@@ -28,8 +28,12 @@ class Limits:
     __slots__ = (
         "_account",
         "_in_flight",
+        "_most_requests",
+        "_most_running",
+        "_most_tokens",
         "_requests",
         "_said",
+        "_said_of_both",
         "_tokens",
         "held",
         "lease",
@@ -43,7 +47,8 @@ class Limits:
     def __init__(self, entry: Key, account: Account, lease: Lease) -> None:
         """`lease`: what this host has of the limits where `leases` says that there are other gateways."""
         self._account = account
-        self.held: dict[Record, int] = {}  # the requests that were let in and are not over, and when each began
+        # The requests that were let in and are not over, and when the second was over in which each began.
+        self.held: dict[Record, int] = {}
         self.name = entry.name
         self.lease = lease
         self.leases: Leases | None = None
@@ -59,30 +64,51 @@ class Limits:
         self.whole = entry.in_flight, entry.requests_per_minute, entry.tokens_per_minute
         self._in_flight, self._requests, self._tokens = entry.refused_beyond, *self.whole[1:]
         self._said = _template(*self.whole[1:])
+        self._bound()
 
-    def admit(self, record: Record, *, waiting: bool = True) -> bytes | None:
-        """Count a request that begins, and the fields that its answer has of it.
+    def _bound(self) -> None:
+        """Say what is let in without a closer look, and what is said of it."""
+        in_flight, requests, tokens = self._in_flight, self._requests, self._tokens
+        self._most_running = _MANY if in_flight is None else in_flight
+        self._most_requests = _MANY if requests is None else requests
+        self._most_tokens = _MANY if tokens is None else tokens
+        both = requests is not None and tokens is not None
+        self._said_of_both = _template(*self.whole[1:], used=True) if both else b""
+
+    def admit(self, record: Record, now_s: float, *, waiting: bool = True) -> bytes | None:
+        """Count a request that begins, and the fields that its answer has of it; `now_s` is time.monotonic.
 
         None when another worker is deciding about this caller at this moment, or Redis is being asked: ask again soon,
         and at last without `waiting`. Raises RateLimited for one request too many.
         """
+        account = self._account
+        until, cells = account.until, account.cells
+        if (
+            now_s < until
+            and self.leases is None
+            and cells[RUNNING] < self._most_running
+            and (began := cells[REQUESTS]) < self._most_requests
+            and (spent := cells[TOKENS]) < self._most_tokens
+        ):  # nearly all, where one worker decides
+            cells[RUNNING] += 1
+            cells[REQUESTS] = began = began + 1
+            self.held[record] = until
+            if spent and self._said_of_both:
+                return self._said_of_both % (self._most_requests - began, self._most_tokens - spent)
+            return self._fields(began, spent)
+        return self._look_closer(record, int(now_s), waiting=waiting)
+
+    def _look_closer(self, record: Record, now: int, *, waiting: bool) -> bytes | None:
+        """The same where others decide as well, at the beginning of a second, and at a limit."""
         if self.leases is not None:
             amounts = self.leases.amounts(self, waiting=waiting)
             if amounts is None:
                 return None
             in_flight, self._requests, self._tokens = amounts
             self._in_flight = None if self.waits else in_flight
-        account, now = self._account, int(monotonic())
+        account = self._account
         running, began, spent = account.look(now)
-        in_flight, requests, tokens, margin = self._in_flight, self._requests, self._tokens, account.margin
-        if (
-            (in_flight is None or running + margin < in_flight)
-            and (requests is None or began + margin < requests)
-            and (tokens is None or spent < tokens)
-        ):
-            account.enter(now)
-            self.held[record] = now
-            return self._fields(began + 1, spent)
+        margin = account.margin
         if not (waiting and margin and self._close(running, began, margin)):
             return self._decide(record, now, running, began, spent, waiting=waiting)
         if not account.lock():
@@ -109,8 +135,8 @@ class Limits:
         elif tokens is not None and spent >= tokens:
             which = 2
         else:
-            self._account.enter(now)
-            self.held[record] = now
+            self._account.enter()
+            self.held[record] = self._account.second + 1
             return self._fields(began + 1, spent)
         lent = self.leases is not None and self.whole[which] != (in_flight, requests, tokens)[which]
         if lent and self.leases is not None and self.leases.fell_short(self, record.started, waiting=waiting):
@@ -147,18 +173,25 @@ class Limits:
             return self._said % (left, _RESET[began > 0])
         return self._said % (left, _RESET[began > 0], tokens - spent if spent < tokens else 0, _RESET[spent > 0])
 
-    def leave(self, record: Record) -> None:
+    def leave(self, record: Record, now_s: float) -> None:
         """A request is over, and its tokens are spent, as far as its answer said how many.
 
         Of one that no instance was tried for nothing is counted, and nothing of one that was not let in.
         """
-        began, usage = self.held.pop(record, None), record.usage
-        if began is not None:
-            self._account.leave()
+        account = self._account
+        until, usage = self.held.pop(record, None), record.usage
+        if now_s < account.until and until is not None and usage is not None and record.tried:
+            cells = account.cells  # nearly all, as above
+            cells[RUNNING] -= 1
+            cells[TOKENS] += usage.prompt + usage.completion
+            return
+        now = int(now_s)
+        if until is not None:
+            account.leave()
             if not record.tried:
-                self._account.take_back(began, int(monotonic()))
+                account.take_back(until - 1, now)
         if usage is not None:
-            self._account.spend(int(monotonic()), usage.prompt + usage.completion)
+            account.spend(now, usage.prompt + usage.completion)
 
     def lent(self) -> tuple[int, int, int] | None:
         """What this host has of the limits now, where there are other gateways."""
@@ -171,13 +204,18 @@ class Limits:
 
 
 _RESET = (b"0s", b"%dm0s" % (WINDOW_S // 60))
+_MANY = 1 << 62
 
 
-def _template(requests: int | None, tokens: int | None) -> bytes:
-    """The fields of those limits that there are, but for what is left of each and when it is free again."""
+def _template(requests: int | None, tokens: int | None, *, used: bool = False) -> bytes:
+    """The fields of those limits that there are, but for what is left of each and when it is free again.
+
+    `used`: some of each is, so that the latter is known.
+    """
+    reset = _RESET[True] if used else b"%b"
     return b"".join(
-        b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b\r\n"
-        % (what, limit, what, what)
+        b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %b\r\n"
+        % (what, limit, what, what, reset)
         for what, limit in ((b"requests", requests), (b"tokens", tokens))
         if limit is not None
     )

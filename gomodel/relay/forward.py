@@ -160,19 +160,15 @@ class Forwarder:
         False where it does, with nothing done; raises as `forward`. When the answer is over `end` takes account of it,
         or `forward` goes on.
         """
-        candidates, request = outgoing.choice.candidates, outgoing.request
-        if not candidates:
-            return False
+        request, queueing = outgoing.request, self._queueing
         if request.fields.request_id is not None:
             self._refuse_own(request)
-        queueing = self._queueing
-        if (
-            queueing is not None
-            and (queueing.limited or request.fields.caller.waits_beyond is not None)
-            and not queueing.at_once(outgoing)
-        ):
+        if queueing is not None and (queueing.limited or request.fields.caller.alters) and not self._enter(outgoing):
             return False
-        replica = outgoing.choice.candidates[0]
+        candidates = outgoing.choice.candidates
+        if not candidates:
+            return False
+        replica = candidates[0]
         if replica.barred or not (outgoing.replayable and replica.breaker.closed):
             return False
         channel = replica.pool.take()
@@ -183,6 +179,10 @@ class Forwarder:
             channel = outgoing.request.digest.on(channel)
         relay.begin(channel, self._head(outgoing, replica), outgoing)
         return True
+
+    def _enter(self, outgoing: Outgoing) -> bool:
+        """Whether it may be sent now, where something has a limit or its caller's entry says more than who it is."""
+        return self._queueing is None or self._queueing.at_once(outgoing)
 
     def end(self, outgoing: Outgoing) -> bool:
         """Take account of the attempt that `begin` made and that is over; False where it was not simply answered."""

@@ -24,11 +24,10 @@ class PermittedForwarder(Forwarder):
         permit(outgoing)
         return self.go_on(outgoing)
 
-    def begin(self, outgoing: Outgoing) -> bool:
-        """As Forwarder."""
+    def _enter(self, outgoing: Outgoing) -> bool:
         if outgoing.request.fields.caller.alters:
             permit(outgoing)
-        return Forwarder.begin(self, outgoing)  # each request pays for it; super() is two calls more
+        return super()._enter(outgoing)
 
 
 def permit(outgoing: Outgoing) -> None:

@@ -180,9 +180,11 @@ class Telemetry:
             self.aborted[record.ended_by, record.phase] += 1
             if record.ended_by == "client":
                 self.waste.add(record, seconds, metered=metered)
-        usage = record.usage
+        usage, caller = record.usage, record.caller
+        if caller is not None:
+            caller.leave(record, now)
         if usage is not None or (metered and worked(record)):
-            key = record.instance, label_model, "" if record.caller is None else record.caller.name
+            key = record.instance, label_model, "" if caller is None else caller.name
             spending = self.spending.get(key)
             if spending is None:
                 spending = self._new_spending(key)

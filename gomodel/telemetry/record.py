@@ -50,10 +50,11 @@ class Watched(Protocol):
 class Asking(Protocol):
     """Whoever asks, where callers are told apart."""
 
+    running: int
+
     @property
     def name(self) -> str: ...
-    def enter(self) -> None: ...
-    def leave(self, record: "Record") -> None: ...
+    def leave(self, record: "Record", now: float) -> None: ...
 
 
 class Place(Protocol):

@@ -1,5 +1,7 @@
 """Which models a key is good for, and what is counted of its requests."""
 
+from time import monotonic
+
 import pytest
 
 from gomodel.access.caller import Caller
@@ -63,11 +65,10 @@ def test_another_entry_is_gone_by_at_once() -> None:
 
 def test_what_runs_and_what_ended_is_counted() -> None:
     caller = Caller(Key("k", ()), USAGE)
-    caller.enter()
-    caller.enter()
+    caller.running += 2
     record = Record("POST", "c", 0.0)
     record.status = 200
-    caller.leave(record)
+    caller.leave(record, monotonic())
     assert (caller.running, dict(caller.ended)) == (1, {200: 1})
 
 
@@ -107,16 +108,16 @@ def test_what_an_answer_took_counts_and_a_place_is_free_when_it_ends() -> None:
     caller = Caller(Key("k", (), in_flight=1, tokens_per_minute=9), HostUsage())
     assert caller.limits is not None
     for usage, used in ((Usage(3, 4), (0, 1, 7)), (None, (0, 2, 7))):
-        record = Record("POST", "c", 0.0)
+        record = Record("POST", "c", monotonic())
         record.tried, record.usage = True, usage
-        caller.limits.admit(record)
-        caller.enter()
+        caller.limits.admit(record, monotonic())
+        caller.running += 1
         assert caller.limits.used()[0] == 1
-        caller.leave(record)
+        caller.leave(record, monotonic())
         assert caller.limits.used() == used
     unlimited = Caller(Key("k", ()), USAGE)
     record.usage = Usage(3, 4)
-    unlimited.leave(record)
+    unlimited.leave(record, monotonic())
     assert unlimited.limits is None
 
 

@@ -51,7 +51,7 @@ def test_another_file_changes_the_verdict_and_keeps_what_was_counted() -> None:
     callers = Callers(keys(key("a", "1"), key("b", "2")), [])
     caller, verdict = callers.find([b"1"]), callers.verdict
     assert caller is not None
-    caller.enter()
+    caller.running += 1
     callers.take(keys(key("a", "9", priority=1)))
     assert callers.verdict is not verdict
     assert (found(callers, b"1"), found(callers, b"2")) == (None, None)

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gomodel.access.host_usage import _MASK, _PLACE, PLACES, WINDOW_S, Account, HostUsage
+from gomodel.access.host_usage import (
+    _MASK,
+    _PLACE,
+    PLACES,
+    REQUESTS,
+    RUNNING,
+    TOKENS,
+    WINDOW_S,
+    Account,
+    HostUsage,
+)
 
 
 def as_row(usage: HostUsage, row: int) -> HostUsage:
@@ -32,7 +42,7 @@ def pair() -> tuple[HostUsage, HostUsage]:
 def enter(account: Account, now: int, times: int = 1) -> None:
     for _ in range(times):
         account.look(now)
-        account.enter(now)
+        account.enter()
 
 
 def test_a_process_alone_counts_its_own() -> None:
@@ -92,6 +102,38 @@ def test_the_ring_goes_round() -> None:
     assert account.look(1200 + WINDOW_S) == (0, 0, 0)
 
 
+def test_what_happens_late_counts_in_the_second_that_was_looked_at(pair: tuple[HostUsage, HostUsage]) -> None:
+    for account in (HostUsage().account("a"), pair[0].account("a")):
+        enter(account, 100)
+        enter(account, 99)
+        account.spend(99, 3)
+        account.spend(100, 4)
+        assert account.second == 100
+        assert account.look(99) == account.look(100) == (2, 2, 7)
+        assert account.look(100 + WINDOW_S - 1) == (2, 2, 7)
+        assert account.look(100 + WINDOW_S) == (2, 0, 0)
+
+
+def test_what_a_process_alone_counts_in_its_cells_is_counted(pair: tuple[HostUsage, HostUsage]) -> None:
+    account = HostUsage().account("a")
+    assert account.until == 0
+    for now in (100, 101):
+        account.look(now)
+        assert account.until == now + 1
+        account.cells[RUNNING] += 1
+        account.cells[REQUESTS] += 1
+        account.cells[TOKENS] += 7
+    assert account.look(101) == (2, 2, 14)
+    assert [account.frees_at(101, requests=most) for most in (2, 1)] == [59, 60]
+    account.take_back(100, 101)
+    account.take_back(101, 101)
+    assert account.look(101 + WINDOW_S - 2) == (2, 0, 14)
+    assert account.look(100 + WINDOW_S) == (2, 0, 7)
+    shared = pair[0].account("a")
+    shared.look(100)
+    assert shared.until == 0
+
+
 def test_when_there_is_room_again_is_known_to_the_second(pair: tuple[HostUsage, HostUsage]) -> None:
     here, there = (each.account("a") for each in pair)
     enter(here, 100, 2)
@@ -122,7 +164,7 @@ STEPS = st.lists(
 def test_whatever_two_workers_count_each_knows_the_last_minute_of_both(steps: list[tuple[str, int, int]]) -> None:
     rows = [each.account("a") for each in (as_row(SHARED, 0), as_row(SHARED, 1))]
     for each in rows:
-        each._cells[each._at + 1 : each._at + _PLACE] = memoryview(bytes(8 * (_PLACE - 1))).cast("q")
+        each.cells[each._at + 1 : each._at + _PLACE] = memoryview(bytes(8 * (_PLACE - 1))).cast("q")
     began: list[tuple[int, int]] = []  # when, and by whom
     spent: list[tuple[int, int]] = []  # when, and how much
     now = 1000
@@ -214,7 +256,7 @@ def _let_in(account: Account, limit: int) -> bool:
         return False
     if running + account.margin < limit:
         os.sched_yield()  # between its look and its decision others have their turn
-        account.enter(0)
+        account.enter()
         return True
     if not account.lock():
         return False
@@ -222,7 +264,7 @@ def _let_in(account: Account, limit: int) -> bool:
         if account.look(0)[0] >= limit:
             return False
         os.sched_yield()
-        account.enter(0)
+        account.enter()
     finally:
         account.unlock()
     return True

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from gomodel.access import limits as module
+from gomodel.access.caller import Caller
 from gomodel.access.host_usage import HostUsage
 from gomodel.access.limits import Limits
 from gomodel.config.settings import Key
@@ -30,7 +31,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def record() -> Record:
-    return Record("POST", "192.0.2.1", 0.0)
+    return Record("POST", "192.0.2.1", module.monotonic())
+
+
+def new() -> tuple[Record, float]:
+    """A request that begins now, and when that is."""
+    entry = record()
+    return entry, entry.started
 
 
 def limits(usage: HostUsage | None = None, **fields: Any) -> Limits:
@@ -41,7 +48,7 @@ def limits(usage: HostUsage | None = None, **fields: Any) -> Limits:
 def admitted(limits: Limits, *, tried: bool = True) -> Record:
     entry = record()
     entry.tried = tried
-    assert limits.admit(entry) is not None
+    assert limits.admit(entry, entry.started) is not None
     return entry
 
 
@@ -49,12 +56,12 @@ def spend(limits: Limits, tokens: int) -> None:
     """A request that was let in earlier ends, and says what it took."""
     entry = record()
     entry.usage = Usage(prompt=tokens - 1, completion=1)
-    limits.leave(entry)
+    limits.leave(entry, module.monotonic())
 
 
 def refusal(limits: Limits) -> RateLimited:
     with pytest.raises(RateLimited) as caught:
-        limits.admit(record())
+        limits.admit(*new())
     error = caught.value
     assert (error.status, error.type, error.code) == (429, "rate_limit_error", "rate_limit_exceeded")
     return error
@@ -66,11 +73,11 @@ def test_so_many_at_once_and_the_next_when_one_is_over(clock: Clock) -> None:
     error = refusal(held)
     assert error.message == "The key 'alice' may have 2 requests at once."
     assert error.headers == {"Retry-After": "1"}
-    held.leave(first)
+    held.leave(first, module.monotonic())
     third = admitted(held)
     assert held.refused == {"in_flight": 1}
     for each in (second, third, first, record()):  # one twice, and one that was never let in
-        held.leave(each)
+        held.leave(each, module.monotonic())
     assert held.used() == (0, 3, 0)
 
 
@@ -78,7 +85,7 @@ def test_so_many_a_minute_and_the_next_when_one_of_them_is_a_minute_old(clock: C
     held = limits(requests_per_minute=3)
     for now in (1000.0, 1000.9, 1020.0):
         clock.now = now
-        held.leave(admitted(held))
+        held.leave(admitted(held), clock.now)
     for now, after in ((1020.0, "40"), (1059.9, "1")):
         clock.now = now
         error = refusal(held)
@@ -128,12 +135,12 @@ def test_tokens_are_counted_when_they_are_known_and_bound_the_requests_after(clo
 )
 def test_an_answer_says_what_is_left(clock: Clock, fields: dict[str, int], expected: list[str]) -> None:
     held = limits(**fields)
-    assert held.admit(record()) is not None
+    assert held.admit(*new()) is not None
     spend(held, 4)
-    lines = held.admit(record())
+    lines = held.admit(*new())
     spend(held, 3)
     if "tokens_per_minute" in fields and "requests_per_minute" not in fields:
-        lines = held.admit(record())
+        lines = held.admit(*new())
     if fields.get("tokens_per_minute") == 5:
         error = refusal(held)
         said = [f"{name.removeprefix('x-ratelimit-')}: {value}" for name, value in error.headers.items()][1:]
@@ -144,7 +151,7 @@ def test_an_answer_says_what_is_left(clock: Clock, fields: dict[str, int], expec
 
 
 def test_nothing_used_needs_no_time_to_be_free(clock: Clock) -> None:
-    lines = limits(tokens_per_minute=50).admit(record())
+    lines = limits(tokens_per_minute=50).admit(*new())
     assert lines is not None
     assert b"x-ratelimit-remaining-tokens: 50\r\nx-ratelimit-reset-tokens: 0s\r\n" in lines
 
@@ -153,9 +160,9 @@ def test_limits_that_change_count_what_runs(clock: Clock) -> None:
     held = limits(in_flight=2)
     running = [admitted(held), admitted(held)]
     held.configure(Key("alice", (), in_flight=1))
-    held.leave(running.pop())
+    held.leave(running.pop(), module.monotonic())
     refusal(held)
-    held.leave(running.pop())
+    held.leave(running.pop(), module.monotonic())
     admitted(held)
     held.configure(Key("alice", ()))
     admitted(held)
@@ -205,10 +212,10 @@ def test_while_another_worker_decides_nothing_is_decided(clock: Clock, monkeypat
     here, there = pair(in_flight=1)
     monkeypatch.setattr(type(here._account), "lock", lambda self: False)
     entry = record()
-    assert here.admit(entry) is None
+    assert here.admit(entry, entry.started) is None
     assert entry not in here.held
     assert there.used()[0] == 0
-    assert here.admit(entry, waiting=False) == b""
+    assert here.admit(entry, entry.started, waiting=False) == b""
     assert entry in here.held
     refusal(there)  # full: nobody's decision could change that
 
@@ -239,8 +246,8 @@ def test_what_no_instance_was_tried_for_is_given_back_to_its_second(clock: Clock
     untried = admitted(held, tried=False)
     clock.now += later_s
     admitted(held)
-    held.leave(untried)
-    held.leave(untried)
+    held.leave(untried, module.monotonic())
+    held.leave(untried, module.monotonic())
     assert held.used()[1] == (2 if later_s < 60 else 1)
     clock.now += 60
     assert held.used()[1] == 0
@@ -272,9 +279,9 @@ def test_while_redis_is_asked_nothing_is_decided(clock: Clock) -> None:
     lent = Lent(None, (1, None, None))
     held = divided(lent, in_flight=4)
     entry = record()
-    assert held.admit(entry) is None
+    assert held.admit(entry, entry.started) is None
     assert entry not in held.held
-    assert held.admit(entry, waiting=False) == b""
+    assert held.admit(entry, entry.started, waiting=False) == b""
     assert lent.asked == [True, False]
 
 
@@ -302,19 +309,31 @@ def test_who_would_be_refused_by_a_part_of_a_limit_waits_where_more_may_come(clo
     held = divided(Lent((1, None, None), more=True), in_flight=4)
     admitted(held)
     entry = record()
-    assert held.admit(entry) is None
+    assert held.admit(entry, entry.started) is None
     assert (held.refused, entry in held.held) == ({}, False)
     with pytest.raises(RateLimited):
-        held.admit(entry, waiting=False)
+        held.admit(entry, entry.started, waiting=False)
     full = divided(Lent((1, None, None), more=True), in_flight=1)
     admitted(full)
     refusal(full)  # by all of it: nothing more can come
 
 
 def test_an_answer_says_what_is_left_of_the_part_and_how_much_the_whole_is(clock: Clock) -> None:
-    lines = divided(Lent((None, 3, 50)), requests_per_minute=9, tokens_per_minute=99).admit(record())
+    lines = divided(Lent((None, 3, 50)), requests_per_minute=9, tokens_per_minute=99).admit(*new())
     assert lines is not None
     assert [line.split(b": ")[1] for line in lines.split(b"\r\n")[:-1]] == [b"9", b"2", b"1m0s", b"99", b"50", b"0s"]
+
+
+def test_without_other_gateways_the_whole_limit_holds_again(clock: Clock) -> None:
+    caller = Caller(Key("alice", (), in_flight=2), HostUsage())
+    held = caller.limits
+    assert held is not None
+    held.leases = Lent((1, None, None))  # type: ignore[assignment]
+    admitted(held)
+    refusal(held)
+    caller.borrow(None)
+    admitted(held)
+    refusal(held)
 
 
 def test_what_is_lent_is_known_while_it_holds(clock: Clock) -> None:

@@ -40,8 +40,8 @@ def test_says_what_is_known_of_a_caller() -> None:
     for text in ("alice", "m", "alice"):
         caller = some.find([text.encode()])
         assert caller is not None
-        caller.enter()
-    caller.leave(ended(200))
+        caller.running += 1
+    caller.leave(ended(200), 0.0)
     alice, master = listed(some, [counted(some)], {"alice": (1, {})})["keys"]
     assert alice == {
         "name": "alice",

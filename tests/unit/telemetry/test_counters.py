@@ -184,7 +184,11 @@ class TestSpending:
 
     def test_of_a_key_is_its_own_and_has_no_time_in_line(self, counters, monkeypatch):
         monkeypatch.setattr(module, "MAX_SPENDERS", 1)
-        alice, bob = SimpleNamespace(name="alice"), SimpleNamespace(name="bob")
+        left: list[tuple[str, float]] = []
+        alice, bob = (
+            SimpleNamespace(name=name, leave=lambda record, now: left.append((record.caller.name, now)))
+            for name in ("alice", "bob")
+        )
         for caller in (alice, bob, alice, None):
             counters.finish(ended(usage=Usage(1), caller=caller, queued_s=0.5), "m", 102.0)
         assert {key: (each.known, each.seconds) for key, each in counters.spending.items()} == {
@@ -192,3 +196,4 @@ class TestSpending:
             ("vllm", "other", "other"): (1, 1.5),
             ("vllm", "other", ""): (1, 1.5),
         }
+        assert left == [("alice", 102.0), ("bob", 102.0), ("alice", 102.0)]
