@@ -11,7 +11,7 @@ import pytest
 
 from ..harness.descriptors import few_descriptors
 from ..harness.scripted import Fin, Reset, request
-from ..harness.verdicts import OK, aborted, access_lines, ask, counted, own_error, post, tells_nothing
+from ..harness.verdicts import OK, aborted, access_lines, ask, counted, own_error, post, shows, tells_nothing
 
 # For a name that does not exist, signed by itself, made for these tests alone.
 KEY_AND_CERTIFICATE = """-----BEGIN PRIVATE KEY-----
@@ -135,7 +135,7 @@ async def test_an_untrusted_certificate_is_502(gateway, serve_tls, connect):
     handle = await gateway(vllm=f"https://127.0.0.1:{port}/v1", RETRY_MAX_RETRIES="0")
     answer = await ask(await connect(handle))
     own_error(answer, 502, "tls_certificate_error")
-    assert str(port) not in answer.raw.decode()
+    assert not shows(answer.raw.decode(), port)
     tells_nothing(handle, answer)
 
 

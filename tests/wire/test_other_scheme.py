@@ -14,7 +14,7 @@ from gomodel.upstream.other_scheme import SPEAKS_PLAIN_HTTP, SPEAKS_TLS
 
 from ..harness.scripted import SAFETY_S, request
 from ..harness.tls import server_context
-from ..harness.verdicts import ask, own_error, post, tells_nothing, turned
+from ..harness.verdicts import ask, own_error, post, shows, tells_nothing, turned
 
 LIST = b'{"object":"list","data":[{"id":"m"}]}'
 OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(LIST), LIST)
@@ -172,7 +172,7 @@ async def test_plain_http_to_a_port_for_tls_is_found_out_by_a_probe(open_port, g
     handle = await comes_to(gateway, f"http://127.0.0.1:{there.port}/v1", SPEAKS_TLS)
     await said_to_operators(handle, connect, caplog, SPEAKS_TLS, "https://")
     answer = await ask(await connect(handle), post())
-    assert str(there.port) not in answer.raw.decode()
+    assert not shows(answer.raw.decode(), there.port)
     assert there.first_bytes.count(HANDSHAKE) == 1
 
 

@@ -34,7 +34,7 @@ from ..harness.verdicts import CHAT, OK, aborted, access_lines, own_error, post,
 from ..harness.wire import FLOOD_BYTES
 
 STALLED_STREAMS = 40
-STALLED_KIB = 400
+STALLED_KIB = 600  # 200 to 350, by how the kernel deals out pages; 1,600 were seen where a layer had no bound
 CHUNKS = 200
 MORE_THAN_BUFFERS = Repeat(CHUNKS, (chunked(b"~" * 65536),))
 BODY = bytes(range(256)) * (5 << 12)

@@ -17,7 +17,7 @@ from gomodel.version import VERSION
 
 from ...harness.leaks import nothing_left
 from ...harness.scripted import SSE_HEAD, Fin, ReadHead, Stall, chunked, json_response, request, response, sse
-from ...harness.verdicts import CANARY, OK, ask, counted, own_error, post
+from ...harness.verdicts import CANARY, OK, ask, counted, own_error, post, shows
 
 # Contract section 8; where it names no labels, those that its cardinality rule allows.
 CONTRACT = {
@@ -363,7 +363,7 @@ class TestTheRoute:
         answer = await ask(await connect(handle), request("GET", "/metrics", [key_field]))
         assert answer.status == 200
         assert CANARY not in answer.body.decode()
-        assert str(upstream.port) not in answer.body.decode()
+        assert not shows(answer.body.decode(), upstream.port)
 
     async def test_adds_up_what_the_workers_say(self, gateway, upstream, connect, monkeypatch):
         labels = ("vllm", "/v1/completions", "m", "200")
