@@ -21,7 +21,7 @@ from ..downstream.request import Reply, Request
 from ..downstream.server import Server
 from ..errors import SHUTDOWN
 from ..host import descriptors
-from ..host.listeners import Listener, adopt, bind
+from ..host.listeners import Listener, adopt
 from ..host.tls import load_certificate, tls_context
 from ..telemetry.counters import Telemetry
 from ..telemetry.record import Record
@@ -40,7 +40,7 @@ _FAREWELL_TURNS = 100
 
 
 class Gateway:
-    """`start`, then `drain` and `close`; `port` is the bound TCP port, `listeners` are all that is listened on."""
+    """`start` and `listen`, then `drain` and `close`; `port` is the bound TCP port, `listeners` are all of them."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -69,17 +69,14 @@ class Gateway:
         """How many clients are connected."""
         return len(self._server.clients)
 
-    async def start(
-        self, listeners: list[Listener] | list[socket.socket] | None = None, *, listening: bool = True
-    ) -> None:
-        """Open sessions and listen, on `listeners` or on what the configuration says; where not yet `listening`, from
-        `listen` on.
+    async def start(self, listeners: list[Listener]) -> None:
+        """Make ready for clients, who will come on `listeners`, which are bound.
 
-        Raises ListenError when an address is taken, ConfigError for a certificate that cannot be used.
+        Raises ConfigError for a certificate that cannot be used.
         """
         config = self.config
+        self.listeners = listeners
         self._tls = tls_context(config)
-        self.listeners = _as_listeners(listeners, config)
         if config.traces is not None:
             from ..telemetry.spans import Spans  # noqa: PLC0415 - takes as long as all the rest
 
@@ -104,8 +101,6 @@ class Gateway:
         self._acceptor = Acceptor(self._server, self._tls)
         self._started = True
         await self.app.prepare()
-        if listening:
-            await self.listen()
         self.port = next((each.port for each in self.listeners if each.port), 0)
         self.telemetry.running.start(asyncio.get_running_loop())
         self.app.start()
@@ -249,10 +244,3 @@ class Gateway:
             await app.close()
         if self.telemetry.spans is not None:
             await self.telemetry.spans.close()
-
-
-def _as_listeners(given: list[Listener] | list[socket.socket] | None, config: Config) -> list[Listener]:
-    if not given:
-        return bind(config)
-    listeners = [each for each in given if isinstance(each, Listener)]
-    return listeners or adopt([each for each in given if isinstance(each, socket.socket)], config)

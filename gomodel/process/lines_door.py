@@ -1,6 +1,6 @@
 """The door for the lines of batches: a socket that only the gateway's own batcher can reach.
 
-Decides nothing of what is let in (`middleware.on_behalf`); its requests end as all others do.
+Decides nothing of what is let in (`checks.on_behalf`); its requests end as all others do.
 """
 
 import asyncio

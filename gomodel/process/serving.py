@@ -131,7 +131,7 @@ class Serving:
         asyncio.get_running_loop().set_exception_handler(_LoopErrors())
         gateway = self.gateway
         try:
-            await gateway.start(listeners, listening=False)
+            await gateway.start(listeners)
             if self._batching is not None:
                 await self._batching.start()
             # What was imported stays; the collector need not look at it again and again while streams run. Requests

@@ -24,7 +24,7 @@ _ALIKE = {End.CLIENT_LEFT: "timeout", End.SERVER_CLOSED: "closed", End.SERVER_RE
 
 @dataclass
 class Load:
-    """What came of it. Times in seconds; `recorded_s` are those of the recording."""
+    """What came of it. Times in seconds; those of the recording are `recorded`."""
 
     results: Counter[str] = field(default_factory=Counter)
     first_byte_s: list[float] = field(default_factory=list)
@@ -63,15 +63,16 @@ async def send(exchanges: Iterable[Recorded], place: Place, speed: float) -> Loa
     sender = _Sender(place, speed)
     tasks = []
     wanted = [each for each in exchanges if each.end is not None and not Head(each.head).field(b"upgrade")]
-    first = min((each.at for each in wanted), default=0.0)
+    wanted.sort(key=lambda each: each.at)
+    first = wanted[0].at if wanted else 0.0
     begun = loop.time()
     try:
-        for each in sorted(wanted, key=lambda one: one.at):
+        for each in wanted:
             due = begun + (each.at - first) / speed if speed else begun
             await asyncio.sleep(max(0.0, due - loop.time()))
             load.late_s = max(load.late_s, loop.time() - due if speed else 0.0)
             tasks.append(asyncio.create_task(sender.send(each)))
-        for each, task in zip(sorted(wanted, key=lambda one: one.at), tasks, strict=True):
+        for each, task in zip(wanted, tasks, strict=True):
             load.take(each, await task)
     finally:
         for task in tasks:

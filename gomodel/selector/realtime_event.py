@@ -3,9 +3,9 @@
 vLLM reads the model of `/v1/realtime` from the first `session.update` event, not from the URL, so a selector there has
 its instance cut off like one in a body (contract section 5). Pure; every other frame passes bit for bit. Frames of the
 client are masked (RFC 6455 5.3); the shortened one keeps its key. What cannot be read passes as it is, and vLLM judges
-it: a compressed event (`app` keeps a session that needs the cut from agreeing on compression), one in fragments, one
-longer than LIMIT_BYTES, one behind more tiny frames than any client sends before it: each costs a look, and one
-client must not take the time for it from the others.
+it: a compressed event (`relay.realtime` keeps a session that needs the cut from agreeing on compression), one in
+fragments, one longer than LIMIT_BYTES, one behind more tiny frames than any client sends before it: each costs a look,
+and one client must not take the time for it from the others.
 """
 
 import json

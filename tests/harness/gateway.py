@@ -87,12 +87,14 @@ class GatewayHandle:
 async def start_gateway(env: Mapping[str, str], logs: Records) -> GatewayHandle:
     """Starts a gateway from DEFAULTS below `env`; an empty value takes a default away."""
     from gomodel.config.load import from_environ
+    from gomodel.host.listeners import bind
     from gomodel.process.gateway import Gateway
 
     config = from_environ({**DEFAULTS, **env})
     gateway = Gateway(config)
     try:
-        await gateway.start()
+        await gateway.start(bind(config))
+        await gateway.listen()
     except BaseException:
         await gateway.close()
         raise
