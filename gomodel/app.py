@@ -159,7 +159,7 @@ class App:
                 return False
             return self._at_once.begin(request)
         except Exception as exc:  # a bug as well
-            request.refusal = exc
+            request.refusal, request.reading = exc, None  # with which nobody goes on
             return False
 
     def end(self, request: Request) -> bool:

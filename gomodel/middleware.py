@@ -96,6 +96,7 @@ class Recording:
         if entry.place is not None:
             entry.place.leave()
         self._running.discard(entry)
+        entry.task = None  # whose last error may have the request in its traceback
         if request.digest is not None:
             self._compare(request)
         route, label = request.route, self._label(entry.instance, entry.model)
@@ -142,12 +143,13 @@ async def errors(request: Request, handler: Handler) -> Reply | None:
         return await handler(request)
     except GatewayError as exc:
         error = exc
+        error.__traceback__ = None  # its frames have the request, and the error: nobody but the collector would free it
     except asyncio.CancelledError:
-        task = request.record.task
-        if not request.record.aborted or task is None:
+        record = request.record
+        if not record.aborted or record.task is None:
             raise
-        task.uncancel()
-        error = why_aborted(request.record.aborted)
+        record.task.uncancel()
+        error = why_aborted(record.aborted)
     except Exception:
         _logger.exception("Request %s failed inside the gateway", request.record.id)
         error = InternalError()

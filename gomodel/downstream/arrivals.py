@@ -58,7 +58,7 @@ class Arrivals(ClientConnection):
         """`head_limit_bytes` is for the whole head of a request."""
         super().__init__(manager, **kwargs)
         self._parser = None  # reads bodies, too
-        self._heads = HeadReader(self, self._loop, head_limit_bytes)
+        self._heads = HeadReader(self._loop, head_limit_bytes)
         self._known: KnownHead | None = None
         self._misses = 0
         self._body: Sized | Chunked | None = None  # of the last request read, while it is arriving
@@ -212,6 +212,7 @@ class Arrivals(ClientConnection):
         if head is not None:
             self._known = KnownHead(head, message)
             self._misses += 1
+            self._heads.rest()
 
     def _served(self, request: Request) -> None:
         """A request was served; when its head comes again, what was made of it is known."""

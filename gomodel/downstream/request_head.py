@@ -10,8 +10,8 @@ Leans on these internals of aiohttp 3.14 (tests/wire/test_aiohttp_internals.py f
 
 import asyncio
 import re
-from typing import Any
 
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser, HttpVersion10, HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -48,22 +48,14 @@ class BadHead(Exception):
 class HeadReader:
     """The heads of one connection, one after the other."""
 
-    __slots__ = ("_parser", "begun", "ended", "limit")
+    __slots__ = ("_loop", "_parser", "begun", "ended", "limit")
 
-    def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop, limit_bytes: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit_bytes: int) -> None:
         """`limit_bytes` is for a whole head, the request line included."""
         self.limit = limit_bytes
         self.begun = bytearray()  # of a head whose end has not arrived
-        self._parser = HttpRequestParser(
-            protocol,
-            loop,
-            _NO_READER,
-            response_with_body=False,
-            auto_decompress=False,
-            max_line_size=limit_bytes,
-            max_field_size=limit_bytes,
-            max_headers=MAX_FIELDS,
-        )
+        self._loop = loop
+        self._parser: HttpRequestParser | None = None
         self.ended = 0  # where the last head ended in the bytes that were fed
 
     def feed(self, data: bytes) -> RawRequestMessage | None:
@@ -88,8 +80,9 @@ class HeadReader:
         if (end if before else end - start) > self.limit:
             raise BadHead(self._too_large(head), head)
         self.ended = end - before
+        parser = self._parser or self._new_parser()
         try:
-            messages, upgraded, _ = self._parser.feed_data(data[start : self.ended])
+            messages, upgraded, _ = parser.feed_data(data[start : self.ended])
         except (HttpProcessingError, ValueError) as exc:
             # ValueError: the parser in Python passes on what int() says of a length of thousands of digits.
             raise BadHead(_refusal(exc), head) from None
@@ -100,11 +93,30 @@ class HeadReader:
         if before:
             self.begun = bytearray()
         if upgraded:
-            self._parser.set_upgraded(False)  # whether the protocol changes is not its business
+            parser.set_upgraded(False)  # whether the protocol changes is not its business
         message: RawRequestMessage | None = messages[0][0] if messages else None
         if message is None or not _speaks_http(message, head):
             raise BadHead(BadRequest("The request is not valid HTTP/1.1."), head)
         return message
+
+    def rest(self) -> None:
+        """No head is begun, and the next one hardly needs to be parsed: an open stream keeps no parser."""
+        self._parser = None
+
+    def _new_parser(self) -> HttpRequestParser:
+        # A protocol is told of bodies alone, which this parser does not read. With the connection in its place the two
+        # would keep each other until the collector comes.
+        self._parser = HttpRequestParser(
+            BaseProtocol(self._loop),
+            self._loop,
+            _NO_READER,
+            response_with_body=False,
+            auto_decompress=False,
+            max_line_size=self.limit,
+            max_field_size=self.limit,
+            max_headers=MAX_FIELDS,
+        )
+        return self._parser
 
     def _too_large(self, head: bytes | bytearray) -> BadRequest:
         said = f"is over the limit of {self.limit} bytes (HTTP_HEADER_LIMIT)."

@@ -49,16 +49,13 @@ class ServedByTask(Arrivals):
                     try:
                         await self._waiter
                     except asyncio.CancelledError:
-                        task = asyncio.current_task()
-                        if self._begun is None or task is None:
+                        if self._begun is None:
                             raise
-                        task.uncancel()
-                        task.cancel()  # the request, where it waits
+                        _cancel_next_wait()  # of the request
                     finally:
                         self._waiter = self._parked = None
                 self.busy = True
-                request, self._begun = self._begun or self._next(), None
-                if not await self._serve_one(request):
+                if not await self._serve_next():
                     break
                 if self._paused and not await self._drained():
                     break
@@ -91,8 +88,9 @@ class ServedByTask(Arrivals):
         request.error = message.error
         return request
 
-    async def _serve_one(self, request: Request) -> bool:
+    async def _serve_next(self) -> bool:
         """Serve one request; whether the connection can take another."""
+        request, self._begun = self._begun or self._next(), None
         body = request.payload
         reply = await self._serve(request)
         self._served(request)
@@ -153,3 +151,15 @@ class ServedByTask(Arrivals):
         active = self.idle_since
         if active is not None and self._loop.time() - active >= quiet_s:
             self.force_close()
+
+
+def _cancel_next_wait() -> None:
+    """What cancelled the wait of this task is meant for its next one.
+
+    A frame that the error of a cancelled task passes must not name the task: the two would keep each other, and the
+    connection, until the collector comes.
+    """
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+        task.cancel()

@@ -165,7 +165,7 @@ class AtOnce:
         except ConnectionError:
             return  # the client has left, and its request is being cancelled
         except Exception as exc:  # a bug as well
-            request.refusal = exc
+            request.refusal, request.reading = exc, None  # with which nobody goes on
         body.listen(None)
         request.protocol.to_task()
 

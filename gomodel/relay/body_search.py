@@ -44,7 +44,7 @@ class JsonReading:
             if not piece:
                 return None
             search = self._search = JsonSearch()
-        self.selector = search.look(body.held, piece, last=body.complete)
+        self._know(search.look(body.held, piece, last=body.complete))
         return self.selector
 
     def hold(self) -> None:
@@ -63,8 +63,12 @@ class JsonReading:
     def go_on(self) -> Selector | None:
         """Look closer for a turn. Raises what JsonSearch does."""
         if self._search is not None:
-            self.selector = self._search.go_on(self.body.held)
+            self._know(self._search.go_on(self.body.held))
         return self.selector
+
+    def _know(self, selector: Selector | None) -> None:
+        if selector is not None:
+            self.selector, self._search = selector, None
 
     def finish(self) -> None:
         """The body has ended without a selector. Raises InvalidBody unless it was one complete object, or empty."""

@@ -31,6 +31,7 @@ class Exchange(ABC):
         "_protocol",
         "_record",
         "_request",
+        "_sent",
         "_upload",
         "admission",
         "channel",
@@ -52,6 +53,7 @@ class Exchange(ABC):
         self.channel: Channel
         self.admission: Admission
         self.failures = 0  # of the instance's health when the attempt began
+        self._sent: list[bytes]  # what is kept of the body to be sent again
         self._upload: UploadFlow | None = None
         self._answered_early = False  # before the upload ended; the rest of it will not be read
         self._held = False
@@ -68,18 +70,13 @@ class Exchange(ABC):
     def _interrupt(self) -> None:
         """End a response that cannot be finished, so that the client cannot take it for a whole one."""
 
-    async def run(self, channel: Channel, head: bytes, outgoing: Outgoing) -> GatewayError | None:
-        """Send `head` and the body; move the response and wait for its end like `ended`."""
-        self._done = asyncio.get_running_loop().create_future()
-        self.begin(channel, head, outgoing)
-        return await self.ended()
-
     def begin(self, channel: Channel, head: bytes, outgoing: Outgoing) -> None:
         """Send `head` and what is here of the body; the rest of it and the response move by themselves from here on.
 
         Where no task waits for its end the client's connection is told of it.
         """
         self.channel = channel
+        self._sent = outgoing.parts
         self._record.enter(HEAD, monotonic(), self)
         self._protocol.feeder = self
         rest = outgoing.rest

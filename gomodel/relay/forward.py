@@ -245,9 +245,7 @@ class Forwarder:
         replica, admission = relay.replica, relay.admission
         try:
             with admission:
-                if begun:
-                    error = await relay.ended()
-                else:
+                if not begun:
                     try:
                         channel = None if fresh else replica.pool.take()
                         if channel is None:
@@ -260,7 +258,8 @@ class Forwarder:
                         relay.trial = admission
                     if outgoing.request.digest is not None:
                         channel = outgoing.request.digest.on(channel)
-                    error = await relay.run(channel, self._head(outgoing, replica), outgoing)
+                    relay.begin(channel, self._head(outgoing, replica), outgoing)
+                error = await relay.ended()
                 if isinstance(error, ConnectError):
                     unreachable(replica, admission, error, failed)
                     return Attempt(replica, Outcome.NOT_CONNECTED, relay, error)

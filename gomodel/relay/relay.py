@@ -123,6 +123,8 @@ class Relay(Exchange):
             transport.write(written)
         if complete:
             self._end(None)
+        else:
+            self._sent.clear()  # nobody else is asked any more, and a stream may last for hours
 
     def on_chunk(self, frame: bytes, start: int) -> None:
         """One chunk as the instance framed it, which is how the client is to have it: nothing is copied or called."""

@@ -60,10 +60,10 @@ class Tunnel(Relay):
         self._open = False
         self._update = update
 
-    async def run(self, channel: Channel, head: bytes, outgoing: Outgoing) -> GatewayError | None:
-        """See Relay.run; returns when the WebSocket is over."""
+    def begin(self, channel: Channel, head: bytes, outgoing: Outgoing) -> None:
+        """See Exchange.begin; it is over when the WebSocket is."""
         channel.upgradable = True
-        return await super().run(channel, head, outgoing)
+        super().begin(channel, head, outgoing)
 
     def on_response(self, message: ResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None:
         if message.code != 101:

@@ -33,7 +33,7 @@ class JsonSearch:
         self.paused = False
         self._named = False
         self._edge = b""
-        self._scan = JsonScan()
+        self._scan: JsonScan | None = None
         self._followed_bytes = 0
 
     def look(self, held: Sequence[bytes], piece: bytes, *, last: bool) -> Selector | None:
@@ -71,6 +71,8 @@ class JsonSearch:
 
     def go_on(self, held: Sequence[bytes]) -> Selector | None:
         """Follow what is held and was not followed yet, for a turn. Raises as JsonScan.feed."""
+        if self._scan is None:
+            self._scan = JsonScan()
         scan = self._scan
         if self.paused and scan.paused:
             found = scan.feed(b"")
@@ -91,4 +93,5 @@ class JsonSearch:
 
     def finish(self) -> None:
         """The body has ended without a selector. Raises InvalidBody unless it was one complete object, or empty."""
-        self._scan.finish()
+        if self._scan is not None:
+            self._scan.finish()

@@ -57,6 +57,23 @@ class Channel(ResponseHandler):
     Without a sink it is aiohttp's own protocol, so that the session's comfortable API works beside it.
     """
 
+    # Not in the dictionary that aiohttp's has: with so many names each would have a large one of its own.
+    __slots__ = (
+        "_body",
+        "_head_only",
+        "_heads",
+        "_keep",
+        "connection",
+        "idle_since",
+        "instance",
+        "pool",
+        "reused",
+        "sent",
+        "sink",
+        "tunnel",
+        "upgradable",
+    )
+
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         super().__init__(loop)
         self.instance = name
@@ -68,7 +85,7 @@ class Channel(ResponseHandler):
         self.sent = False  # the whole request has been written
         self.upgradable = False  # the sink asked for a 101
         self.tunnel = False
-        self._heads = HeadReader(self, loop, name)
+        self._heads = HeadReader(loop, name)
         self._head_only = False
         self._body: Body | None = None
         self._keep = True

@@ -62,14 +62,12 @@ class HeadReader:
         "_line",
         "_loop",
         "_parser",
-        "_protocol",
         "_repeated",
         "_tail",
         "end",
     )
 
-    def __init__(self, protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, instance: str) -> None:
-        self._protocol = protocol
+    def __init__(self, loop: asyncio.AbstractEventLoop, instance: str) -> None:
         self._loop = loop
         self._instance = instance
         self._parser: Any = None  # an HttpResponseParser; the one in C makes other classes than are declared
@@ -158,13 +156,17 @@ class HeadReader:
         if alone and fields.may_repeat and message.code < _WITHHELD:
             self._known = head
             self._repeated = repeatable(data, end)
-            if self._repeated is not None and not head.bodiless:
-                fields.write_once(status_line(head.code, message.reason))
+            if self._repeated is not None:
+                self._parser = None  # hardly needed again
+                if not head.bodiless:
+                    fields.write_once(status_line(head.code, message.reason))
         return head
 
     def _new_parser(self) -> HttpResponseParser:
+        # A protocol is told of bodies alone, which this parser does not read. With the connection in its place the two
+        # would keep each other until the collector comes.
         return HttpResponseParser(
-            self._protocol,
+            BaseProtocol(self._loop),
             self._loop,
             _NO_READER,
             response_with_body=False,

@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from aiohttp.base_protocol import BaseProtocol
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -27,7 +26,7 @@ def parsed(head):
     """What the parser and our checks make of a head that begins `head`: where it ends, its line and fields, or None."""
     loop = asyncio.new_event_loop()
     try:
-        reader = HeadReader(BaseProtocol(loop), loop, LIMIT)
+        reader = HeadReader(loop, LIMIT)
         message = reader.feed(head)
         if message is None:
             return None

@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from aiohttp.base_protocol import BaseProtocol
 
 from gomodel.upstream.head_reader import HeadReader
 
@@ -11,7 +10,7 @@ from gomodel.upstream.head_reader import HeadReader
 @pytest.mark.parametrize("status", [404, 500, 503])
 async def test_an_answer_that_is_withheld_keeps_its_length_whatever_comes_over_its_connection(status):
     loop = asyncio.get_running_loop()
-    heads = HeadReader(BaseProtocol(loop), loop, "vllm")
+    heads = HeadReader(loop, "vllm")
     first = heads.read(b"HTTP/1.1 %d No\r\nContent-Length: 5\r\n\r\n" % status, False)
     second = heads.read(b"HTTP/1.1 %d No\r\nContent-Length: 7\r\n\r\n" % status, False)
     assert first is not None
@@ -21,7 +20,7 @@ async def test_an_answer_that_is_withheld_keeps_its_length_whatever_comes_over_i
 
 async def test_a_head_that_comes_again_is_known_with_its_other_length():
     loop = asyncio.get_running_loop()
-    heads = HeadReader(BaseProtocol(loop), loop, "vllm")
+    heads = HeadReader(loop, "vllm")
     written = []
     for length in (5, 5, 7, 5):
         head = heads.read(b"HTTP/1.1 200 OK\r\nServer: s\r\nContent-Length: %d\r\nX-A: b\r\n\r\n" % length, False)
