@@ -74,6 +74,15 @@ class RequestBody:
                 self._join()
         return piece
 
+    def holds(self, piece: bytes) -> bool:
+        """Hold a piece that a borrower was shown; False for too much, which is for `hold_arrived` to refuse."""
+        if not self.passes(len(piece)):
+            return False
+        self.held.append(piece)
+        if len(self.held) > _PIECES:
+            self._join()
+        return True
+
     async def wait(self) -> None:
         """Return when there is more to hold, or its end. Raises ConnectionResetError when the client has left."""
         if not self._payload.is_eof():
@@ -162,12 +171,13 @@ class RequestBody:
         return held, None if self._spool is None and self._payload.at_eof() else self
 
     def listen(self, listener: Callable[[], None] | None) -> None:
-        """Call `listener` whenever there may be something to `take`, until there is another or None."""
+        """Call `listener` whenever there may be something to `take`, until there is another or None; lend to nobody."""
         payload = self._payload
         if isinstance(payload, Upload):
             payload.listener = listener
+            payload.borrower = None
 
-    def lend(self, borrower: Callable[[list[memoryview]], bool] | None) -> None:
+    def lend(self, borrower: Callable[[list[memoryview]], bool]) -> None:
         """Show what comes of a body that is not spooled to `borrower`, while it stands in the buffer of the read."""
         payload = self._payload
         if isinstance(payload, Upload) and self._spool is None:

@@ -80,10 +80,10 @@ class Upload:
             observer(piece)
         self._observer = observer
 
-    def lend(self, borrower: Callable[[list[memoryview]], bool] | None) -> None:
+    def lend(self, borrower: Callable[[list[memoryview]], bool]) -> None:
         """Show what comes from now on to `borrower` first, unless somebody observes it."""
-        self.borrower = borrower if self._observer is None else None
-        if self.borrower is not None:
+        if self._observer is None:
+            self.borrower = borrower
             self._connection.lend_reads()
 
     def limit(self) -> None:

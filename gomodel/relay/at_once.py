@@ -16,6 +16,7 @@ from ..downstream.request import Arrived, Request
 from ..http1.request_fields import RequestFields
 from ..selector.conversation import LIMIT_BYTES
 from ..selector.json_body import may_have_second, usual
+from ..selector.json_search import named_at_its_end
 from ..selector.selector import Selector
 from ..upstream.replica import Replica
 from .body_search import JsonReading
@@ -25,6 +26,8 @@ from .placement import Placement
 
 # How much of a body's beginning is kept for the next one of its connection.
 _OPENING_BYTES = 256
+# A body whose model has not come with so many pieces is a long one.
+_LONG_PIECES = 4
 # Responses made here are stored by whoever made them, and a request may continue one.
 STORING = "/v1/responses"
 
@@ -58,8 +61,11 @@ class AtOnce:
             return False
         if fields.caller is not None and fields.caller.entry.models:  # its body is followed to the end, in turns
             return False
-        if type(payload) is Arrived and (selector := _usual(fields, payload.data)) is not None:
-            # Nearly every request: whole, and short or with its model first.
+        if type(payload) is Arrived and (
+            (selector := _usual(fields, payload.data)) is not None
+            or (selector := named_at_its_end(payload.data)) is not None
+        ):
+            # Nearly every request: whole, and short or with its model first or last.
             request.record.bytes_in = len(payload.data)
             choice, body = self._providers.resolve(selector.value), payload.data
             if choice is not None:
@@ -160,6 +166,8 @@ class AtOnce:
             if self._go_on(request, reading):
                 return
             if reading.wants_more:
+                if len(body.held) == _LONG_PIECES:
+                    body.lend(reading.pass_over)
                 body.ask()
                 return
         except ConnectionError:

@@ -47,6 +47,14 @@ class JsonReading:
         self._know(search.look(body.held, piece, last=body.complete))
         return self.selector
 
+    def pass_over(self, pieces: list[memoryview]) -> bool:
+        """Hold what has come where it is all there is to do with it, as with nearly all of a picture."""
+        search, body = self._search, self.body
+        if search is None or search.paused or self.selector is not None or body.waiting_bytes:
+            return False
+        piece = b"".join(pieces)
+        return search.passes_over(piece) and body.holds(piece)
+
     def hold(self) -> None:
         """Hold what has come behind the selector. Raises BodyTooLarge and BadRequest."""
         self.body.hold_arrived()

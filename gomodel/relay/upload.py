@@ -72,8 +72,6 @@ class UploadFlow:
         if not self._over:
             self._over = True
             self._body.listen(None)
-            if self._descriptor >= 0:
-                self._body.lend(None)
             if self._look is not None:
                 self._look.cancel()
 

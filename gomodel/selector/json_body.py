@@ -19,6 +19,8 @@ from .turns import CLOSED, PAUSED, SLICE_BYTES, Turn, Window
 _ESCAPE_BYTES = 6  # of one character at the most
 # What may be held of a body that is read to its end: a longer name in it is nobody's.
 _NAME_BYTES = 64 << 10
+# The longest way to write `"model"`: each letter escaped.
+_ESCAPED_BYTES = 2 + 5 * _ESCAPE_BYTES
 
 # Where `usual` looks for the name, before it looks at all that stands before it.
 _NEAR_BYTES = 4096
@@ -73,9 +75,11 @@ def names_model(piece: bytes) -> bool:
     r"""Whether `model` may be a name in it: written out, or with a letter escaped, as `\u006?`.
 
     `in` passes over what has no quote or backslash, such as an image, ten times as fast as rfind, and rfind over text
-    three times as fast as find.
+    three times as fast as find. A piece without a quote that is longer than the name is no part of it, either.
     """
-    return (b'"' in piece and piece.rfind(b'"model"') >= 0) or (b"\\" in piece and piece.rfind(b"\\u006") >= 0)
+    if b'"' not in piece:
+        return len(piece) < _ESCAPED_BYTES and piece.rfind(b"\\u006") >= 0
+    return piece.rfind(b'"model"') >= 0 or (b"\\" in piece and piece.rfind(b"\\u006") >= 0)
 
 
 class JsonScan:

@@ -21,6 +21,11 @@ _EDGE_BYTES = 6
 _begins = compiled(rf'{SPACE}\{{{SPACE}"').match
 
 
+def named_at_its_end(body: bytes) -> Selector | None:
+    """The selector of a long body that is here to its end, where that tells; None where it takes a closer look."""
+    return ending(body) if len(body) > _LONG_BYTES and _begins(body) else None
+
+
 class JsonSearch:
     """Shown a body piece by piece; the bytes are the caller's to keep.
 
@@ -53,6 +58,14 @@ class JsonSearch:
             if named and last and (found := self._at_the_end(held, piece)):
                 return found
         return self.go_on(held)
+
+    def passes_over(self, piece: bytes) -> bool:
+        """Whether `piece`, neither the first nor the last, shows nothing; otherwise `look` is to be shown it."""
+        edge = self._edge
+        if not edge or self._named or names_model(piece) or names_model(edge + piece[:_EDGE_BYTES]):
+            return False
+        self._edge = piece[-_EDGE_BYTES:] if len(piece) >= _EDGE_BYTES else (edge + piece)[-_EDGE_BYTES:]
+        return True
 
     def _at_the_end(self, held: Sequence[bytes], piece: bytes) -> Selector | None:
         size = sum(map(len, held))

@@ -51,15 +51,28 @@ class Connector(TCPConnector):
     async def _wrap_create_connection(
         self,
         *args: Any,
+        addr_infos: list[Any],
         req: ClientRequest,
         client_error: type[Exception] = ClientConnectorError,
         **kwargs: Any,
     ) -> tuple[asyncio.Transport, ResponseHandler]:
-        """With TLS of our own in place of the event loop's; `connect_s` is for both."""
+        """With TLS of our own in place of the event loop's; `connect_s` is for both.
+
+        To one address alone without aiohttp's race between addresses, which makes a socket, a future and a time limit
+        of its own; `connect` limits the time as well.
+        """
         context, name = kwargs.pop("ssl"), kwargs.pop("server_hostname")
-        connect = partial(super()._wrap_create_connection, req=req, client_error=client_error, **kwargs)
+        connect = partial(
+            super()._wrap_create_connection, addr_infos=addr_infos, req=req, client_error=client_error, **kwargs
+        )
         if context is None:
-            return await connect(*args)
+            number, port, *scope = addr_infos[0][4]
+            if len(addr_infos) > 1 or any(scope):
+                return await connect(*args)
+            try:
+                return await self._loop.create_connection(args[0], number, port)
+            except OSError as exc:
+                raise client_error(req.connection_key, exc) from exc
         make, *rest = args
         context.options |= ssl.OP_NO_RENEGOTIATION  # during which nothing could be written
         _, made = await connect(lambda: TlsTransport(make(), context, server_hostname=name), *rest)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import aiohappyeyeballs
 import pytest
 
 from ..harness.descriptors import few_descriptors
@@ -73,6 +74,26 @@ async def test_a_refused_connect_is_502_and_the_next_request_after_a_restart_is_
     assert (await ask(client)).status == 200
     connects = handle.gateway.telemetry.connects
     assert (connects["vllm", "connection_refused"], connects["vllm", "ok"]) == (3, 1)
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.1", "127.0.0.2"]])
+async def test_one_address_is_connected_to_and_of_several_the_first_that_answers(
+    gateway, upstream, connect, monkeypatch, names, addresses
+):
+    raced = []
+    start = aiohappyeyeballs.start_connection
+
+    async def race(addr_infos, **options):
+        raced.append(sorted(each[4][0] for each in addr_infos))
+        return await start(addr_infos, **options)
+
+    monkeypatch.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", race)
+    upstream.repeat(OK)
+    names.answer("gpu.test", *addresses)
+    handle = await gateway({"VLLM_BASE_URL": f"http://gpu.test:{upstream.port}/v1"})
+    assert (await ask(await connect(handle))).status == 200
+    assert raced == ([] if len(addresses) == 1 else [addresses] * len(raced))
+    assert bool(raced) is (len(addresses) > 1)
 
 
 async def test_a_connect_that_hangs_is_504_and_not_tried_again(gateway, upstream, connect):

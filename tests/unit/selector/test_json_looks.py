@@ -69,6 +69,8 @@ def test_a_body_named_in_its_end_alone_is_known_by_what_follows(tail: bytes, fou
         (b'"models" "mode"', False),
         (b"model", False),
         (rb"\u0070\u0026", False),
+        (b"QUJD" * 20 + rb"\u006d", False),  # no quote before it, nor behind it in the next piece
+        (b"QUJD" * 20 + rb'"mod\u0065l', True),
     ],
 )
 def test_a_piece_may_name_the_model_where_its_name_stands_or_one_of_its_letters_is_escaped(

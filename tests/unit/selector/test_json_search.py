@@ -22,15 +22,17 @@ LAST = LONG + b'"model":"vllm/m","stream":true}'
 
 
 class Shown:
-    """What a search says of pieces, and how many of them it followed."""
+    """What a search says of pieces, and how many of them it followed; `over`: it may first pass over those between."""
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
+    def __init__(self, pieces: Iterable[bytes], *, over: bool = False) -> None:
         held: list[bytes] = []
         given = list(pieces)
         self.found: Selector | None = None
         search = JsonSearch()
         for at, piece in enumerate(given):
             held.append(piece)
+            if over and 0 < at < len(given) - 1 and not search.paused and search.passes_over(piece):
+                continue
             self.found = search.look(held, piece, last=at + 1 == len(given))
             while self.found is None and search.paused:
                 self.found = search.go_on(held)
@@ -45,6 +47,7 @@ def in_pieces(body: bytes, size: int) -> list[bytes]:
     return [body[at : at + size] for at in range(0, len(body), size)]
 
 
+@pytest.mark.parametrize("over", [False, True])
 @pytest.mark.parametrize("size", [1000, 30_000, 1 << 20])
 @pytest.mark.parametrize(
     ("body", "followed"),
@@ -62,8 +65,8 @@ def in_pieces(body: bytes, size: int) -> list[bytes]:
         (LONG + b'"model":"vllm/m","a":"' + b"x" * (2 * SLICE_BYTES) + b'"}', True),
     ],
 )
-def test_what_stands_near_the_end_of_a_long_body_is_found_without_following_it(body, followed, size):
-    shown = Shown(in_pieces(body, size))
+def test_what_stands_near_the_end_of_a_long_body_is_found_without_following_it(body, followed, size, over):
+    shown = Shown(in_pieces(body, size), over=over)
     assert shown.found is not None
     assert shown.found.value == "vllm/m"
     raw = body[shown.found.start :]
@@ -71,9 +74,10 @@ def test_what_stands_near_the_end_of_a_long_body_is_found_without_following_it(b
     assert (shown.followed_bytes > 0) is followed
 
 
-def test_an_image_before_the_model_is_not_followed():
+@pytest.mark.parametrize("over", [False, True])
+def test_an_image_before_the_model_is_not_followed(over):
     body = b'{"image":"' + b"QUJD" * 300_000 + b'","model":"m"}'
-    shown = Shown(in_pieces(body, 65536))
+    shown = Shown(in_pieces(body, 65536), over=over)
     assert shown.found == Selector("m", len(body) - 3, len(body) - 2, 0)
     assert shown.followed_bytes == 0
 
@@ -196,16 +200,16 @@ def test_any_document_in_any_pieces_gives_what_a_scan_of_it_gives(document: Pair
     body = "".join(serialise(document, dice)).encode()
     before, json_search._LONG_BYTES = json_search._LONG_BYTES, 0
     try:
-        in_pieces, whole = outcome([piece for piece in cut(body, dice) if piece]), scanned(body)
+        in_pieces, whole = outcome([piece for piece in cut(body, dice) if piece], over=bool(seed & 1)), scanned(body)
         # A second model in bytes that are not there yet is not waited for.
         assert in_pieces == whole or (whole is InvalidBody and isinstance(in_pieces, Selector))
     finally:
         json_search._LONG_BYTES = before
 
 
-def outcome(pieces: list[bytes]) -> Any:
+def outcome(pieces: list[bytes], *, over: bool) -> Any:
     try:
-        found = Shown(pieces).found
+        found = Shown(pieces, over=over).found
     except GatewayError as error:
         return type(error)
     return found
@@ -222,3 +226,18 @@ def scanned(body: bytes) -> Any:
     except GatewayError as error:
         return type(error)
     return found
+
+
+@pytest.mark.parametrize("name", [b'"model"', rb'"\u006d\u006f\u0064\u0065\u006c"', rb'"mod\u0065l"'])
+def test_no_name_is_passed_over_wherever_it_is_cut(name):
+    before, behind = b'{"image":"' + b"QUJD" * 3000 + b'",', b':"vllm/m","a":"' + b"QUJD" * 100 + b'"}'
+    for first in range(len(name) + 1):
+        for second in range(first, len(name) + 1):
+            pieces = [before[:20], before[20:] + name[:first], name[first:second], name[second:] + behind, b" "]
+            shown = Shown(filter(None, pieces), over=True)
+            assert shown.found is not None
+            assert shown.found.value == "vllm/m"
+
+
+def test_the_first_piece_is_not_passed_over():
+    assert not JsonSearch().passes_over(b"QUJD" * 100)
