@@ -65,8 +65,6 @@ class Exchange(ABC):
     @abstractmethod
     def on_data(self, data: bytes, complete: bool) -> None: ...
     @abstractmethod
-    def on_chunk(self, frame: bytes, start: int) -> None: ...
-    @abstractmethod
     def _interrupt(self) -> None:
         """End a response that cannot be finished, so that the client cannot take it for a whole one."""
 

@@ -38,10 +38,8 @@ class LearningRelay(Relay):
             self._look(data)
         super().on_data(data, complete)
 
-    def on_chunk(self, frame: bytes, start: int) -> None:
-        if self._stored is not None:
-            self._look(frame[start:-2])
-        super().on_chunk(frame, start)
+    def _begun(self) -> bool:
+        return self._stored is None and super()._begun()
 
     def _look(self, data: bytes) -> None:
         stored = self._stored

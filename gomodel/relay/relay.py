@@ -22,6 +22,7 @@ from ..upstream.breaker import Admission
 from ..upstream.replica import Replica
 from .attempts import Outcome
 from .break_off import break_off
+from .event_flow import EventFlow
 from .exchange import Exchange
 from .refusals import STATUSES
 from .response_head import begin_response
@@ -41,13 +42,11 @@ class Relay(Exchange):
     """An exchange whose response goes to the client as it comes."""
 
     __slots__ = (
-        "_as_framed",
         "_before",
         "_encoded",
         "_event_stream",
         "_first",
-        "_frame",
-        "_frame_before",
+        "_flow",
         "_last",
         "_withheld",
         "_writer",
@@ -58,12 +57,11 @@ class Relay(Exchange):
     def __init__(self, request: Request, replica: Replica) -> None:
         Exchange.__init__(self, request, replica)  # `super()` is dear in CPython 3.11, and this is each request's
         self._writer: Writer | None = None  # from the head on
-        self._as_framed = False  # a chunk goes to the client as it came
+        self._flow: EventFlow | None = None  # where a chunk that comes alone goes to the client as it came
         self._event_stream = False
         self._encoded = False
         self._first = b""  # the beginning of the payload
-        self._frame_before, self._frame = b"", b""  # the last chunks, when they went out as they came
-        self._before, self._last = b"", b""  # else the end of the payload, in two pieces
+        self._before, self._last = b"", b""  # the end of the payload, in two pieces, but for what the flow has
         self._withheld: Withheld | None = None
         self.refusal: Outcome | None = None  # the answer says that no work was done; `deliver` gives it to the client
         self.trial: Admission | None = None  # the breaker let this one through to see whether the instance is back
@@ -102,9 +100,10 @@ class Relay(Exchange):
                 self._first, self._last = data[:FIRST_BYTES], data[-_END_BYTES:]
         if writer is not None:
             self._writer = writer
-            self._as_framed = isinstance(writer, Chunked) and bool(data) and fields.event_stream and self._begun()
         if fields.event_stream:
             record.streamed = True
+            if data and not complete:
+                self._flow_on()
             record.events = _events(data)
             self._event_stream = isinstance(writer, Chunked | UntilClose) and not fields.encoded
         self._encoded = fields.encoded
@@ -125,26 +124,6 @@ class Relay(Exchange):
             self._end(None)
         else:
             self._sent.clear()  # nobody else is asked any more, and a stream may last for hours
-
-    def on_chunk(self, frame: bytes, start: int) -> None:
-        """One chunk as the instance framed it, which is how the client is to have it: nothing is copied or called."""
-        if not self._as_framed:
-            self.on_data(frame[start:-2], False)
-            return
-        record = self._record
-        now = monotonic()
-        gap = now - record.since
-        gaps = self.replica.gaps
-        gaps.counts[bisect_left(SECONDS, gap)] += 1
-        gaps.sum += gap
-        record.since = now
-        record.bytes_out += len(frame) - start - 2
-        record.events += 1
-        self._frame_before = self._frame
-        self._frame = frame
-        transport = self._protocol.transport
-        if transport is not None:
-            transport.write(frame)
 
     def on_data(self, data: bytes, complete: bool) -> None:
         """One piece of the body, framed and flushed."""
@@ -171,11 +150,12 @@ class Relay(Exchange):
             record.bytes_out += len(data)
             if record.streamed:
                 record.events += _events(data)
-            if not self._as_framed and len(self._first) < FIRST_BYTES:
+            if self._flow is None and len(self._first) < FIRST_BYTES:
                 self._first += data[: FIRST_BYTES - len(self._first)]
-                self._as_framed = record.streamed and isinstance(writer, Chunked) and self._begun()
+                if record.streamed and not complete:
+                    self._flow_on()
             # What arrives byte by byte is remembered as well, and large pieces are not copied for it.
-            last = self._end_of_frames() if self._frame else self._last
+            last = self._end_of_flow()
             if len(data) > _END_BYTES:
                 self._before, self._last = b"", data[-_END_BYTES:]
             elif len(last) < _PIECE_BYTES:
@@ -187,6 +167,12 @@ class Relay(Exchange):
             transport.write(written)
         if complete:
             self._end(None)
+
+    def _flow_on(self) -> None:
+        """Look no more at chunks that come alone, if a client that gets chunks has the beginning of the stream."""
+        if isinstance(self._writer, Chunked) and self._begun():
+            self._flow = EventFlow(self._record, self.replica.gaps, self._protocol)
+            self.channel.flow_to(self._flow)
 
     def _begun(self) -> bool:
         """Whether the beginning of a stream is known as far as it says what the request took (Anthropic's first event).
@@ -200,22 +186,24 @@ class Relay(Exchange):
 
     def _sent_last(self) -> bytes:
         """The last bytes of payload that went out, as many as show an event boundary."""
-        return self._frame[-6:-2] if self._frame else (self._before[-4:] + self._last)[-4:]
+        flow = self._flow
+        return flow.last[-6:-2] if flow is not None and flow.last else (self._before[-4:] + self._last)[-4:]
 
-    def _end_of_frames(self) -> bytes:
-        """The payload of the last chunks; from here on they are no frames any more."""
-        before, frame = self._frame_before, self._frame
-        self._frame_before = self._frame = self._before = b""
-        self._last = (_payload(before) or self._last) + _payload(frame)
+    def _end_of_flow(self) -> bytes:
+        """The last piece of the payload, with the last chunks of the flow's."""
+        flow = self._flow
+        if flow is not None and flow.last:
+            before, last = flow.taken()
+            self._before = b""
+            self._last = (before or self._last) + last
         return self._last
 
     def usage(self) -> Usage | None:
         """What the answer says that it took, once it is over; None where it does not, or cannot be read."""
         if self._encoded or self.status != _OK:
             return None
-        if self._frame:
-            self._end_of_frames()
-        return usage_of(self._first, self._before + self._last, events=self._record.streamed)
+        last = self._end_of_flow()
+        return usage_of(self._first, self._before + last, events=self._record.streamed)
 
     def _withhold(self, answer: Withheld, complete: bool) -> None:
         """Keep an answer from the client: until all of it is there, or because it is a refusal."""
@@ -258,8 +246,3 @@ class Relay(Exchange):
 def _events(data: bytes) -> int:
     """How many events of a stream end in a piece of it."""
     return data.count(b"\n\n") or data.count(b"\n\r\n")
-
-
-def _payload(frame: bytes) -> bytes:
-    """What is in a chunk that stands alone (`http1.framing.whole_chunk`); b"" for none."""
-    return frame[frame.find(b"\n") + 1 : -2]

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..downstream.request import Connection
 from ..http1.framing import Body, Chunked, Sized, UntilClose
-from ..upstream.channel import Channel, Sink
+from ..upstream.channel import Channel, Flow, Sink
 from .sums import Framed, Sum
 
 
@@ -131,6 +131,21 @@ class ChannelTap:
         self._sum.complete = sent
         self._channel.begin(_SinkTap(sink, self._answer, self._client), parts, sent, head_only)
 
+    def flow_to(self, flow: Flow) -> None:
+        self._channel.flow_to(_FlowTap(flow, self._answer))
+
+
+class _FlowTap:
+    """Whoever takes whole chunks, and the sum of what is in them."""
+
+    def __init__(self, flow: Flow, answer: Sum) -> None:
+        self._flow = flow
+        self._answer = answer
+
+    def pass_on(self, chunk: bytes, start: int) -> None:
+        self._answer.feed(memoryview(chunk)[start:-2])
+        self._flow.pass_on(chunk, start)
+
 
 class _SinkTap:
     """Whoever takes the response, and the sum of what is brought to it."""
@@ -151,10 +166,6 @@ class _SinkTap:
     def on_data(self, data: bytes, complete: bool) -> None:
         self._sum(data, complete)
         self.sink.on_data(data, complete)
-
-    def on_chunk(self, frame: bytes, start: int) -> None:
-        self._answer.feed(memoryview(frame)[start:-2])
-        self.sink.on_chunk(frame, start)
 
     def on_failure(self, error: Any) -> None:
         self.sink.on_failure(error)

@@ -67,7 +67,13 @@ class Place(Protocol):
     def leave(self) -> None: ...
 
 
-class Record:
+class Progress:
+    """What each piece of an answer changes; first in a record, so that it lies in one line of the caches."""
+
+    __slots__ = ("bytes_out", "events", "since")
+
+
+class Record(Progress):
     """One request: what the access line, the metrics and the list of running requests say of it."""
 
     __slots__ = (
@@ -75,14 +81,12 @@ class Record:
         "affinity",
         "batch",
         "bytes_in",
-        "bytes_out",
         "caller",
         "cancel_s",
         "client",
         "client_s",
         "digest",
         "ended_by",
-        "events",
         "first_byte",
         "gateway_s",
         "id",
@@ -98,7 +102,6 @@ class Record:
         "replica",
         "retries",
         "route",
-        "since",
         "started",
         "status",
         "streamed",

@@ -39,9 +39,15 @@ class Sink(Protocol):
 
     def on_response(self, message: ResponseMessage, fields: ResponseFields, data: bytes, complete: bool) -> None: ...
     def on_data(self, data: bytes, complete: bool) -> None: ...
-    def on_chunk(self, frame: bytes, start: int) -> None: ...  # a whole chunk; `frame[start:-2]` is its payload
     def on_failure(self, error: GatewayError) -> None: ...
     def on_writable(self) -> None: ...
+
+
+class Flow(Protocol):
+    """Whoever takes the whole chunks of one response, where they come one by one."""
+
+    def pass_on(self, chunk: bytes, start: int) -> None:
+        """`chunk[start:-2]` is its payload."""
 
 
 class Keeper(Protocol):
@@ -57,12 +63,15 @@ class Channel(ResponseHandler):
     Without a sink it is aiohttp's own protocol, so that the session's comfortable API works beside it.
     """
 
-    # Not in the dictionary that aiohttp's has: with so many names each would have a large one of its own.
+    # Not in the dictionary that aiohttp's has: with more than 30 names CPython gives each a large one of its own, in
+    # which every event would have to look.
     __slots__ = (
         "_body",
+        "_flow",
         "_head_only",
         "_heads",
         "_keep",
+        "_taker",
         "connection",
         "idle_since",
         "instance",
@@ -88,6 +97,8 @@ class Channel(ResponseHandler):
         self._heads = HeadReader(loop, name)
         self._head_only = False
         self._body: Body | None = None
+        self._flow: Flow | None = None
+        self._taker: Flow | None = None  # the flow, where the next byte begins a chunk
         self._keep = True
 
     def begin(self, sink: Sink, parts: Sequence[bytes], sent: bool, head_only: bool) -> None:
@@ -111,6 +122,12 @@ class Channel(ResponseHandler):
             else:
                 transport.writelines(parts)
 
+    def flow_to(self, flow: Flow) -> None:
+        """From now on whole chunks go to `flow`, which the sink asks for while it takes a part of a response."""
+        self._flow = flow
+        if self._body is not None and self._body.between:
+            self._taker = flow
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         fail_when_silent(transport, SILENT_HOST_S)
@@ -124,6 +141,10 @@ class Channel(ResponseHandler):
         self._resume_transport_reading()
 
     def data_received(self, data: bytes) -> None:
+        taker = self._taker
+        if taker is not None and (start := whole_chunk(data)):
+            taker.pass_on(data, start)
+            return
         sink, body = self.sink, self._body
         if sink is None:
             if self.pool is None:
@@ -138,11 +159,9 @@ class Channel(ResponseHandler):
             else:
                 self._read_head(sink, data)
             return
-        if body.between and (start := whole_chunk(data)):
-            sink.on_chunk(data, start)
-            return
         self._bound(data)
         payload = body.feed(data)
+        self._taker = self._flow if body.between else None
         if body.complete:
             self._keep = self._keep and not body.rest  # there is more than one answer to this request
             self._complete()
@@ -199,8 +218,7 @@ class Channel(ResponseHandler):
     def _complete(self) -> None:
         """The response is over: back to the pool when nothing is in doubt."""
         self.upgradable = False
-        self.sink = None
-        self._body = None
+        self.sink = self._body = self._flow = self._taker = None
         if self._keep and self.sent and self.pool is not None:
             self.pool.give(self)
         else:
@@ -228,7 +246,7 @@ class Channel(ResponseHandler):
                 if self.sink is None:
                     break
         sink, body = self.sink, self._body
-        self.sink = None
+        self.sink = self._flow = self._taker = None
         whole = exc is None and (self.tunnel or (isinstance(body, UntilClose) and closed_on_purpose(self.transport)))
         if self.pool is not None:
             self.pool.forget(self)
@@ -260,7 +278,7 @@ class Channel(ResponseHandler):
     def discard(self) -> None:
         """Close at once and without flushing: a half-sent request must never look whole (rule 3 of the contract)."""
         unfinished = self.sink is not None
-        self.sink = None
+        self.sink = self._flow = self._taker = None
         if self.pool is not None:
             self.pool.forget(self)
         transport = self.transport

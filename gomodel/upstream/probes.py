@@ -202,9 +202,6 @@ class _Answer:
     def on_data(self, data: bytes, complete: bool) -> None:
         """Nobody reads the body."""
 
-    def on_chunk(self, frame: bytes, start: int) -> None:
-        """As above."""
-
     def on_failure(self, error: GatewayError) -> None:
         if not self.status.done():
             self.status.set_exception(error)

@@ -9,6 +9,7 @@ import pytest
 from gomodel.downstream.body import RequestBody
 from gomodel.http1.writers import Chunked
 from gomodel.relay import at_once
+from gomodel.relay.event_flow import EventFlow
 from gomodel.relay.exchange import Exchange
 from gomodel.relay.relay import Relay
 from gomodel.selector import json_search
@@ -243,8 +244,8 @@ EVENT = b"data: 2, as long as most\n\n"
 JSON = json_response({"is": "ok"})
 LONG = head(200, [("Content-Length", "4")])
 IN_ANSWERS = {
-    "in an event": ((SSE_HEAD, chunked(EVENT), chunked(EVENT), LAST_CHUNK), Relay, "on_chunk", flipped),
-    "an event": ((SSE_HEAD, chunked(EVENT), chunked(EVENT), LAST_CHUNK), Relay, "on_chunk", lost),
+    "in an event": ((SSE_HEAD, chunked(EVENT), chunked(EVENT), LAST_CHUNK), EventFlow, "pass_on", flipped),
+    "an event": ((SSE_HEAD, chunked(EVENT), chunked(EVENT), LAST_CHUNK), EventFlow, "pass_on", lost),
     "in a piece": ((LONG, b"okok"), Relay, "on_data", flipped),
     "in what comes with the head": ((JSON,), Relay, "on_response", flipped),
     "in a piece that is framed": ((SSE_HEAD, chunked(b"ok"), chunked(b"ok"), LAST_CHUNK), Chunked, "write", doubled),

@@ -121,6 +121,18 @@ async def test_bytes_inside_a_chunk_do_not_wait_for_the_rest_of_it(gateway, upst
     assert (await client.read_rest()).body == b"1234567890"
 
 
+async def test_what_looks_like_a_chunk_within_an_event_is_a_part_of_it(gateway, upstream, connect):
+    """It comes in a read of its own, after events that went out as they came."""
+    inner = chunked(b"data: not an event of its own\n\n")
+    events = chunked(b"data: the first of them\n\n"), chunked(b"data: the second of them\n\n")
+    start, end = chunked(b"data: " + inner + b" data\n\n").split(inner)
+    upstream.on_request(SendPieces((SSE_HEAD, *events, start, inner, end, *events, LAST_CHUNK)))
+    answer = await ask(await connect(await gateway(vllm=upstream)))
+    both = b"data: the first of them\n\ndata: the second of them\n\n"
+    assert answer.body == both + b"data: " + inner + b" data\n\n" + both
+    assert (answer.complete, answer.end) == (True, "keepalive")
+
+
 @pytest.mark.parametrize("framing", ["length", "close"])
 async def test_a_body_that_is_not_chunked_is_flushed_as_well(gateway, upstream, connect, framing):
     go_on = asyncio.Event()

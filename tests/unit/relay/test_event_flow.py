@@ -1,0 +1,49 @@
+"""An event that comes alone is timed, counted and written as it came."""
+
+from types import SimpleNamespace
+
+from gomodel.relay import event_flow
+from gomodel.relay.event_flow import EventFlow
+from gomodel.telemetry.histogram import Histogram
+from gomodel.telemetry.record import Record
+
+CHUNKS = [b"15\r\ndata: %d of the events\n\n\r\n" % number for number in range(4)]
+PAYLOADS = [chunk[4:-2] for chunk in CHUNKS]
+
+
+def flowing(monkeypatch, times):
+    monkeypatch.setattr(event_flow, "monotonic", iter(times).__next__)
+    written = []
+    client = SimpleNamespace(transport=SimpleNamespace(write=written.append))
+    record, gaps = Record("POST", "192.0.2.1", 100.0), Histogram()
+    return EventFlow(record, gaps, client), record, gaps, client, written
+
+
+def test_each_is_written_as_it_came_and_counted(monkeypatch):
+    flow, record, gaps, _, written = flowing(monkeypatch, [100.002, 100.022, 107.022])
+    record.bytes_out, record.events = 7, 1
+    for chunk in CHUNKS[:3]:
+        flow.pass_on(chunk, 4)
+    assert all(one is other for one, other in zip(written, CHUNKS, strict=False))
+    assert (record.bytes_out, record.events, record.since) == (7 + sum(map(len, PAYLOADS[:3])), 4, 107.022)
+    assert [at for at, count in enumerate(gaps.counts) if count] == [1, 4, 12]
+    assert round(gaps.sum, 6) == 7.022
+
+
+def test_the_payloads_of_the_last_two_are_there_once(monkeypatch):
+    flow, *_ = flowing(monkeypatch, [101.0] * 4)
+    assert flow.taken() == (b"", b"")
+    flow.pass_on(CHUNKS[0], 4)
+    assert flow.taken() == (b"", PAYLOADS[0])
+    for chunk in CHUNKS[1:]:
+        flow.pass_on(chunk, 4)
+    assert flow.last is CHUNKS[3]
+    assert flow.taken() == (PAYLOADS[2], PAYLOADS[3])
+    assert (flow.last, flow.taken()) == (b"", (b"", b""))
+
+
+def test_for_a_client_that_has_left_it_is_counted_all_the_same(monkeypatch):
+    flow, record, _, client, written = flowing(monkeypatch, [101.0])
+    client.transport = None
+    flow.pass_on(CHUNKS[0], 4)
+    assert (written, record.events) == ([], 1)
