@@ -20,7 +20,9 @@ STREAM = (SSE_HEAD + chunked(b"data: 1\n\n"), Stall())
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    """Leases are renewed so often that a test takes a fraction of a second; how long they hold stays."""
+    """Leases are renewed so often that a test takes a fraction of a second; how long they hold stays. A busy machine is
+    no Redis that is away."""
+    monkeypatch.setattr(leases, "_TIMEOUT_S", SAFETY_S)
     monkeypatch.setattr(leases, "_TICK_S", 0.02)
     monkeypatch.setattr(leases, "_RENEW_MS", 40)
     monkeypatch.setattr(leases, "_SOON_MS", 20)
@@ -171,7 +173,6 @@ async def test_without_redis_holds_what_the_operator_said(
     fleet, redis, upstream, connect, monkeypatch, without, let_in, away
 ):
     monkeypatch.setattr(leases, "LEASE_MS", 400)
-    monkeypatch.setattr(leases, "_TIMEOUT_S", SAFETY_S)
     upstream.repeat(*STREAM)
     handles = [await fleet(entry("alice", ALICE, in_flight=4), LIMITS_WITHOUT_REDIS=without) for _ in range(2)]
     await turned(lambda: all(each.gateway.app.callers.leases._gateways == 2 for each in handles))

@@ -7,7 +7,7 @@ import pytest
 from gomodel.access import leases
 
 from ..harness.redis import needs_redis, redis
-from ..harness.scripted import SAFETY_S, SSE_HEAD, Stall, WaitFor, chunked, let_peers_run
+from ..harness.scripted import SSE_HEAD, Stall, WaitFor, chunked, let_peers_run
 from ..harness.verdicts import OK, ask, turned
 from .test_keys import ALICE, MASTER, chat, entry, get
 from .test_queueing import in_line, nothing_held, waiting
@@ -126,13 +126,13 @@ async def test_the_line_is_as_long_and_as_patient_as_in_one_gateway(fleet, upstr
     one = await fleet(TWO)
     for _ in range(2):
         await running(one, connect)
-    other = await fleet(TWO, QUEUE_LIMIT="1", QUEUE_TIMEOUT="300ms")
-    client = await waiting(other, connect, chat(ALICE))
-    refused = await ask(await connect(other), chat(ALICE))
-    assert (refused.status, refused.json()["error"]["code"]) == (503, "queue_full")
-    answer = await client.read_response()
-    assert (answer.status, answer.json()["error"]["code"]) == (503, "queue_timeout")
-    assert nothing_held(other)
+    short, hasty = await fleet(TWO, QUEUE_LIMIT="1"), await fleet(TWO, QUEUE_TIMEOUT="20ms")
+    client = await waiting(short, connect, chat(ALICE))
+    for other, code in ((short, "queue_full"), (hasty, "queue_timeout")):
+        refused = await ask(await connect(other), chat(ALICE))
+        assert (refused.status, refused.json()["error"]["code"]) == (503, code)
+    client.reset()
+    await turned(lambda: nothing_held(short) and nothing_held(hasty))
 
 
 async def test_with_a_limit_for_a_minute_as_well_both_hold(fleet, upstream, connect):
@@ -151,7 +151,6 @@ async def test_without_redis_as_many_go_as_the_operator_said_and_the_rest_waits_
     fleet, redis, upstream, connect, monkeypatch, without, let_in
 ):
     monkeypatch.setattr(leases, "LEASE_MS", 400)
-    monkeypatch.setattr(leases, "_TIMEOUT_S", SAFETY_S)
     upstream.repeat(*STREAM)
     handles = [await fleet(TWO, LIMITS_WITHOUT_REDIS=without) for _ in range(2)]
     await turned(lambda: all(each.gateway.app.callers.leases._gateways == 2 for each in handles))
