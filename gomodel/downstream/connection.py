@@ -12,14 +12,11 @@ from typing import Any
 
 from aiohttp.web_protocol import RequestHandler
 
-from ..host.kernel import fail_when_silent, peer_closed, reset_on_close, unsent
+from ..host.kernel import peer_closed, reset_on_close, unsent
 from .request import Pausing
 
 # How often a client that is not read from is looked at; within what rule 3 of the contract allows.
 LOOK_S = 0.03
-# A client whose host is gone is noticed within minutes, also where nothing is written to it; later where the operator
-# waits longer for one that does not read.
-SILENT_CLIENT_S = 120.0
 
 
 class ClientConnection(RequestHandler):
@@ -42,8 +39,12 @@ class ClientConnection(RequestHandler):
         self.left_at = 0.0  # when it was noticed, by time.monotonic, that the client has left
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        fail_when_silent(transport, max(SILENT_CLIENT_S, self.write_idle_s))
+        # What aiohttp's does besides: TCP_NODELAY, which every event loop sets itself.
+        self.transport = transport  # type: ignore[assignment]
+        self._manager.connection_made(self, transport)  # type: ignore[union-attr, arg-type]
+        if self._keepalive_timeout > 0:
+            self._next_keepalive_close_time = due = self._loop.time() + self._keepalive_timeout
+            self._keepalive_handle = self._loop.call_at(due, self._process_keepalive)
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else "unix"
 

@@ -10,10 +10,15 @@ from typing import Any
 
 from aiohttp.web_server import Server as LowLevelServer
 
+from ..host.kernel import INHERITED, fail_when_silent
 from .at_once import Downstream, in_its_turn
 from .client_limit import REFUSED_S, ClientLimit
 from .handshakes import TlsClient
 from .request import Begin, Handler
+
+# A client whose host is gone is noticed within minutes, also where nothing is written to it; later where the operator
+# waits longer for one that does not read.
+SILENT_CLIENT_S = 120.0
 
 
 class Server(LowLevelServer):
@@ -59,6 +64,11 @@ class Server(LowLevelServer):
             client._keepalive_timeout = keepalive_s
             client.forget()
 
+    @property
+    def silent_s(self) -> float:
+        """How long the host of a client may be silent."""
+        return max(SILENT_CLIENT_S, self.write_idle_s)
+
     def close_after_next(self) -> None:
         """Answer each client, those that are yet to come as well, once more at most."""
         self._last = True
@@ -81,6 +91,8 @@ class Server(LowLevelServer):
         """A client has connected; one too many takes the place of an idle one, or is turned away."""
         self.handshakes.discard(transport)
         handler.last = self._last
+        if not INHERITED:
+            fail_when_silent(transport.get_extra_info("socket"), self.silent_s)
         crowded = not self._has_room()
         super().connection_made(handler, transport)
         if crowded:

@@ -5,8 +5,8 @@ request goes to one composed handler, which returns a `Reply` to be written here
 itself.
 
 Leans on these internals of aiohttp 3.14 (tests/wire/test_aiohttp_internals.py fails when they move):
-`Server.__call__` makes the protocol and cancels `_task_handler` when the client leaves (`handler_cancellation`);
-`RequestHandler.start` is the task; `_messages`, `_waiter`, `_buffer_paused`, `_keepalive_handle`,
+`Server.__call__` makes the protocol; `RequestHandler.connection_lost` cancels `_task_handler`
+(`handler_cancellation`); `_messages`, `_waiter`, `_buffer_paused`, `_keepalive_handle`,
 `_next_keepalive_close_time`, `_force_close` mean what they mean in its own `start`.
 aiohttp's `start` makes a task, a StreamWriter and a BaseRequest per request, answers parse errors in text and writes a
 clean end after a fault; this one does not.
@@ -40,20 +40,28 @@ class ServedByTask(Arrivals):
         self.last = False  # draining: the request being served is the last one
         self._active_at = self._loop.time()
 
-    async def start(self) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # Made here, so that the first request does not have to wait for the task to begin.
+        self._waiter = waiter = self._loop.create_future()
+        self.task = self._loop.create_task(self._serve_all(waiter))
+
+    async def _serve_all(self, waiter: asyncio.Future[None] | None) -> None:
+        """Serve every request that is not served at once; `waiter` is for the first."""
         loop = self._loop
         try:
             while not self._force_close:
-                if not self._messages:
-                    self._waiter = loop.create_future()
+                if waiter is None and not self._messages:
+                    self._waiter = waiter = loop.create_future()
+                if waiter is not None:
                     try:
-                        await self._waiter
+                        await waiter
                     except asyncio.CancelledError:
                         if self._begun is None:
                             raise
                         _cancel_next_wait()  # of the request
                     finally:
-                        self._waiter = self._parked = None
+                        self._waiter = self._parked = waiter = None
                 self.busy = True
                 if not await self._serve_next():
                     break

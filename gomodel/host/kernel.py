@@ -16,6 +16,8 @@ _KEEPIDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEE
 _KEEPINTVL: int | None = getattr(socket, "TCP_KEEPINTVL", None)
 _KEEPCNT: int | None = getattr(socket, "TCP_KEEPCNT", None)
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
+# Whether an accepted connection has the options of its listener.
+INHERITED = sys.platform == "linux"
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -61,21 +63,27 @@ def reset_on_close(transport: asyncio.BaseTransport) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
-def fail_when_silent(transport: asyncio.BaseTransport, within_s: float) -> None:
+def fail_when_silent(sock: socket.socket | None, within_s: float) -> None:
     """Let a TCP connection fail when the peer's host has answered nothing for `within_s`, asked or sent to.
+
+    Linux lets the connections of a listener inherit it (`INHERITED`), so that none of them has to be told.
 
     The kernel asks after a third of that (SO_KEEPALIVE). What was sent to a host that is gone would be repeated for a
     quarter of an hour; a peer that takes no byte for so long counts as gone as well (TCP_USER_TIMEOUT).
     """
-    sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        (_KEEPIDLE, max(1, int(within_s / 3))),
-        (_KEEPINTVL, max(1, int(within_s / 9))),
-        (_KEEPCNT, 6),
-        (_USER_TIMEOUT, int(within_s * 1000)),
-    ):
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    # The sockets of event loops are not the real ones: uvloop's makes one for each option.
+    real = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
+    try:
+        real.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            (_KEEPIDLE, max(1, int(within_s / 3))),
+            (_KEEPINTVL, max(1, int(within_s / 9))),
+            (_KEEPCNT, 6),
+            (_USER_TIMEOUT, int(within_s * 1000)),
+        ):
+            if option is not None:
+                real.setsockopt(socket.IPPROTO_TCP, option, value)
+    finally:
+        real.detach()

@@ -7,19 +7,23 @@ listening ends. Knows nothing of requests, nor of when that is.
 import asyncio
 import socket
 import ssl
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..downstream.handshakes import TlsClient
 from ..downstream.server import Server
+from ..host.kernel import fail_when_silent
 from ..host.listeners import Listener, listen
+from ..host.stepped import Stepped
 
 # A client in its TLS handshake holds a descriptor.
 _HANDSHAKE_LIMIT_S = 10.0
 # Connections taken in one turn of the loop, so that a burst of them does not stall the streams that run, nor take the
-# descriptors of those that are served before the limit of clients is looked at.
-_ACCEPTED_PER_TURN = 128
+# descriptors of those that are served before the limit of clients is looked at; and no fewer, so that those who ask
+# over and over do not keep newcomers waiting: uvloop's own servers take one in a turn.
+_ACCEPTED_PER_TURN = 32
+# Until a listener is looked at again after an accept that failed, for want of a descriptor for one.
+_AGAIN_S = 0.1
 # For the TLS handshakes of clients that the kernel had accepted when a drain began: hundreds, on a busy CPU.
 _HANDSHAKE_S = 2.0
 _POLL_S = 0.02
@@ -44,24 +48,25 @@ class Acceptor:
     def __init__(self, server: Server, tls: ssl.SSLContext | None) -> None:
         self._server = server
         self._tls = tls
-        self._listening: list[tuple[Listener, asyncio.Server]] = []
+        self._loop = asyncio.get_running_loop()
+        self._listening: list[Listener] = []
         self.opening: set[asyncio.Task[None]] = set()
 
     async def listen(self, listeners: Iterable[Listener]) -> None:
         """Take connections on these listeners, too."""
-        loop = asyncio.get_running_loop()
+        listeners = list(listeners)
         for each in listeners:
-            options: dict[str, Any] = {"sock": each.sock}
-            # A turn accepts as many connections as the backlog that asyncio is told; the kernel's is set after it.
-            options["backlog"] = min(_ACCEPTED_PER_TURN, self._server.limit.refusals)
-            create: Any = loop.create_server
-            if each.sock.family == socket.AF_UNIX:
-                create = loop.create_unix_server
-                if sys.version_info >= (3, 13):
-                    options["cleanup_socket"] = False  # the file may be another process's to remove
-            server = await create(self._shake_hands if each.tls else self._server, **options)
-            self._listening.append((each, server))
-            listen([each])
+            each.sock.setblocking(False)
+        self._listening += listeners
+        self.follow()
+        listen(listeners)
+        for each in listeners:
+            self._loop.add_reader(each.sock.fileno(), self._accept, each)
+
+    def follow(self) -> None:
+        """Tell the kernel how long a client's host may be silent from now on: connections have it of their listener."""
+        for each in self._listening:
+            fail_when_silent(each.sock, self._server.silent_s)
 
     async def finish(self, grace_s: float, relieved: Relieved = nobody) -> None:
         """Stop, and wait until all that the kernel had accepted is a connection; closing a listener would reset them.
@@ -69,40 +74,35 @@ class Acceptor:
         But for listeners whose queue others read as well (`relieved`): what waits there is theirs. TLS handshakes are
         waited for too, but none that was silent for `grace_s`.
         """
-        loop = asyncio.get_running_loop()
-        await self._pause(self._listening)
-        listeners = [listener for listener, _ in self._listening if not relieved(listener)]
-        while _ACCEPTED_PER_TURN in [self._take(each) for each in listeners]:  # noqa: ASYNC110 - the kernel's queue
+        listeners = [each for each in self._listening if not relieved(each)]
+        self._pause(self._listening)
+        await _turns()
+        while _ACCEPTED_PER_TURN in [self._take_late(each) for each in listeners]:  # noqa: ASYNC110 - the kernel's queue
             await asyncio.sleep(0)
         self.stop()  # without a turn of the loop after the last of them
         await _turns()
         if self.opening:
             await asyncio.wait(self.opening, timeout=_HANDSHAKE_S)
-        while any(loop.time() - (each.idle_since or 0.0) < grace_s for each in self._server.handshakes):  # noqa: ASYNC110
+        while any(self._loop.time() - (each.idle_since or 0.0) < grace_s for each in self._server.handshakes):  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
 
     async def give_back(self, listeners: list[Listener]) -> None:
         """Take no more connections on these; others do."""
-        theirs = [each for each in self._listening if any(each[0] is one for one in listeners)]
-        await self._pause(theirs)
-        for listener, server in theirs:
-            server.close()
-            self._listening.remove((listener, server))
+        theirs = [each for each in self._listening if any(each is one for one in listeners)]
+        self._pause(theirs)
+        for each in theirs:
+            each.sock.close()
+            self._listening.remove(each)
 
-    async def _pause(self, listening: list[tuple[Listener, asyncio.Server]]) -> None:
-        """Lose nothing that was accepted when the servers are closed."""
-        loop = asyncio.get_running_loop()
-        for _, server in listening:
-            if isinstance(server, asyncio.Server):  # it loses what it has accepted when it is closed; uvloop's does not
-                for each in server.sockets:
-                    loop.remove_reader(each.fileno())
-        await _turns()
+    def _pause(self, listeners: Iterable[Listener]) -> None:
+        for each in listeners:
+            self._loop.remove_reader(each.sock.fileno())
 
     def stop(self) -> None:
         """Listen no more."""
-        for listener, server in self._listening:
-            server.close()
-            listener.remove_file()
+        self._pause(self._listening)
+        for each in self._listening:
+            each.close()
         self._listening = []
 
     def _shake_hands(self) -> TlsClient:
@@ -110,18 +110,40 @@ class Acceptor:
         assert self._tls is not None
         return TlsClient(self._server, self._tls, handshake_limit_s=_HANDSHAKE_LIMIT_S)
 
-    def _take(self, listener: Listener) -> int:
+    def _accept(self, listener: Listener) -> None:
+        """Make connections of those who wait, up to _ACCEPTED_PER_TURN of them."""
+        protocol: Any = self._shake_hands if listener.tls else self._server
+        for sock in self._take(listener, min(_ACCEPTED_PER_TURN, self._server.limit.refusals)):
+            Stepped(self._loop, self._loop.connect_accepted_socket(protocol, sock), _opened)
+
+    def _take(self, listener: Listener, most: int) -> list[socket.socket]:
+        """Up to so many who wait."""
+        taken: list[socket.socket] = []
+        accept = listener.sock.accept
+        try:
+            while len(taken) < most:
+                sock, _ = accept()
+                sock.setblocking(False)
+                taken.append(sock)
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            pass  # none is left, or one that left again
+        except OSError:
+            self._pause([listener])
+            self._loop.call_later(_AGAIN_S, self._again, listener)
+        return taken
+
+    def _again(self, listener: Listener) -> None:
+        if any(each is listener for each in self._listening):
+            self._loop.add_reader(listener.sock.fileno(), self._accept, listener)
+
+    def _take_late(self, listener: Listener) -> int:
         """Take up to _ACCEPTED_PER_TURN connections; how many there were."""
-        for count in range(_ACCEPTED_PER_TURN):
-            try:
-                sock, _ = listener.sock.accept()
-            except OSError:  # none is left, or no descriptor for it
-                return count
-            sock.setblocking(False)
+        taken = self._take(listener, _ACCEPTED_PER_TURN)
+        for sock in taken:
             task = asyncio.create_task(self._open(sock, tls=listener.tls))
             self.opening.add(task)
             task.add_done_callback(self.opening.discard)
-        return _ACCEPTED_PER_TURN
+        return len(taken)
 
     async def _open(self, sock: socket.socket, *, tls: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -133,6 +155,10 @@ class Acceptor:
                 await loop.connect_accepted_socket(self._server, sock)
         except OSError:
             pass  # the client left, or did not speak TLS
+
+
+def _opened(_: Any, __: BaseException | None) -> None:
+    """A client is connected, or has left."""
 
 
 async def _turns() -> None:

@@ -140,6 +140,7 @@ class Gateway:
         self.telemetry.limit(config)
         self._server.allow(config.timeouts.write_idle_s, config.timeouts.client_keepalive_s, config.header_limit_bytes)
         self._server.limit.most = self._most_clients()
+        self._acceptor.follow()
         task = asyncio.create_task(self._retire(old, set(self.telemetry.running.records)))
         self._retiring[old] = task
         self._closing.add(task)

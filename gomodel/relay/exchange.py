@@ -7,6 +7,7 @@ while the client does not read. Both connections are let go of whatever happens.
 import asyncio
 from abc import ABC, abstractmethod
 from time import monotonic
+from typing import Any
 
 from ..downstream.request import Request
 from ..errors import ConnectError, GatewayError, StaleConnection, UpstreamTimeout
@@ -18,6 +19,15 @@ from ..upstream.channel import Channel
 from ..upstream.replica import Replica
 from .outgoing import Outgoing
 from .upload import UploadFlow
+
+
+class _NoChannel:
+    """In the place of a connection that is still waited for."""
+
+    sink = None
+
+
+_NO_CHANNEL: Any = _NoChannel()
 
 
 class Exchange(ABC):
@@ -83,6 +93,25 @@ class Exchange(ABC):
             outgoing.flows()
             self._upload = UploadFlow(self, channel, outgoing, rest, self._record)
             self._upload.start()
+
+    def await_channel(self) -> None:
+        """A connection is waited for, without a task."""
+        self.channel = _NO_CHANNEL
+        self._record.enter(Phase.CONNECT, monotonic(), None)
+
+    def on_no_channel(self, error: GatewayError) -> None:
+        """There is none; nothing was sent."""
+        self._end(error)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether it is over before there was a connection."""
+        return self.channel is _NO_CHANNEL
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, or nobody waits for its end any more."""
+        return self._is_over()
 
     async def ended(self) -> GatewayError | None:
         """Wait for the end of the response. Returns the failure if no head went out.

@@ -11,6 +11,7 @@ large body that streams through is not kept, so the refusal of such an upload is
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from ..telemetry.counters import Telemetry
 from ..telemetry.record import Phase
 from ..upstream.breaker import Admission
 from ..upstream.channel import Channel
+from ..upstream.line import OPENED
 from ..upstream.replica import Replica
 from .attempts import REFUSALS, Outcome, Step, next_step
 from .outgoing import Outgoing
@@ -49,6 +51,30 @@ class Attempt(NamedTuple):
     outcome: Outcome
     relay: Relay
     error: GatewayError | None = None  # what the client reads when nothing better comes
+
+
+class _Waiting:
+    """A request that waits for a connection without a task."""
+
+    __slots__ = ("_forwarder", "_outgoing", "_relay", "on_no_channel")
+
+    def __init__(self, forwarder: "Forwarder", outgoing: Outgoing, relay: Relay) -> None:
+        self._forwarder = forwarder
+        self._outgoing = outgoing
+        self._relay = relay
+        self.on_no_channel = relay.on_no_channel
+
+    @property
+    def gone(self) -> bool:
+        return self._relay.over
+
+    def opened(self, code: str) -> None:
+        """See Seeker."""
+        self._forwarder.count_connect(self._relay.replica.name, code)
+
+    def on_channel(self, channel: Channel) -> None:
+        """See Seeker."""
+        self._forwarder.send(self._outgoing, self._relay, channel)
 
 
 class Forwarder:
@@ -155,7 +181,7 @@ class Forwarder:
         raise error
 
     def begin(self, outgoing: Outgoing) -> bool:
-        """Make the first attempt where that needs no waiting: the breaker is closed and a connection idle.
+        """Make the first attempt where that needs no waiting but for a connection: the breaker is closed.
 
         False where it does, with nothing done; raises as `forward`. When the answer is over `end` takes account of it,
         or `forward` goes on.
@@ -171,10 +197,15 @@ class Forwarder:
         replica = candidates[0]
         if replica.barred or not (outgoing.replayable and replica.breaker.closed):
             return False
-        channel = replica.pool.take()
-        if channel is None:
+        pool = replica.pool
+        channel = pool.take()
+        if channel is None and pool.leads_back:
             return False
         outgoing.begun = relay = self._relay(outgoing, replica, replica.breaker.ordinary)
+        if channel is None:
+            relay.await_channel()
+            pool.seek(_Waiting(self, outgoing, relay))
+            return True
         if outgoing.request.digest is not None:
             channel = outgoing.request.digest.on(channel)
         relay.begin(channel, self._head(outgoing, replica), outgoing)
@@ -249,20 +280,17 @@ class Forwarder:
                     try:
                         channel = None if fresh else replica.pool.take()
                         if channel is None:
-                            channel = await self._connect(outgoing.request, replica)
+                            channel = await self._connect(outgoing.request, replica, fresh=fresh)
                     except (ConnectError, UpstreamTimeout) as exc:
-                        outcome = Outcome.NOT_CONNECTED if isinstance(exc, ConnectError) else Outcome.FAILED
-                        unreachable(replica, admission, exc, failed)
-                        return Attempt(replica, outcome, relay, exc)
+                        return self._not_connected(relay, exc, failed)
                     if admission.trial:
                         relay.trial = admission
-                    if outgoing.request.digest is not None:
-                        channel = outgoing.request.digest.on(channel)
-                    relay.begin(channel, self._head(outgoing, replica), outgoing)
+                    self.send(outgoing, relay, channel)
                 error = await relay.ended()
-                if isinstance(error, ConnectError):
-                    unreachable(replica, admission, error, failed)
-                    return Attempt(replica, Outcome.NOT_CONNECTED, relay, error)
+                if isinstance(error, ConnectError) or (isinstance(error, UpstreamTimeout) and relay.unsent):
+                    return self._not_connected(relay, error, failed)
+                if error is not None and relay.unsent:
+                    raise error
                 if error is None and relay.refusal is None:
                     answered(outgoing, relay)
                     return Attempt(replica, Outcome.ANSWERED, relay)
@@ -296,16 +324,36 @@ class Forwarder:
             head = request_head(request.method, path, request.fields, own, request_id, outgoing.removed_bytes)
         return head if replica.plain else with_own_fields(head, outgoing, replica)
 
-    async def _connect(self, request: Request, replica: Replica) -> Channel:
+    async def _connect(self, request: Request, replica: Replica, *, fresh: bool) -> Channel:
         request.record.enter(Phase.CONNECT, monotonic(), None)
-        connects = self._telemetry.connects
+        opened = partial(self.count_connect, replica.name)
+        if not fresh:
+            return await replica.pool.obtain(opened)
         try:
             channel = await replica.pool.connect()
         except (UpstreamError, Overloaded) as exc:
-            connects[replica.name, exc.code] += 1
+            opened(exc.code)
             raise
-        connects[replica.name, "ok"] += 1
+        opened(OPENED)
         return channel
+
+    def count_connect(self, instance: str, code: str) -> None:
+        """What became of a connect for a request."""
+        self._telemetry.connects[instance, code] += 1
+
+    @staticmethod
+    def _not_connected(relay: Relay, error: UpstreamError, failed: list[Replica]) -> Attempt:
+        """The attempt for which there was no connection."""
+        unreachable(relay.replica, relay.admission, error, failed)
+        outcome = Outcome.NOT_CONNECTED if isinstance(error, ConnectError) else Outcome.FAILED
+        return Attempt(relay.replica, outcome, relay, error)
+
+    @staticmethod
+    def send(outgoing: Outgoing, relay: Relay, channel: Channel) -> None:
+        """Send a request by a connection that was waited for."""
+        if outgoing.request.digest is not None:
+            channel = outgoing.request.digest.on(channel)
+        relay.begin(channel, Forwarder._head(outgoing, relay.replica), outgoing)
 
     async def _back_off(self, request: Request, attempt: int) -> None:
         retry = self._retry

@@ -129,8 +129,8 @@ class Channel(ResponseHandler):
             self._taker = flow
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        fail_when_silent(transport, SILENT_HOST_S)
+        self.transport = transport  # type: ignore[assignment]  # aiohttp sets TCP_NODELAY as well, as event loops do
+        fail_when_silent(transport.get_extra_info("socket"), SILENT_HOST_S)
 
     def hold(self) -> None:
         """Stop reading: the client does not keep up."""

@@ -28,7 +28,7 @@ class Network:
         self.resolver = Resolver(look_ups)
         self.names = NameSets(look_ups)
         self._listening = frozenset(listening)
-        self._ports = frozenset(port for _, port in self._listening)
+        self.ports = frozenset(port for _, port in self._listening)
         # The request id of this gateway's health probes: nobody else's.
         self.mark = (
             hashlib.blake2b(repr(sorted(self._listening)).encode(), key=_SEED, digest_size=16).hexdigest().encode()
@@ -36,7 +36,7 @@ class Network:
 
     def leads_back(self, peer: Any, local: Any) -> bool:
         """Whether a TCP connection with these ends (as sockets say them) arrives at one of our own listeners."""
-        if not isinstance(peer, tuple) or peer[1] not in self._ports:
+        if not isinstance(peer, tuple) or peer[1] not in self.ports:
             return False
         theirs, ours = _address(peer[0]), _address(local[0])
         here = theirs == ours or (theirs.is_loopback and ours.is_loopback)

@@ -226,6 +226,7 @@ async def ask(replica: Replica) -> str | None:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             channel = await replica.pool.connect(probe=True)
+            replica.pool.forget(channel)
             channel.pool = None  # an answer without `Connection: close` must not lend it to a request
             channel.begin(answer, (head,), True, False)
             status = await answer.status

@@ -125,6 +125,11 @@ class Resolver(AbstractResolver):
         found = await name.addresses()
         return [_result(host, port, each) for each in found if family in (socket.AF_UNSPEC, each[0])]
 
+    def only(self, host: str) -> Address | None:
+        """The address of `host` where it is known without asking, and the only one."""
+        name = self._names.get(host)
+        return name.only() if name is not None else None
+
     async def close(self) -> None:
         """Nothing to give back: a look-up that runs ends by itself, and nobody waits for it."""
 
@@ -163,6 +168,10 @@ class _Name:
             raise type(self._error)(*self._error.args)
         self._turn = (self._turn + 1) % len(self._known)
         return self._known[self._turn :] + self._known[: self._turn]
+
+    def only(self) -> Address | None:
+        """See Resolver."""
+        return self._known[0] if len(self._known) == 1 and self._loop.time() < self._good_until else None
 
     async def _answer(self) -> None:
         """Return when the look-up that runs has ended."""

@@ -95,9 +95,16 @@ def test_the_servers_task_is_a_slot():
     assert isinstance(vars(RequestHandler)["_task_handler"], MemberDescriptorType)
 
 
-def test_the_servers_task_is_start():
-    assert inspect.iscoroutinefunction(RequestHandler.start)
-    assert "self.start()" in inspect.getsource(RequestHandler.connection_made)
+def test_a_connection_is_made_by_these_steps():
+    source = inspect.getsource(RequestHandler.connection_made)
+    for step in (
+        "_manager.connection_made(",
+        "_next_keepalive_close_time = ",
+        "_process_keepalive)",
+        "_task_handler = ",
+    ):
+        assert step in source
+    assert "tcp_nodelay(" in inspect.getsource(BaseProtocol.connection_made)
 
 
 def test_a_lost_client_cancels_the_task():

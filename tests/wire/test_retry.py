@@ -1,12 +1,14 @@
 """What is tried again, on which instance and how often; and what never is (contract section 7)."""
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
 
+from gomodel.errors import GatewayError
 from gomodel.relay import forward
 from gomodel.upstream.channel import Channel
-from gomodel.upstream.pool import Pool
+from gomodel.upstream.line import Line, Seeker
 
 from ..harness.scripted import (
     SSE_HEAD,
@@ -59,18 +61,21 @@ async def test_a_connection_lost_before_it_is_used_is_made_good_and_nobodys_fail
     gateway, upstream, connect, monkeypatch
 ):
     upstream.on_request(OK)
-    connected = Pool.connect
+    dialed = Line._dialed
     lost = []
 
-    async def lose_the_first(self: Pool) -> Channel:
-        channel = await connected(self)
-        if not lost:
-            lost.append(channel)
-            channel.transport.abort()
+    def lose_the_first(self: Line, seeker: Seeker, channel: Channel | None, error: GatewayError | None) -> None:
+        async def lose() -> None:
             await turned(lambda: channel.transport is None)
-        return channel
+            dialed(self, seeker, channel, error)
 
-    monkeypatch.setattr(Pool, "connect", lose_the_first)
+        if lost or channel is None:
+            dialed(self, seeker, channel, error)
+        else:
+            channel.transport.abort()
+            lost.append(asyncio.create_task(lose()))
+
+    monkeypatch.setattr(Line, "_dialed", lose_the_first)
     handle = await gateway(vllm=upstream)
     assert (await ask(await connect(handle))).status == 200
     assert await aborted(handle) == {}

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from dataclasses import replace
 
 import pytest
 
@@ -34,7 +35,7 @@ async def test_the_kernel_asks_a_silent_peer_and_gives_up_in_time(within_s, opti
     server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
     address = server.sockets[0].getsockname()
     transport, _ = await loop.create_connection(asyncio.Protocol, *address)
-    fail_when_silent(transport, within_s)
+    fail_when_silent(transport.get_extra_info("socket"), within_s)
     assert silence_limits(transport) == options
     transport.close()
     server.close()
@@ -112,7 +113,7 @@ async def test_what_waits_for_an_instance_whose_host_is_gone_ends_as_its_failure
 
 
 async def test_a_stream_to_a_client_whose_host_is_gone_ends_at_its_instance(gateway, upstream, connect, monkeypatch):
-    monkeypatch.setattr("gomodel.downstream.connection.SILENT_CLIENT_S", 0.3)
+    monkeypatch.setattr("gomodel.downstream.server.SILENT_CLIENT_S", 0.3)
     handle = await gateway(vllm=upstream, HTTP_WRITE_IDLE_TIMEOUT="300ms")
     go_on = asyncio.Event()
     upstream.on_request(SSE_HEAD, chunked(sse_event("one")), WaitFor(go_on), chunked(sse_event("two")), Stall())
@@ -125,3 +126,14 @@ async def test_a_stream_to_a_client_whose_host_is_gone_ends_at_its_instance(gate
     assert await upstream.requests[0].connection.closed in ("fin", "reset")
     await turned(lambda: handle.gateway.connections == 0)
     assert await aborted(handle) == {("client", "data"): 1}
+
+
+async def test_a_reload_changes_it_for_who_connects_from_then_on(gateway, upstream, connect):
+    handle = await gateway(vllm=upstream)
+    before = await connect(handle)
+    assert (await ask(before, request("GET", "/health"))).status == 200
+    handle.gateway.reload(replace(handle.config, timeouts=replace(handle.config.timeouts, write_idle_s=600.0)))
+    after = await connect(handle)
+    assert (await ask(after, request("GET", "/health"))).status == 200
+    limits = {silence_limits(client.transport)[3] for client in handle.gateway._server.clients}
+    assert limits == {120_000, 600_000}

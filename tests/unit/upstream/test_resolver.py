@@ -82,6 +82,30 @@ async def test_each_call_begins_with_another_address(names):
     assert {(await numbers(resolver))[0] for _ in range(3)} == {"192.0.2.1", "192.0.2.2", "192.0.2.3"}
 
 
+@pytest.mark.parametrize(
+    ("addresses", "only"),
+    [
+        (["192.0.2.1"], (socket.AF_INET, "192.0.2.1")),
+        (["2001:db8::1"], (socket.AF_INET6, "2001:db8::1")),
+        (["192.0.2.1", "192.0.2.2"], None),
+        (["192.0.2.1", "2001:db8::1"], None),
+    ],
+)
+async def test_an_only_address_is_known_without_asking(names, addresses, only):
+    names.answer(HOST, *addresses)
+    resolver = Resolver()
+    assert resolver.only(HOST) is None
+    await numbers(resolver)
+    assert resolver.only(HOST) == only
+
+
+async def test_an_only_address_that_is_stale_is_not_known(names, stale):
+    names.answer(HOST, "192.0.2.1")
+    resolver = Resolver()
+    await numbers(resolver)
+    assert resolver.only(HOST) is None
+
+
 async def test_an_answer_is_asked_for_once_while_it_is_fresh(names):
     names.answer(HOST, "192.0.2.1")
     resolver = Resolver()
