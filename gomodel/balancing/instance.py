@@ -17,6 +17,7 @@ from ..upstream.name_sets import NameSet
 from ..upstream.network import Network
 from ..upstream.replica import OUT, Replica
 from . import rotation
+from .candidates import Candidates
 from .rendezvous import seed
 
 _logger = logging.getLogger("gomodel")
@@ -45,6 +46,9 @@ class Instance:
             if server.every_address:
                 host = urlsplit(server.base_url).hostname or ""
                 self.names[host] = network.names.of(host)
+        # Of those that list a model, and of each set of them.
+        self._among: dict[str, Candidates] = {}
+        self._sets: dict[tuple[Replica, ...], Candidates] = {}
         self._came: asyncio.Future[None] | None = None  # while somebody waits for the first replica
         self.replicas: list[Replica] = []
         # Without an address of theirs any more, and perhaps with requests that still run.
@@ -83,6 +87,7 @@ class Instance:
             elif replica.config is not self.config:
                 replica.configure(self.config, self._settings)
             self.replicas.append(replica)
+        self._among, self._sets = {}, {}
         self.keep_out()
         stay = set(self.replicas)
         self.leaving = [each for each in self.leaving if each not in stay and not each.pool.closed]
@@ -103,12 +108,18 @@ class Instance:
         for replica in self.replicas:
             replica.bar(OUT, rotation.shared.is_out(self.name, replica.address))
 
-    def candidates(self, model: str) -> list[Replica]:
-        """The replicas that list `model`, or all where none does; a list of the caller's own."""
-        replicas = self.replicas
-        if len(replicas) == 1:
-            return replicas.copy()
-        return [each for each in replicas if model in each.listed] or replicas.copy()
+    def among(self, model: str) -> Candidates:
+        """The replicas that list `model`, or all where none does."""
+        return self._among.get(model) or self._find_among(model)
+
+    def _find_among(self, model: str) -> Candidates:
+        replicas = tuple([each for each in self.replicas if model in each.listed] or self.replicas)
+        found = self._sets.get(replicas)
+        if found is None:
+            found = self._sets[replicas] = Candidates(replicas)
+        if model in self.listed:  # clients may ask for any others
+            self._among[model] = found
+        return found
 
     async def first_replica(self) -> None:
         """Return when there is one, and after FIRST_REPLICA_S in any case: its name may be being asked."""
@@ -129,6 +140,7 @@ class Instance:
         if list(map(id, lists)) == list(map(id, self._gathered)):
             return
         self._gathered = lists
+        self._among, self._sets = {}, {}
         if len(lists) == 1:
             self.models, self.listed = self.replicas[0].models, lists[0]
         else:

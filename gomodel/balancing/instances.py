@@ -14,7 +14,8 @@ from ..telemetry.counters import ChunkGaps
 from ..upstream.network import Network
 from ..upstream.replica import Replica
 from .aliases import Aliases
-from .choice import Choice
+from .candidates import Candidates
+from .choice import Choice, of_instance
 from .discovery import Discovery
 from .instance import Instance
 from .near_models import likeness, near
@@ -58,6 +59,7 @@ class Providers:
         self.on_change: Callable[[], None] | None = None  # some replicas came or left
         self._hear_of_failures()
         self.by_model: dict[str, list[Instance]] = {}
+        self._among: dict[str, Candidates] = {}  # of what several instances list
         self._indexed: dict[str, frozenset[str]] = {}
         self.index()
 
@@ -85,6 +87,7 @@ class Providers:
 
     def index(self) -> None:
         """Look up models anew after a list changed; takes as long as what has changed is long."""
+        self._among.clear()
         for instance in self.instances.values():
             instance.gather()
             before, after = self._indexed.get(instance.name, frozenset()), instance.listed
@@ -119,7 +122,7 @@ class Providers:
         """`resolve` where there are no aliases."""
         choice = self._known(selector)
         if choice is None and self.only is not None:
-            return Choice(self.only.candidates(selector), selector, bound=False, instance=self.only)
+            return of_instance(self.only, selector, bound=False)
         return choice
 
     def _known(self, selector: str) -> Choice | None:
@@ -130,16 +133,22 @@ class Providers:
             if instance is not None:
                 if not model:
                     raise ModelRequired(_no_model(name))
-                return Choice(instance.candidates(model), model, True, instance)
+                return of_instance(instance, model, bound=True)
         if self.only is not None and not self.aliases:
             return None
         listed = self.by_model.get(selector)
         if listed is None:
             return None
         if len(listed) == 1:
-            return Choice(listed[0].candidates(selector), selector, bound=False, instance=listed[0])
-        replicas = [replica for each in listed for replica in each.replicas if selector in replica.listed]
-        return Choice(replicas, selector, bound=False)
+            return of_instance(listed[0], selector, bound=False)
+        among = self._among.get(selector)
+        if among is None:
+            among = self._among[selector] = Candidates(
+                [replica for each in listed for replica in each.replicas if selector in replica.listed]
+            )
+        choice = Choice(among.replicas.copy(), selector, bound=False)
+        choice.among = among
+        return choice
 
     def _resolve_alias(self, selector: str) -> Choice | None:
         """`resolve` where there are aliases: a pattern matches what is no model's own name."""

@@ -10,6 +10,7 @@ flight that is one in sixty-five, and costs no more than a tighter bound does.
 import mmap
 
 PLACES = 1 << 16
+_MASK = PLACES - 1
 
 
 class KeysInFlight:
@@ -22,15 +23,15 @@ class KeysInFlight:
 
     def enter(self, key: int) -> None:
         """One more of this conversation."""
-        self._cells[self._row + key % PLACES] += 1
+        self._cells[self._row + (key & _MASK)] += 1
 
     def leave(self, key: int) -> None:
         """One less."""
-        self._cells[self._row + key % PLACES] -= 1
+        self._cells[self._row + (key & _MASK)] -= 1
 
     def total(self, key: int) -> int:
         """In all processes of this host."""
-        at = key % PLACES
+        at = key & _MASK
         if self._workers == 1:
             return self._cells[at]
         return sum(self._cells[at::PLACES])

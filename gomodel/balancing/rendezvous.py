@@ -10,7 +10,6 @@ Decides nothing about what names a conversation or about who is healthy.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from hashlib import blake2b
 
 # Any odd number whose bits look random; another one moves every conversation of every gateway.
@@ -21,10 +20,6 @@ _LOW = (1 << 64) - 1
 WIDE_LEAST, WIDE_FACTOR = 8, 2.0
 TIGHT_LEAST, TIGHT_FACTOR = 2, 1.25
 PARALLEL = 2
-
-# A conversation that goes on costs no hash and no ranking again: of so many, with names up to this size, is remembered
-# what they are, by their names alone.
-_REMEMBERED, _NAME_BYTES = 4096, 256
 
 
 class Placed:
@@ -46,19 +41,9 @@ def seed(name: str) -> int:
 
 def key(model: str, caller: str, named: bytes) -> int:
     """A conversation's number: what names it, for one model and one caller, who so cannot aim at another's home."""
-    if len(model) + len(named) > _NAME_BYTES:
-        return _key(model, caller, named)
-    return _known_key(model, caller, named)
-
-
-def _key(model: str, caller: str, named: bytes) -> int:
     return _number(b"%b\0%b\0%b" % (model.encode(errors="surrogatepass"), caller.encode(), named))
 
 
-_known_key = lru_cache(maxsize=_REMEMBERED)(_key)
-
-
-@lru_cache(maxsize=_REMEMBERED)
 def ranked(key: int, seeds: tuple[int, ...]) -> tuple[int, ...]:
     """The places in `seeds`, the conversation's home first."""
     scores = []
@@ -69,12 +54,17 @@ def ranked(key: int, seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def placed(key: int, seeds: tuple[int, ...], loads: Sequence[int | None], own: int) -> tuple[Sequence[int], str]:
-    """The places in `seeds` in the order in which a request should try them, and what the first of them is to it.
+    """The places in `seeds` in the order in which a request should try them, and what the first of them is to it."""
+    return arranged(ranked(key, seeds), loads, own)
+
+
+def arranged(rank: Sequence[int], loads: Sequence[int | None], own: int) -> tuple[Sequence[int], str]:
+    """The same of the places in the conversation's rank.
 
     `loads`: the requests in flight at each for the whole host, None where it takes none; `own`: those of them that are
     of this conversation. Those that take none come last, for when nobody else is left.
     """
-    order = able = ranked(key, seeds)
+    order = able = rank
     home = order[0]
     if None in loads:
         able = tuple(each for each in order if loads[each] is not None)

@@ -11,6 +11,8 @@ from .request_fields import RequestFields
 
 _STATUS_LINES = {each.value: b"HTTP/1.1 %d %b\r\n" % (each.value, each.phrase.encode()) for each in HTTPStatus}
 _REASONS = {each.value: each.phrase for each in HTTPStatus}
+# So many servers may one head be written for before all but the last are forgotten.
+_SERVERS = 16
 _REASON = re.compile(r"[\t\x20-\x7e]*")
 
 
@@ -29,7 +31,8 @@ def request_head(
     """
     start = f"{method} {path} HTTP/1.1\r\n".encode("latin-1")
     if fields.around_length is not None:
-        fields.upstream, fields.written = (own, start + own), (-1, b"")  # which was another server's
+        fields.upstream = WrittenHead(own, start + own)
+        _remember(fields, fields.upstream)
         written = written_head(fields, own, removed_bytes)
         assert written is not None
         return b"%b%b\r\n\r\n" % (written, request_id)
@@ -49,17 +52,39 @@ def written_head(fields: RequestFields, own: bytes, removed_bytes: int) -> bytes
 
     `own` is the very object that `request_head` was given then, which is one server's, and with it the path.
     """
-    upstream = fields.upstream
-    if upstream is None or upstream[0] is not own:
-        return None
-    length = (fields.content_length or 0) - removed_bytes
-    written = fields.written
-    if written[0] == length:
-        return written[1]
-    before, after = fields.around_length or (b"", b"")
-    head = b"%b%b%d%bX-Request-Id: " % (upstream[1], before, length, after)
-    fields.written = length, head
+    written: WrittenHead | None = fields.upstream
+    if written is None or written.own is not own:
+        if fields.upstreams is None or (written := fields.upstreams.get(id(own))) is None:
+            return None
+        fields.upstream = written
+    length, around = (fields.content_length or 0) - removed_bytes, fields.around_length
+    if written.length == length and written.around is around:
+        return written.head
+    before, after = around or (b"", b"")
+    written.length, written.around = length, around
+    written.head = head = b"%b%b%d%bX-Request-Id: " % (written.start, before, length, after)
     return head
+
+
+class WrittenHead:
+    """A head as it went to one server, up to the request's id, and what it was made of."""
+
+    __slots__ = ("around", "head", "length", "own", "start")
+
+    def __init__(self, own: bytes, start: bytes) -> None:
+        self.own = own
+        self.start = start
+        self.around: object = None
+        self.length = -1
+        self.head = b""
+
+
+def _remember(fields: RequestFields, written: WrittenHead) -> None:
+    """Conversations of one connection have their homes at several servers."""
+    known = fields.upstreams
+    if known is None or len(known) >= _SERVERS:
+        fields.upstreams = known = {}
+    known[id(written.own)] = written  # an object that is kept there, so that the number stays its own
 
 
 def status_line(status: int, reason: str | None = None) -> bytes:

@@ -61,6 +61,7 @@ class RequestFields:
         "around_length",
         "authorization",
         "batch",
+        "before_text",
         "caller",
         "chunked",
         "client",
@@ -84,8 +85,8 @@ class RequestFields:
         "session",
         "trace",
         "upstream",
+        "upstreams",
         "varied",
-        "written",
     )
 
     def __init__(
@@ -96,9 +97,10 @@ class RequestFields:
     ) -> None:
         """`strip` is lower case: the operator's STRIP_REQUEST_HEADERS. `kinds`: as `kinds_of_fields` makes them."""
         self.around_length: tuple[bytes, bytes] | None = None
-        self.upstream: tuple[bytes, bytes] | None = None  # these two are for `http1.head.written_head`
-        self.written: tuple[int, bytes] = (-1, b"")
+        self.upstream: Any = None  # the head that was written last, for `http1.head.written_head`
+        self.upstreams: dict[int, Any] | None = None  # and those of other servers
         self.opening: Any = None  # of the last body behind this head, where its model stands there
+        self.before_text = b""  # what stood before the text that names its conversation
         self.varied = False  # by `vary`
         self.allowed: object = False  # a head with these fields has passed every check of the chain
         self.caller: Any = None  # whose key it has, where callers are told apart
@@ -242,7 +244,6 @@ class RequestFields:
 
     def _around(self, lines: list[bytes]) -> None:
         at = self._length_at
-        self.written = -1, b""
         self.around_length = b"".join(lines[: at + 1]), b"\r\n" + b"".join(lines[at + 1 :])
 
     def varying(self, raw_headers: Sequence[tuple[bytes, bytes]]) -> list[bytes]:

@@ -71,8 +71,10 @@ class AtOnce:
             if choice is not None:
                 candidates = choice.candidates
                 # As `placed`, without a call.
-                if (len(candidates) == 1 and candidates[0].ranks is None) or (
-                    not choice.placed or self._placed(request, choice, body)
+                if (
+                    (len(candidates) == 1 and candidates[0].ranks is None)
+                    or not candidates
+                    or (request.route.template != STORING and self._placement.at_once(request, choice, body))
                 ):
                     payload.data = b""
                     return self._send_whole(request, choice, body, selector)

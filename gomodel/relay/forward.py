@@ -222,9 +222,11 @@ class Forwarder:
             return False
         relay.finish()
         answered(outgoing, relay)
-        replica = relay.replica
-        if replica.ranks is None and not outgoing.choice.conversation:
+        replica, conversation = relay.replica, outgoing.choice.conversation
+        if replica.ranks is None:
             replica.requests.leave()  # as `_leave`, without a call more
+            if conversation:
+                keys_in_flight.shared.leave(conversation)
         else:
             self._leave(outgoing, replica)
         return True

@@ -5,11 +5,12 @@ how much of a body is waited for to find that. What is found is mixed with the m
 is neither sent on nor logged. Of a single candidate nothing is asked.
 """
 
+from ..balancing.candidates import Named
 from ..balancing.choice import Choice
-from ..balancing.rendezvous import Placed, key
+from ..balancing.rendezvous import Placed
 from ..downstream.body import RequestBody
 from ..downstream.request import Request
-from ..selector.conversation import LIMIT_BYTES, ConversationScan, Named, named_at_a_look
+from ..selector.conversation import LIMIT_BYTES, ConversationScan, named_at_a_look
 from ..selector.usual_opening import INPUT, MESSAGES, PROMPT
 from .body_search import BodySearch
 
@@ -20,6 +21,8 @@ _OPENINGS = {
     "/v1/messages": MESSAGES,
     "/v1/responses": INPUT,
 }
+# So much of what stands before the text that a conversation opens with is kept for the next body of its connection.
+_BEFORE_BYTES = 2048
 
 
 class Placement:
@@ -42,22 +45,27 @@ class Placement:
         if not self._affinity:
             choice.by_load()
             return True
-        session = request.fields.session
-        if session:
-            self._place(request, choice, "header", session)
-            return True
-        opening = _OPENINGS.get(request.route.template)
-        if opening is None or body is None:
-            self._place(request, choice, "none", b"")
-            return True
-        named = named_at_a_look(body, opening)
-        if named is None:
-            scan = ConversationScan(body, opening)
-            scan.feed()
-            if scan.paused:
-                return False
-            named = scan.named
-        self._found(request, choice, named)
+        fields = request.fields
+        by = "header"
+        name: Named = fields.session
+        if not name:
+            opening = _OPENINGS.get(request.route.template)
+            if opening is None or body is None:
+                by = "none"
+            else:
+                found = named_at_a_look(body, opening, fields.before_text)
+                if found is None:
+                    scan = ConversationScan(body, opening)
+                    scan.feed()
+                    if scan.paused:
+                        return False
+                    by, name = _said(*scan.named)
+                else:
+                    client_id, opens, begins = found
+                    by, name = ("opening", opens) if opens is not None else _said(client_id, None)
+                    if begins:
+                        fields.before_text = body[:begins] if begins <= _BEFORE_BYTES else b""
+        _place(request, choice, by, name)
         return True
 
     async def order(self, request: Request, choice: Choice, body: RequestBody, *, form: bool) -> None:
@@ -69,35 +77,33 @@ class Placement:
         while held_bytes < LIMIT_BYTES and (piece := await body.read_on()):
             held_bytes += len(piece)
         beginning, opening = body.beginning(LIMIT_BYTES), _OPENINGS[request.route.template]
-        named = named_at_a_look(beginning, opening)
-        if named is None:
+        found = named_at_a_look(beginning, opening)
+        if found is None:
             scan = ConversationScan(beginning, opening)
             await self._search.run(scan)
-            named = scan.named
-        self._found(request, choice, named)
-
-    def _found(self, request: Request, choice: Choice, named: Named) -> None:
-        client_id, opens = named
-        if opens is not None:
-            self._place(request, choice, "opening", b"%x %x" % opens)
-        elif client_id is not None:
-            self._place(request, choice, "body", client_id)
+            client_id, opens = scan.named
         else:
-            self._place(request, choice, "none", b"")
-
-    @staticmethod
-    def _place(request: Request, choice: Choice, by: str, named: bytes) -> None:
-        record = request.record
-        record.named_by = by
-        if named:
-            caller = request.fields.caller
-            number = key(choice.model, caller.name if caller is not None else "", named)
-            record.affinity = choice.by_conversation(number)
-        else:
-            choice.by_load()
+            client_id, opens, _ = found
+        _place(request, choice, *_said(client_id, opens))
 
     @staticmethod
     def at_owner(request: Request) -> None:
         """The request continues what only its one candidate has."""
         request.record.named_by = "response"
         request.record.affinity = Placed.HOME
+
+
+def _said(client_id: bytes | None, opens: tuple[int, int] | None) -> tuple[str, Named]:
+    """What named a conversation in its body, and what it was."""
+    if opens is not None:
+        return "opening", opens
+    return ("none", b"") if client_id is None else ("body", client_id)
+
+
+def _place(request: Request, choice: Choice, by: str, named: Named) -> None:
+    record, caller = request.record, request.fields.caller
+    record.named_by = by
+    if named:
+        record.affinity = choice.by_conversation("" if caller is None else caller.name, named)
+    else:
+        choice.by_load()

@@ -15,7 +15,7 @@ from .json_object import OPENERS, QUOTE, Found, nested_end, opened, string, to_m
 from .json_patterns import Member
 from .json_walk import CLOSERS, next_element, next_name
 from .turns import PAUSED, SLICE_BYTES, Turn
-from .usual_opening import ID_LIMIT_BYTES, Opening, cache_key
+from .usual_opening import ID_LIMIT_BYTES, Opening, cache_key, text_end
 
 # What is behind it names nothing: a body may have a hundred megabytes, and is held until this has been looked for.
 LIMIT_BYTES = 256 << 10
@@ -36,23 +36,35 @@ _UNSAID = (b"type", b"cache_control")
 Named = tuple[bytes | None, tuple[int, int] | None]
 
 
-def named_at_a_look(body: bytes | bytearray, opening: Opening) -> Named | None:
-    """What a few looks find in all of a body, as they do in most; None where that takes a ConversationScan."""
+# The same, and where the text begins if what stands before it is worth to be `known`; else 0.
+Glance = tuple[bytes | None, tuple[int, int] | None, int]
+
+
+def named_at_a_look(body: bytes | bytearray, opening: Opening, known: bytes = b"") -> Glance | None:
+    """What a few looks find in all of a body, as they do in most; None where that takes a ConversationScan.
+
+    `known` is what stood before the text in another body of this opening, as was said of that.
+    """
     if len(body) > LIMIT_BYTES:
         body = body[:LIMIT_BYTES]
-    if _may_have_id(body):
+    if body.rfind(b"_") >= 0 and _may_have_id(body):
         at = body.rfind(b'"prompt_cache_key"')
         if at >= 0:
             key = cache_key(body, at)
-            return None if key is None else (key, None)
+            return None if key is None else (key, None, 0)
         # One look for both of the others, which hardly any body has; `rfind` is several times as fast as `find`.
         if body.rfind(b"session_") >= 0 and (body.rfind(b'"session_id"') >= 0 or body.rfind(b'"user_id"') >= 0):
             return None
-    start, end = opening.text(body)
+    if known and body.startswith(known):
+        start, begins = len(known), 0
+        end = text_end(body, start)
+    else:
+        start, end, plain = opening.text(body)
+        begins = start if plain else 0
     if end < 0:
         return None
-    text = body[start : min(end, start + TEXT_BYTES)]
-    return None, (crc32(text), len(text)) if text else None
+    size = min(end - start, TEXT_BYTES)
+    return None, (crc32(body[start : start + size]), size) if size else None, begins
 
 
 def _may_have_id(body: bytes | bytearray) -> bool:

@@ -60,18 +60,23 @@ class Opening:
         self._name = name
         self._into: Callable[[bytes | bytearray, int, int], re.Match[bytes] | None] | None = None
 
-    def text(self, body: bytes | bytearray) -> tuple[int, int]:
-        """Where the string, or the first user message of the list, says what; an end of -1 if it takes more to tell."""
+    def text(self, body: bytes | bytearray) -> tuple[int, int, bool]:
+        """Where the string, or the first user message of the list, says what; an end of -1 if it takes more to tell.
+
+        And whether what stands before it decides that: the text of another body that begins so begins there as well.
+        """
         found = (self._into or self._compiled())(body, 0, SLICE_BYTES)
         for _ in range(_USUAL_OTHERS + 1):
             if found is None:
                 break
             start, kind = found.end(), found.lastindex
-            end = _text_end(body, start)
-            if end < 0 or kind in (_PLAIN_TEXT, _STRING):
-                return start, end
+            end = text_end(body, start)
+            if kind in (_PLAIN_TEXT, _STRING):
+                return start, end, True
+            if end < 0:
+                break
             if kind == _ONE_PART:
-                return start, end if _part_end().match(body, end + 1, end + SLICE_BYTES) is not None else -1
+                return start, end if _part_end().match(body, end + 1, end + SLICE_BYTES) is not None else -1, False
             if kind == _OTHERS_TEXT:
                 found = _next_message(body, end + 1, end + SLICE_BYTES)
                 continue
@@ -79,9 +84,9 @@ class Opening:
             if found is None:
                 break
             if found.lastindex:
-                return start, end
+                return start, end, False
             found = _message(body, found.end(), found.end() + SLICE_BYTES)
-        return 0, -1
+        return 0, -1, False
 
     def _compiled(self) -> Callable[[bytes | bytearray, int, int], re.Match[bytes] | None]:
         """From the start of a body into the string that the member is, or into the text of its list's first message."""
@@ -102,7 +107,7 @@ def cache_key(body: bytes | bytearray, at: int) -> bytes | None:
     return bytes(found[1]) if found is not None else None
 
 
-def _text_end(body: bytes | bytearray, start: int) -> int:
+def text_end(body: bytes | bytearray, start: int) -> int:
     """Where the string that begins at `start` ends, by few looks; -1 where that takes more."""
     end = body.find(b'"', start)
     if end > start and body[end - 1] == _BACKSLASH:

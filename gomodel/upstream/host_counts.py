@@ -15,38 +15,41 @@ _ROW = 2 * (PLACES + 1)  # a place is a key and a count; the first holds how man
 
 
 class Counter:
-    """The requests in flight at one server: this process says when they come and go, `total` is the host's."""
+    """The requests in flight at one server: this process says when they come and go, `total` is the host's.
 
-    __slots__ = ("_alone", "_at", "_cells", "_hints", "_key", "_released", "_table")
+    That is what `cells` have `at` its place where this process is `alone`.
+    """
+
+    __slots__ = ("_hints", "_key", "_released", "_table", "alone", "at", "cells")
 
     def __init__(self, table: "HostCounts", key: int, at: int, hints: list[int]) -> None:
         self._table = table
         self._key = key
-        self._cells = table.cells
-        self._at = at
+        self.cells = table.cells
+        self.at = at
         self._hints = hints
-        self._alone = len(hints) == 1
+        self.alone = len(hints) == 1
         self._released = False
 
     def enter(self) -> None:
         """One more."""
-        self._cells[self._at] += 1
+        self.cells[self.at] += 1
 
     def leave(self) -> None:
         """One less."""
-        self._cells[self._at] -= 1
+        self.cells[self.at] -= 1
 
     @property
     def own(self) -> int:
         """In this process alone."""
-        return self._cells[self._at]
+        return self.cells[self.at]
 
     @property
     def total(self) -> int:
         """In all processes of this host."""
-        if self._alone:
-            return self._cells[self._at]
-        cells, key, total = self._cells, self._key, 0
+        if self.alone:
+            return self.cells[self.at]
+        cells, key, total = self.cells, self._key, 0
         for row, place in enumerate(self._hints):
             at = row * _ROW + 2 * place
             if cells[at] == key or (at := self._look(row)):
@@ -56,8 +59,8 @@ class Counter:
     def _look(self, row: int) -> int:
         """Where the row of another worker has this server, 0 if it does not: another order, or it is not there yet."""
         start = row * _ROW
-        for place in range(1, self._cells[start] + 1):
-            if self._cells[start + 2 * place] == self._key:
+        for place in range(1, self.cells[start] + 1):
+            if self.cells[start + 2 * place] == self._key:
                 self._hints[row] = place
                 return start + 2 * place
         return 0
@@ -65,9 +68,9 @@ class Counter:
     def release(self) -> None:
         """The server is no longer this process's, and what may still run there is not counted; once is enough."""
         if not self._released:
-            self._released, self._alone = True, False
+            self._released, self.alone = True, False
             if self._table.release(self._key):
-                self._at = self._table.row * _ROW + 1
+                self.at = self._table.row * _ROW + 1
 
 
 class HostCounts:

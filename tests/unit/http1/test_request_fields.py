@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gomodel.errors import BadRequest
 from gomodel.http1.field_kinds import SESSION_NAMES, kinds_of_fields
-from gomodel.http1.head import request_head
+from gomodel.http1.head import request_head, written_head
 from gomodel.http1.hop_by_hop import connection_options
 from gomodel.http1.private_fields import BATCH_OF, OWNER
 from gomodel.http1.request_fields import RequestFields
@@ -364,3 +364,52 @@ def test_a_length_may_have_as_many_digits_as_64_bits_need(given, length):
 def test_a_form_is_known_by_its_content_type(value, form):
     assert RequestFields([(b"Content-Type", value)], frozenset()).form is form
     assert not RequestFields([], frozenset()).form
+
+
+class TestWrittenHeads:
+    """A head that comes again is not made again for a server that had it, whichever servers had it in between."""
+
+    FIELDS = ((b"Host", b"x"), (b"Content-Length", b"12"), (b"X-Session-ID", b"s-1"))
+
+    def made(self) -> RequestFields:
+        fields = RequestFields(self.FIELDS, NO_STRIP)
+        fields.write_once()
+        return fields
+
+    @staticmethod
+    def sent(fields: RequestFields, own: bytes, path: str, removed: int = 0) -> tuple[bytes, bool]:
+        """And whether it was known."""
+        written = written_head(fields, own, removed)
+        if written is not None:
+            return written + b"id\r\n\r\n", True
+        return request_head("POST", path, fields, own, b"id", removed), False
+
+    def test_each_server_has_its_own(self) -> None:
+        fields, other = self.made(), bytearray(OWN)
+        servers = [(OWN, "/a"), (b"Host: other\r\n", "/b"), (bytes(other), "/c")]  # the last beside the first one's
+        for known in (False, True, True):
+            for own, path in servers:
+                assert self.sent(fields, own, path)[1] is known
+                for removed in (0, 5, 0):
+                    expected = request_head("POST", path, RequestFields(self.FIELDS, NO_STRIP), own, b"id", removed)
+                    assert self.sent(fields, own, path, removed) == (expected, True)
+
+    def test_a_value_that_differs_reaches_every_server(self) -> None:
+        fields = self.made()
+        servers = [(OWN, "/a"), (b"Host: other\r\n", "/b")]
+        for own, path in servers:
+            self.sent(fields, own, path)
+        assert any(fields.varying(self.FIELDS))
+        for value in (b"s-2", b"s-3"):
+            assert fields.vary([(2, value)])
+            for own, path in servers:
+                head, known = self.sent(fields, own, path)
+                assert known
+                assert b"X-Session-ID: %b\r\n" % value in head
+
+    def test_many_servers_are_not_remembered_at_once(self) -> None:
+        fields = self.made()
+        servers = [(b"Host: %d\r\n" % number, f"/{number}") for number in range(40)]
+        for _ in range(2):
+            assert not any(self.sent(fields, own, path)[1] for own, path in servers)
+        assert all(self.sent(fields, own, path)[1] for own, path in servers[-8:])

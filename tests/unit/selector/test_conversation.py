@@ -25,7 +25,12 @@ def scanned(body: bytes, opening: Opening = MESSAGES) -> Named:
     while scan.paused:
         scan.feed()
     found = scan.named
-    assert named_at_a_look(body, opening) in (None, found)
+    glance = named_at_a_look(body, opening)
+    if glance is not None:
+        assert glance[:2] == found
+        if begins := glance[2]:  # what stands before the text is known the next time
+            assert named_at_a_look(body, opening, body[:begins]) == (*found, 0)
+            assert named_at_a_look(body, opening, body[:begins][:-1] + b"?") == glance
     return found
 
 

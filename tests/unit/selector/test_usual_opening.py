@@ -58,7 +58,7 @@ LEFT_TO_THE_SCAN = {
 @pytest.mark.parametrize("body", PLAIN.values(), ids=PLAIN.keys())
 def test_what_most_clients_write_is_found_at_a_look(body: bytes) -> None:
     start = body.index(b"said")
-    assert MESSAGES.text(body) == (start, start + 4)
+    assert MESSAGES.text(body)[:2] == (start, start + 4)
 
 
 @pytest.mark.parametrize("body", LEFT_TO_THE_SCAN.values(), ids=LEFT_TO_THE_SCAN.keys())
@@ -72,11 +72,11 @@ def test_what_takes_more_is_left_to_the_scan(body: bytes) -> None:
 @pytest.mark.parametrize("role_first", [True, False])
 def test_a_text_ends_at_the_first_quote_that_is_not_escaped(text: bytes, role_first: bool) -> None:
     body = b'{"input":"' + text + b'","model":"m"}'
-    assert INPUT.text(body) == (10, 10 + len(text))
+    assert INPUT.text(body) == (10, 10 + len(text), True)
     message = b'{"role":"user","content":"%b"}' if role_first else b'{"content":"%b","role":"user"}'
     body = chat(SYSTEM, message % text, SYSTEM)
     start = body.index(b'content":"', body.index(b"brief") if role_first else body.index(b'brief."}')) + 10
-    assert MESSAGES.text(body) == (start, start + len(text))
+    assert MESSAGES.text(body) == (start, start + len(text), role_first)
 
 
 KEYS: dict[str, tuple[bytes, bytes | None]] = {
