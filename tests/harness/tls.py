@@ -1,7 +1,7 @@
 """TLS by hand over a Wire: what goes over the socket is known to the last record, and so is how it ends.
 
-Decides nothing about certificates but the one that is used everywhere: for localhost and 127.0.0.1, signed by itself,
-made for these tests alone.
+The certificate that is used everywhere is for localhost and 127.0.0.1, signed by itself, made for these tests alone;
+another one is for nobody.
 """
 
 import contextlib
@@ -14,6 +14,24 @@ from .wire import PIECE, PeerGone, Wire
 
 # Key and certificate.
 PEM = str(Path(__file__).with_name("localhost.pem"))
+# For a name that does not exist, signed by itself, made for these tests alone.
+KEY_AND_CERTIFICATE = """-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgXu4WLwX1lhoWuGOS
+rU/A29P99PGE55b9HE4kfMpEMcehRANCAASXPPIfbQNma+P4VYj5QKwBwXnOIWDN
+2ED3y8JICI8F/CIyss1I1M3DwWA09DeP9MGa2Ozh7l0T6eXnGz5ibw5c
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBgjCCASmgAwIBAgIUfwserjeW/e49PK0PTXYrVbaTj8kwCgYIKoZIzj0EAwIw
+FjEUMBIGA1UEAwwLbm9ib2R5LnRlc3QwIBcNMjYxMTIzMDg0OTM4WhgPMjEyNjEw
+MzAwODQ5MzhaMBYxFDASBgNVBAMMC25vYm9keS50ZXN0MFkwEwYHKoZIzj0CAQYI
+KoZIzj0DAQcDQgAElzzyH20DZmvj+FWI+UCsAcF5ziFgzdhA98vCSAiPBfwiMrLN
+SNTNw8FgNPQ3j/TBmtjs4e5dE+nl5xs+Ym8OXKNTMFEwHQYDVR0OBBYEFHQBfgAR
+MAEFAd1V0EUnhn51uLz6MB8GA1UdIwQYMBaAFHQBfgARMAEFAd1V0EUnhn51uLz6
+MA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDRwAwRAIgDYL38CqBjXoD7pD5
+VZfGGjujVpCZsHVIJL1ydcVCLWkCIG7LIC9DaPm3OO7J/reJFQuI5YxiqTyybWQE
+Kx2XP/ST
+-----END CERTIFICATE-----
+"""
 
 
 @functools.cache

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
+from ..harness.gateways import HEALTH, LOOPS, asked, number_of_children, started, streaming
 from ..harness.processes import RUN, WITHOUT_UVLOOP, Process, Run, children
 from ..harness.scripted import RawClient, ScriptedUpstream, env_for
 from ..harness.tls import PEM
-from .test_daemon import LOOPS
-from .test_workers import HEALTH, asked, number_of_children, started, streaming
 
 # More than enough for the kernel to give each of two workers some.
 WAITING = 24

@@ -11,9 +11,9 @@ import pytest
 
 from gomodel.host import signals as signal_module
 
+from ..harness.gateways import AT_ONCE, LOOPS, status, streaming
 from ..harness.processes import LIMIT_S, RUN, Process, Run, children
 from ..harness.scripted import ScriptedUpstream, env_for
-from .test_daemon import AT_ONCE, LOOPS, status, streaming
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

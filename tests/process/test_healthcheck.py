@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from ..harness.scripted import SAFETY_S, GatewayHandle, ScriptedUpstream, Stall, response
-from ..wire.test_connect_faults import KEY_AND_CERTIFICATE
+from ..harness.tls import KEY_AND_CERTIFICATE
 
 FILE = Path(__file__).resolve().parents[2] / "docker" / "healthcheck.py"
 Gateway = Callable[..., Awaitable[GatewayHandle]]

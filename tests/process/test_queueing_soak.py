@@ -15,10 +15,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from ..harness.gateways import have_listened, started
 from ..harness.processes import Process, Run, children, pause
 from ..harness.scripted import SAFETY_S, RawClient, ScriptedUpstream, env_for, request
 from ..harness.verdicts import post, turned
-from .test_workers import have_listened, started
 from .test_workers_queueing import Engine
 
 REQUESTS = int(os.environ.get("GOMODEL_SOAK", "300"))

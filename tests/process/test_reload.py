@@ -19,8 +19,7 @@ from gomodel.process.reload import Rereading, read_again
 
 from ..harness.processes import RUN, Run
 from ..harness.scripted import SAFETY_S, RawClient, ScriptedUpstream, env_for, request, response
-from ..harness.tls import PEM
-from ..wire.test_connect_faults import KEY_AND_CERTIFICATE
+from ..harness.tls import KEY_AND_CERTIFICATE, PEM
 
 KEY = "GOMODEL_MASTER_KEY=k\n"
 GONE = "GOMODEL_MASTER_KEY was set and is gone; restart to serve without a key"

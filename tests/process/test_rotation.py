@@ -3,10 +3,10 @@
 import os
 import signal
 
+from ..harness.gateways import asked, have_listened, number_of_children, started
 from ..harness.processes import PATIENT, RUN, Process, Run
 from ..harness.scripted import ScriptedUpstream, request
 from ..harness.verdicts import OK
-from .test_workers import asked, have_listened, number_of_children, started
 
 CHAT = request("POST", "/v1/chat/completions", [("Connection", "close")], b'{"model": "m"}')
 DRAIN, RESUME = (request("POST", f"/admin/instances/vllm/{what}", body=b"") for what in ("drain", "resume"))

@@ -29,8 +29,8 @@ from ..harness.scripted import (
     request,
     response,
 )
+from ..harness.tls import KEY_AND_CERTIFICATE
 from ..harness.verdicts import access_lines, post, turned
-from ..wire.test_connect_faults import KEY_AND_CERTIFICATE
 
 HEALTH = request("GET", "/health")
 CLOSING = request("GET", "/p/vllm/large", [("Connection", "close")])

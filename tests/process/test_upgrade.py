@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from ..harness.gateways import HEALTH, METRICS, streaming
 from ..harness.processes import RUN, WITHOUT_UVLOOP, Process, Run, children
 from ..harness.scripted import RawClient, ScriptedUpstream, env_for, request
+from ..harness.systemd import Manager, activated
 from ..harness.tls import PEM
 from ..harness.verdicts import OK
-from .test_daemon import Manager, activated
-from .test_workers import HEALTH, METRICS, streaming
 
 KEPT = request("GET", "/health")
 USAGE = request("GET", "/admin/usage", [("Connection", "close")])

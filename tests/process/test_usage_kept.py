@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..harness.batches import everybody, kill
+from ..harness.gateways import asked
 from ..harness.processes import RUN, Process, Run, pause
 from ..harness.scripted import (
     RawClient,
@@ -19,7 +20,6 @@ from ..harness.scripted import (
     request,
 )
 from ..harness.verdicts import post, turned
-from .test_workers import asked
 
 ANSWER = json_response({"usage": {"prompt_tokens": 10, "total_tokens": 12, "completion_tokens": 2}})
 KEPT = request("GET", "/admin/usage?from=0&by=instance", [("Connection", "close")])

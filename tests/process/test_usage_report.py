@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from ..harness.gateways import asked, have_listened, started
 from ..harness.processes import PATIENT, RUN, Run, children
 from ..harness.scripted import ScriptedUpstream, env_for, json_response, request
 from ..harness.verdicts import post
-from .test_workers import asked, have_listened, started
 
 USAGE = {"prompt_tokens": 1200, "total_tokens": 1207, "completion_tokens": 7, "prompt_tokens_details": None}
 ASK = request("GET", "/admin/usage?by=instance", [("Connection", "close")])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ..harness.gateways import HEALTH, METRICS, asked, have_listened, number_of_children, started, streaming
 from ..harness.processes import PATIENT, RUN, WITHOUT_UVLOOP, Process, Run, children, pause
 from ..harness.scripted import (
     LAST_CHUNK,
@@ -26,55 +27,15 @@ from ..harness.scripted import (
     request,
     response,
 )
+from ..harness.systemd import Manager
 from ..harness.verdicts import OK
-from .test_daemon import Manager
 
-HEALTH = request("GET", "/health", [("Connection", "close")])
-METRICS = request("GET", "/metrics", [("Connection", "close")])
 # Workers that are started again soon.
 SOON = "import gomodel.process.supervisor as s\ns.LIMITS = s.Limits(backoff_s=0.01)\n"
 # And taken for hung after half a second of silence.
 IMPATIENT = (
     "import gomodel.process.supervisor as s\ns.LIMITS = s.Limits(backoff_s=0.01, beat_s=0.05, silent_beats=10)\n"
 )
-
-
-async def started(run: Run, workers: int, environ: dict[str, str], **options: Any) -> Process:
-    process = await run({**environ, "GOMODEL_WORKERS": str(workers)}, **options)
-    await process.listening()
-    return process
-
-
-async def asked(process: Process, message: bytes = HEALTH) -> Any:
-    """One answer, on a connection of its own."""
-    client = await RawClient.connect(process.port)
-    await client.send(message)
-    answer = await client.read_response(message.split(b" ")[0].decode())
-    client.wire.close()
-    return answer
-
-
-async def streaming(connect: Any, process: Process, upstream: ScriptedUpstream, request_id: str = "x") -> RawClient:
-    """A client in the middle of a stream that goes on when the upstream is released."""
-    upstream.on_request(SSE_HEAD + chunked(b"data: 1\n\n"), Stall(), chunked(b"data: 2\n\n") + LAST_CHUNK)
-    client: RawClient = await connect(process)
-    await client.send(request("POST", "/v1/chat/completions", [("X-Request-Id", request_id)], b'{"model": "m"}'))
-    await client.read_head("POST")
-    await client.read_chunk()
-    return client
-
-
-async def number_of_children(process: Process, number: int) -> list[int]:
-    async with asyncio.timeout(SAFETY_S):
-        while len(found := children(process.pid)) != number:
-            await pause()
-    return found
-
-
-async def have_listened(process: Process, number: int) -> None:
-    """Waits until so many workers have taken connections, those that are gone included: from then on each asks its
-    instance, and says once that it is up. Before the one, connections to a port without others are refused."""
-    await process.says("Instance vllm is up", number)
 
 
 async def counted(process: Process) -> int:

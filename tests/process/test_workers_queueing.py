@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from ..harness.gateways import asked, started
 from ..harness.processes import RUN, WITHOUT_UVLOOP, Run, children, pause
 from ..harness.redis import Redis, needs_redis, redis
 from ..harness.scripted import RawClient, ScriptedUpstream, env_for, let_peers_run, request
 from ..harness.verdicts import OK, post, turned
-from .test_workers import asked, started
 
 __all__ = ["redis"]
 

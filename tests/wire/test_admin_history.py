@@ -5,11 +5,9 @@ import pytest
 from gomodel.operations import handlers, history
 from gomodel.telemetry import failures
 
+from ..harness.keys import ALICE, MASTER, chat, entry, get
 from ..harness.scripted import Close, response
 from ..harness.verdicts import OK, ask
-from .test_keys import ALICE, MASTER, chat, entry, get, keyed
-
-__all__ = ["keyed"]
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,9 @@ import pytest
 
 from gomodel.access import host_usage
 
+from ..harness.keys import ALICE, BOB, MASTER, chat, entry, get
 from ..harness.scripted import SSE_HEAD, Stall, chunked
 from ..harness.verdicts import OK, ask
-from .test_keys import ALICE, BOB, MASTER, chat, entry, get, keyed
-
-__all__ = ["keyed"]
 
 
 @pytest.fixture(autouse=True)

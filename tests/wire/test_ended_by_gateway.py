@@ -9,8 +9,8 @@ import pytest
 
 from ..harness.leaks import nothing_left
 from ..harness.scripted import SSE_HEAD, ReadHead, Stall, chunked, head, request, sse_event
+from ..harness.tls import KEY_AND_CERTIFICATE
 from ..harness.verdicts import aborted, ask, own_error, post
-from .test_connect_faults import KEY_AND_CERTIFICATE
 
 EVENT = sse_event({"token": "a"})
 NAMED = [("X-Request-Id", "r-1")]

@@ -8,11 +8,9 @@ import pytest
 
 from gomodel.access import host_usage
 
+from ..harness.keys import ALICE, BOB, MASTER, chat, entry, get, take
 from ..harness.scripted import SSE_HEAD, Fin, ReadHead, Reset, Stall, request, response
 from ..harness.verdicts import CHAT, KEPT, OK, access_lines, ask, turned
-from .test_keys import ALICE, BOB, MASTER, chat, entry, get, keyed, take
-
-__all__ = ["keyed"]
 
 WAYS = pytest.mark.parametrize("late", [False, True], ids=["at once", "by the task"])
 

@@ -11,8 +11,8 @@ from gomodel.process.check import print_table
 
 from ..harness.gateway import DEFAULTS
 from ..harness.scripted import Fin, request, response
+from ..harness.tls import KEY_AND_CERTIFICATE
 from ..harness.verdicts import ask, own_error, tells_nothing
-from .test_connect_faults import KEY_AND_CERTIFICATE
 
 NAME = "nobody.test"  # whom the certificate is for
 CERTIFICATE = KEY_AND_CERTIFICATE[KEY_AND_CERTIFICATE.index("-----BEGIN CERTIFICATE") :]

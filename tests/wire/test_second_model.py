@@ -5,9 +5,9 @@ import json
 import pytest
 
 from ..harness.forms import form, part, post
+from ..harness.keys import ALICE, BOB, MASTER, entry
 from ..harness.scripted import LAST_CHUNK, chunked, json_response, request
 from ..harness.verdicts import CHAT, OK, ask, own_error
-from .test_keys import ALICE, BOB, MASTER, entry
 
 PADDING = 400_000
 # What stands between the two, and how much of it.

@@ -6,10 +6,10 @@ import pytest
 
 from gomodel.access import host_usage, leases
 
+from ..harness.keys import ALICE, MASTER, chat, entry, get
 from ..harness.redis import needs_redis, redis
 from ..harness.scripted import SAFETY_S, SSE_HEAD, Stall, chunked, response
 from ..harness.verdicts import OK, ask, turned
-from .test_keys import ALICE, MASTER, chat, entry, get
 
 __all__ = ["redis"]
 

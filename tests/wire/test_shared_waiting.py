@@ -6,10 +6,10 @@ import pytest
 
 from gomodel.access import leases
 
+from ..harness.keys import ALICE, MASTER, chat, entry, get
 from ..harness.redis import needs_redis, redis
 from ..harness.scripted import SSE_HEAD, Stall, WaitFor, chunked, let_peers_run
 from ..harness.verdicts import OK, ask, turned
-from .test_keys import ALICE, MASTER, chat, entry, get
 from .test_queueing import in_line, nothing_held, waiting
 from .test_shared_limits import fleet, soon
 

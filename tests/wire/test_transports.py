@@ -9,9 +9,9 @@ import pytest
 from aiohttp import connector
 
 from ..harness.scripted import SSE_HEAD, Close, Fin, ReadBody, ReadHead, Stall, chunked, request
+from ..harness.tls import KEY_AND_CERTIFICATE
 from ..harness.verdicts import CHAT, aborted, access_lines, ask, post, turned
 from ..harness.wire import FLOOD_BYTES
-from .test_connect_faults import KEY_AND_CERTIFICATE
 
 EVENT = b"data: 1\n\n"
 
