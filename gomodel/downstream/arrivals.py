@@ -81,7 +81,7 @@ class Arrivals(ClientConnection):
             self._switched.feed_data(data)
         elif self._backlog:
             self._backlog += data
-        else:
+        elif self._body is None or not self._lend(memoryview(data)):
             self._read(data)
 
     def _read(self, data: bytes) -> None:

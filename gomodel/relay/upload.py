@@ -36,6 +36,7 @@ class UploadFlow:
 
     __slots__ = (
         "_body",
+        "_borrows",
         "_channel",
         "_descriptor",
         "_look",
@@ -60,7 +61,8 @@ class UploadFlow:
         # connection may have been closed.
         self._wary = channel.reused and outgoing.request.fields.content_length is None
         self._look: asyncio.TimerHandle | None = None
-        self._descriptor = -1  # of the instance's socket, once it is written to past its transport
+        self._borrows = False  # what comes is sent from where it was read
+        self._descriptor = -1  # of the instance's socket, where it is written to past its transport
 
     def start(self) -> None:
         """Begin, once the head and what was held are written."""
@@ -128,14 +130,16 @@ class UploadFlow:
         elif pieces and body.spooled:
             asyncio.get_running_loop().call_soon(self.go_on)  # others have their turn
         else:
-            if self._descriptor < 0 and not self._outgoing.whole:
+            if not (self._borrows or self._outgoing.whole):
                 self._borrow(transport)
             body.ask()
 
     def _borrow(self, transport: asyncio.Transport) -> None:
         """What comes from now on is not kept: have it lent, and send it from where it was read to."""
-        if self._outgoing.request.digest is None and transport.get_extra_info("sslcontext") is None:
-            self._descriptor = transport.get_extra_info("socket").fileno()
+        self._borrows = True
+        if self._outgoing.request.digest is None:
+            if transport.get_extra_info("sslcontext") is None:
+                self._descriptor = transport.get_extra_info("socket").fileno()
             self._body.lend(self._pass_on)
 
     def _pass_on(self, pieces: list[memoryview]) -> bool:
@@ -156,7 +160,7 @@ class UploadFlow:
             return False
         parts: Sequence[bytes | memoryview] = pieces if self._writer is None else self._writer.around(pieces, size)
         try:
-            sent = os.writev(self._descriptor, parts)
+            sent = os.writev(self._descriptor, parts) if self._descriptor >= 0 else 0
         except OSError:
             sent = 0  # the transport comes upon it as well
         if sent < size if parts is pieces else sent < sum(map(len, parts)):

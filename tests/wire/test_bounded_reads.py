@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from gomodel.downstream.arrivals import Arrivals
-from gomodel.downstream.upload import Upload
 from gomodel.host.bounded_reads import READ_BYTES, bound_reads
 from gomodel.relay.relay import Relay
 from gomodel.relay.tunnel import Tunnel
@@ -75,19 +74,19 @@ async def test_an_upload_is_read_in_small_pieces_after_the_first(
     gateway: Any, upstream: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    feed = Upload.feed
+    received, lend = Arrivals.data_received, Arrivals._lend
 
-    def spy(self: Upload, data: bytes, **known: bool) -> None:
+    def spy(self: Arrivals, data: bytes) -> None:
         sizes.append(len(data))
-        feed(self, data, **known)
-
-    lend = Arrivals._lend
+        received(self, data)
 
     def lent(self: Arrivals, data: memoryview) -> bool:
-        sizes.append(len(data))
-        return lend(self, data)
+        done = lend(self, data)
+        if done:  # else it is received
+            sizes.append(len(data))
+        return done
 
-    monkeypatch.setattr(Upload, "feed", spy)
+    monkeypatch.setattr(Arrivals, "data_received", spy)
     monkeypatch.setattr(Arrivals, "_lend", lent)
     upstream.on_request(OK)
     client = await connect(await gateway(vllm=upstream))
