@@ -155,26 +155,32 @@ class ConversationScan:
             return
 
     def _to_cache_key(self) -> Found:
-        return (yield from self._to_id(_CACHE_KEY))
+        return (yield from self._to_id(_CACHE_KEY, b'"prompt_cache_key"'))
 
     def _to_session(self) -> Found:
-        return (yield from self._to_id(_SESSION))
+        return (yield from self._to_id(_SESSION, b'"session_id"'))
 
-    def _to_id(self, member: Member) -> Found:
-        """The string that a top-level member is; ends behind it."""
+    def _to_id(self, member: Member, name: bytes) -> Found:
+        """The string that a top-level member is, the last of that name, as it is for most servers; ends behind it."""
         body, turn = self._body, self._turn
         position = yield from opened(body, turn)
         position = yield from to_member(body, turn, position, member, after_value=False)
-        return (yield from self._id(position))
+        position = yield from self._id(position)
+        while body.rfind(name, position) >= 0:
+            position = yield from to_member(body, turn, position, member, after_value=True)
+            position = yield from self._id(position)
+        return position
 
     def _id(self, position: int) -> Found:
+        """The string that a value is, if it is one and may be an id; ends behind it."""
         body, turn = self._body, self._turn
         position = yield from token(body, turn, position)
-        if body[position] == QUOTE:
-            start, position = yield from string(body, turn, position + 1)
-            if 0 < position - start <= ID_LIMIT_BYTES:
-                self.id = bytes(body[start:position])
-        return position
+        if body[position] != QUOTE:
+            self.id = None
+            return (yield from value_end(body, turn, position))
+        start, position = yield from string(body, turn, position + 1)
+        self.id = bytes(body[start:position]) if 0 < position - start <= ID_LIMIT_BYTES else None
+        return position + 1
 
     def _to_user(self) -> Found:
         """The `user_id` of the top-level metadata, where it names a session."""

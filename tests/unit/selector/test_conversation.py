@@ -204,6 +204,23 @@ IDS = {
     ),
     "a cache key that is null": chat(USER, before='"prompt_cache_key":null,', after=',"session_id":"c-1"'),
     "a cache key that is empty": chat(USER, before='"session_id":"c-1",', after=',"prompt_cache_key":""'),
+    # Of several members of one name Python's json, and so vLLM, takes the last.
+    "two cache keys": chat(USER, before='"prompt_cache_key":"c-0",', after=',"prompt_cache_key":"c-1"'),
+    "two cache keys behind each other": chat(USER, after=',"prompt_cache_key":"c-0","prompt_cache_key":"c-1"'),
+    "two cache keys before the messages": chat(USER, before='"prompt_cache_key":"c-0","prompt_cache_key":"c-1",'),
+    "two cache keys and a nested one": chat(
+        USER, before='"prompt_cache_key":0,', after=',"prompt_cache_key":"c-1",' + NESTED
+    ),
+    "two sessions": chat(USER, before='"session_id":["c-0"],', after=',"session_id":"c-1"'),
+    "two cache keys of which the last is null": chat(
+        USER, before='"prompt_cache_key":"c-0","session_id":"c-1",', after=',"prompt_cache_key":null'
+    ),
+    "two cache keys of which the last is none": chat(
+        USER, before='"prompt_cache_key":"c-0","session_id":"c-1",', after=',"prompt_cache_key":{"a":[1]},"x":1'
+    ),
+    "a cache key before what is broken": chat(
+        USER, before='"prompt_cache_key":"c-1",', after=',],"prompt_cache_key":1'
+    ),
 }
 
 
