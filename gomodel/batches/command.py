@@ -59,7 +59,8 @@ def batch(asked: Asked) -> int:
         print(f"gomodel batch: {refused}", file=sys.stderr)
         return FAILED
     except OSError as error:
-        print(f"gomodel batch: {error.filename or ''}: {error.strerror}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""  # nothing names the file of a write that fails
+        print(f"gomodel batch: {where}{error.strerror}", file=sys.stderr)
         return FAILED
 
 
