@@ -5,7 +5,7 @@ import pytest
 from gomodel.routes.query import parameters
 from gomodel.routes.route import Kind
 
-from .test_router import ROUTER, make_router, refusal_of, served
+from .routers import ROUTER, make_router, refusal_of, served
 
 # Each administrative route, with what it takes.
 TAKEN = {

@@ -1,49 +1,12 @@
 """From a raw target to a route: kinds, methods, upstream tails, labels, and refusals that wait for the key."""
 
-from urllib.parse import unquote_to_bytes
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from gomodel.errors import BadTarget, Forbidden, GatewayError, NotFound
-from gomodel.routes.route import Kind, Route
-from gomodel.routes.router import CACHED_LENGTH, CACHED_TARGETS, Router
+from gomodel.errors import BadTarget, NotFound
+from gomodel.routes.route import Kind
+from gomodel.routes.router import CACHED_LENGTH, CACHED_TARGETS
 
-READ = frozenset({"GET", "HEAD"})
-
-
-def make_router(
-    *,
-    base_path: str = "/",
-    passthrough: bool = True,
-    passthrough_v1_alias: bool = True,
-    passthrough_admin: bool = False,
-    metrics_path: str | None = "/metrics",
-    metrics_public: bool = False,
-) -> Router:
-    return Router(
-        base_path=base_path,
-        passthrough=passthrough,
-        passthrough_v1_alias=passthrough_v1_alias,
-        passthrough_admin=passthrough_admin,
-        metrics_path=metrics_path,
-        metrics_public=metrics_public,
-    )
-
-
-ROUTER = make_router()
-
-
-def refusal_of(route: Route) -> GatewayError:
-    assert route.refusal is not None
-    return route.refusal()
-
-
-def served(target: str, router: Router = ROUTER) -> Route:
-    route = router.resolve(target)
-    assert route.refusal is None, (target, route.refusal())
-    return route
+from .routers import READ, ROUTER, make_router, refusal_of, served
 
 
 @pytest.mark.parametrize(
@@ -242,37 +205,6 @@ def test_other_admin_paths_are_not_found(target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "provider", "below_base", "tail"),
-    [
-        ("/p/vllm/v1/models", "vllm", True, "/models"),
-        ("/p/vllm/models?x", "vllm", True, "/models?x"),
-        ("/p/vllm-test/x", "vllm-test", False, "/x"),
-        ("/p/VLLM/x", "VLLM", False, "/x"),
-        ("/p/%76llm/x", "%76llm", False, "/x"),
-        ("/p/vllm/tokenize", "vllm", False, "/tokenize"),
-        ("/p/vllm/v1/tokenize", "vllm", False, "/tokenize"),
-        ("/p/vllm/v2/rerank", "vllm", False, "/v2/rerank"),
-        ("/p/vllm/v1%2Fchat", "vllm", False, "/v1%2Fchat"),
-        ("/p/vllm/a%2fb%2Fc?x=1;y=2&z=a+b%20c&%2B=%26&x=1", "vllm", False, "/a%2fb%2Fc?x=1;y=2&z=a+b%20c&%2B=%26&x=1"),
-        ("/p/vllm/plugin/", "vllm", False, "/plugin/"),
-        ("/p/vllm/files/sleep", "vllm", True, "/files/sleep"),
-        ("/p/vllm/v1/files/sleep", "vllm", True, "/files/sleep"),
-        ("/p/vllm//tokenize", "vllm", False, "//tokenize"),
-        ("/p/vllm/p/vllm/x", "vllm", False, "/p/vllm/x"),
-        ("/p/vllm/http://evil.test/a", "vllm", False, "/http://evil.test/a"),
-    ],
-)
-def test_passthrough_places_the_tail_and_leaves_the_provider_to_the_table(
-    target: str, provider: str, below_base: bool, tail: str
-) -> None:
-    route = served(target)
-    assert (route.kind, route.provider) == (Kind.PASSTHROUGH, provider)
-    assert (route.below_base, route.tail) == (below_base, tail)
-    assert route.template == "/p/{provider}/*"
-    assert route.methods == {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-
-
-@pytest.mark.parametrize(
     ("target", "metered"),
     [
         ("/v1/chat/completions", True),
@@ -316,74 +248,6 @@ def test_what_takes_tokens_is_metered(target: str, metered: bool) -> None:
 )
 def test_the_usage_of_what_is_kept_is_no_requests_own(target: str, spends: bool) -> None:
     assert served(target).spends is spends
-
-
-def test_passthrough_is_replayable_where_it_is_inference() -> None:
-    assert served("/p/vllm/v1/chat/completions").replayable
-    assert not served("/p/vllm/v1/files").replayable
-
-
-@pytest.mark.parametrize(
-    "target", ["/p", "/p/", "/p/vllm", "/p/vllm/", "/p/vllm?x", "/p/vllm/?x", "/p//x", "/p//", "/P/vllm/x"]
-)
-def test_passthrough_needs_a_provider_and_something_below(target: str) -> None:
-    assert isinstance(refusal_of(ROUTER.resolve(target)), NotFound)
-
-
-@pytest.mark.parametrize("target", ["/p/vllm/x", "/p/vllm/v1/models", "/p/vllm/sleep"])
-def test_disabled_passthrough_is_not_found_and_says_so(target: str) -> None:
-    error = refusal_of(make_router(passthrough=False).resolve(target))
-    assert error.status == 404
-    assert "ENABLE_PASSTHROUGH_ROUTES" in error.message
-
-
-@pytest.mark.parametrize("target", ["/p/vllm/v1/chat/completions", "/p/vllm/v1/models", "/p/vllm/v1/tokenize"])
-def test_without_the_v1_alias_its_spelling_is_not_found(target: str) -> None:
-    error = refusal_of(make_router(passthrough_v1_alias=False).resolve(target))
-    assert error.status == 404
-    assert "ALLOW_PASSTHROUGH_V1_ALIAS" in error.message
-
-
-@pytest.mark.parametrize(
-    ("target", "below_base", "tail"),
-    [
-        ("/p/vllm/chat/completions", True, "/chat/completions"),
-        ("/p/vllm/tokenize", False, "/tokenize"),
-        ("/p/vllm/v1/score", False, "/v1/score"),
-    ],
-)
-def test_without_the_v1_alias_canonical_paths_still_work(target: str, below_base: bool, tail: str) -> None:
-    route = served(target, make_router(passthrough_v1_alias=False))
-    assert (route.below_base, route.tail) == (below_base, tail)
-
-
-@pytest.mark.parametrize(
-    "tail",
-    [
-        "sleep",
-        "sleep?level=1",
-        "%73leep",
-        "/sleep",
-        "sleep/",
-        "v1/sleep",
-        "v1//sleep",
-        "v1/load_lora_adapter",
-        "load_lora_adapter",
-        "v1%2Funload_lora_adapter",
-        "adapters/name",
-        "scale_elastic_ep",
-        "inference/v1/abort_requests",
-        "collective_rpc",
-        "fault_tolerance/apply",
-    ],
-)
-@pytest.mark.parametrize("alias", [True, False])
-def test_an_administrative_route_is_forbidden_until_its_switch_is_set(tail: str, alias: bool) -> None:
-    error = refusal_of(make_router(passthrough_v1_alias=alias).resolve(f"/p/vllm/{tail}"))
-    assert isinstance(error, Forbidden)
-    assert (error.status, error.code) == (403, "admin_route_closed")
-    assert "PASSTHROUGH_ADMIN_ROUTES=true" in error.message
-    assert served(f"/p/vllm/{tail}", make_router(passthrough_admin=True)).kind is Kind.PASSTHROUGH
 
 
 @pytest.mark.parametrize(
@@ -605,69 +469,6 @@ def test_a_very_long_target_is_served_but_never_cached(length: int, cached: bool
     route = served(target)
     assert route.tail == target.removeprefix("/v1")
     assert (ROUTER.resolve(target) is route) is cached
-
-
-_ODD = st.sampled_from(
-    [
-        "/",
-        "//",
-        ".",
-        "..",
-        ";",
-        "%2e",
-        "%2E",
-        "%2F",
-        "%5c",
-        "%00",
-        "%25",
-        "%73",
-        "\\",
-        "?",
-        "#",
-        "é",
-        "\udc80",
-        " ",
-        "*",
-    ]
-)
-_WORDS = st.sampled_from(
-    ["v1", "v2", "chat", "models", "responses", "tokenize", "sleep", "p", "vllm", "inference", "health", "a", ":", "@"]
-)
-_TAILS = st.lists(_ODD | _WORDS | st.characters(codec="ascii"), max_size=14).map("".join)
-_STARTS = st.sampled_from(["/p/vllm/", "/p/vllm/v1/", "/v1/", "/v1/responses/r/", "/v2/", "/", "", "http://evil.test/"])
-
-
-@given(_STARTS, _TAILS)
-def test_no_target_leaves_the_provider_or_loses_a_byte(start: str, tail: str) -> None:
-    raw = start + tail
-    route = ROUTER.resolve(raw)
-    if route.refusal is not None:
-        assert not route.open
-        assert route.refusal().status in (400, 403, 404)
-        return
-    if not route.tail:
-        assert route.kind in {Kind.STATUS_PAGE, Kind.HEALTH, Kind.READY, Kind.METRICS, Kind.MODELS, Kind.MODEL}
-        return
-    assert route.tail.startswith("/")
-    path, _, _ = route.tail.partition("?")
-    decoded = [segment.partition(b";")[0] for segment in unquote_to_bytes(path).split(b"/")]
-    assert b"." not in decoded
-    assert b".." not in decoded
-    received = raw.removeprefix("http://evil.test")
-    if route.kind is Kind.PASSTHROUGH:
-        received = received.removeprefix(f"/p/{route.provider}")
-    assert route.tail in (received, received.removeprefix("/v1"))
-    if route.below_base and route.kind is not Kind.PASSTHROUGH:
-        assert received == "/v1" + route.tail
-
-
-@given(st.text() | st.text(st.characters(max_codepoint=0x7F)) | st.text(st.sampled_from("/.%2eE;pv1*#\udcff")))
-def test_resolving_never_raises_and_labels_stay_bounded(raw: str) -> None:
-    for target in (raw, "/" + raw, "/v1/" + raw, "/p/" + raw):
-        route = ROUTER.resolve(target)
-        assert isinstance(route, Route)
-        assert len(route.template) <= len("/v1/chat/completions/derender")
-        assert (route.methods == frozenset()) == (route.kind is Kind.NOT_FOUND)
 
 
 @pytest.mark.parametrize(
