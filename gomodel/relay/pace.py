@@ -1,5 +1,7 @@
 """How fast the line before busy replicas moves: the Retry-After of its refusals, from the gaps between the last turns.
 
+Before the first turn it goes by what else is known of how often a slot is given back.
+
 Counts time only while somebody waits: an idle minute says nothing of how long a slot is held. Pure: is told the time.
 """
 
@@ -33,12 +35,24 @@ class Pace:
             self._gaps.append(now - self._since)
             self._since = now
 
-    def expected_s(self, now: float, unknown_s: float) -> float:
-        """How long one more would wait behind all that do; `unknown_s` while nobody has had a turn. At most 600."""
+    @property
+    def seen(self) -> bool:
+        """Whether anybody has had a turn."""
+        return bool(self._gaps)
+
+    def expected_s(self, now: float, unknown_s: float, gap_s: float | None = None) -> float:
+        """How long one more would wait behind all that do, at most 600.
+
+        While nobody has had a turn it is told by `gap_s`, the time from one slot that is given back to the next, and is
+        `unknown_s` where not even that is known.
+        """
         gaps = self._gaps
-        if not gaps:
+        if gaps:
+            gap = sum(gaps) / len(gaps)
+        elif gap_s is None:
             return min(unknown_s, _LONGEST_S)
-        gap = sum(gaps) / len(gaps)
+        else:
+            gap = gap_s
         open_gap = now - self._since if self.waiting else 0.0
         if open_gap > gap:  # the line has become slower
             gap += (open_gap - gap) / (len(gaps) + 1)

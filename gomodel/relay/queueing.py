@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Collection
 from time import monotonic
 
+from ..access import host_usage
 from ..access.fair_queue import Refused, Replicas
 from ..access.slots import Place, Slots
 from ..balancing.rendezvous import Placed
@@ -19,6 +20,9 @@ from ..telemetry.record import Phase
 from ..upstream.replica import Replica
 from .outgoing import Outgoing
 from .pace import Pace
+
+# What was spent is summed no more often, for there may be thousands of keys.
+_SUMMED_S = 1.0
 
 
 class Queueing:
@@ -31,6 +35,7 @@ class Queueing:
         self._telemetry = telemetry
         self._limit_s = limit_s
         self._pace = Pace()
+        self._took: dict[str, tuple[float, float | None]] = {}  # by instance: how long a request took, and as of when
 
     def at_once(self, outgoing: Outgoing) -> bool:
         """Whether it may be sent now to the first of its candidates: it has a slot there, or needs none."""
@@ -88,7 +93,7 @@ class Queueing:
             raise Overloaded(
                 f"The request has waited for {self._limit_s:g}s (QUEUE_TIMEOUT); all slots are taken.",
                 code="queue_timeout",
-                retry_after_s=self._expected_s(),
+                retry_after_s=self._expected_s(outgoing),
             ) from None
         finally:
             now = monotonic()
@@ -102,7 +107,7 @@ class Queueing:
                 place.leave()
 
     def _refusal(self, outgoing: Outgoing, why: Refused) -> GatewayError:
-        wait_s = self._expected_s()
+        wait_s = self._expected_s(outgoing)
         outgoing.request.record.instance = outgoing.choice.candidates[0].name
         if why is Refused.SHARE:
             return RateLimited("This key has its share of the line, which is full.", retry_after_s=wait_s)
@@ -111,9 +116,24 @@ class Queueing:
     def _count(self, outgoing: Outgoing, outcome: str) -> None:
         self._telemetry.queue_ends[outgoing.choice.candidates[0].name, outcome] += 1
 
-    def _expected_s(self) -> float:
-        """How long those that wait here will take to have their turn, by the pace of the last turns."""
-        return self._pace.expected_s(monotonic(), self._limit_s)
+    def _expected_s(self, outgoing: Outgoing) -> float:
+        """How long those that wait here will take to have their turn."""
+        gap_s = None if self._pace.seen else self._gap_s(outgoing)
+        return self._pace.expected_s(monotonic(), self._limit_s, gap_s)
+
+    def _gap_s(self, outgoing: Outgoing) -> float | None:
+        """How often this worker has a slot while all are taken, by what requests took; None before one has ended."""
+        caller, candidates = outgoing.request.caller, outgoing.choice.candidates
+        name, now = candidates[0].name, monotonic()
+        asked_at, took_s = self._took.get(name, (-_SUMMED_S, None))
+        if now - asked_at >= _SUMMED_S:
+            took_s = self._telemetry.took_s(name)
+            self._took[name] = now, took_s
+        limits = [each.config.max_in_flight for each in candidates]
+        slots = [sum(each for each in limits if each is not None)] if None not in limits else []
+        if caller is not None and caller.waits_beyond is not None:
+            slots.append(caller.waits_beyond)
+        return took_s * host_usage.shared.workers / min(slots) if took_s is not None and slots else None
 
 
 _Wanted = tuple[str, Replicas, float, int | None, bool]

@@ -192,6 +192,12 @@ class Telemetry:
         if status >= 400 or record.ended_by or polled or access_line.access.isEnabledFor(INFO):
             access_line.write(record, seconds, polled=polled)
 
+    def took_s(self, instance: str) -> float | None:
+        """How long an instance worked for a request, on average; None before it has done so."""
+        of_it = [each for (name, *_), each in self.spending.items() if name == instance]
+        count = sum(each.known + each.unknown for each in of_it)
+        return sum(each.seconds for each in of_it) / count if count else None
+
     def _blame(self, record: Record, seconds: float) -> None:
         """Count whom a request waited for that took `seconds`. Of a WebSocket nobody knows whose turn it is."""
         if record.status == _SWITCHING:

@@ -7,6 +7,8 @@ from hashlib import sha256
 import pytest
 
 from gomodel.app import App
+from gomodel.telemetry.spending import Spending
+from gomodel.telemetry.usage import Usage
 
 from ..harness.scripted import (
     LAST_CHUNK,
@@ -108,6 +110,22 @@ async def test_a_full_line_is_a_503_that_says_when_to_come_again(at_once, gatewa
     await client.read_rest()
     assert (await second.read_response()).status == 200
     assert len(upstream.requests) == 2
+    assert nothing_held(handle)
+
+
+async def test_before_the_first_turn_the_wait_is_told_by_how_long_requests_took(gateway, upstream, connect):
+    handle = await gateway({**ONE, "QUEUE_LIMIT": "1"}, vllm=upstream)
+    for instance, key, seconds in (("vllm", "alice", 150.0), ("vllm", "", 50.0), ("other", "", 1.0)):
+        spent = handle.gateway.telemetry.spending[instance, "m", key] = Spending()
+        spent.add(Usage(1), seconds)
+    client, end = await holding(handle, upstream, connect)
+    second = await waiting(handle, connect)
+    answer = await ask(await connect(handle))
+    assert (answer.status, answer.get("Retry-After")) == (503, "200")  # for the one that waits, and for this one
+    upstream.on_request(OK)
+    end.set()
+    await client.read_rest()
+    assert (await second.read_response()).status == 200
     assert nothing_held(handle)
 
 

@@ -35,6 +35,30 @@ def test_the_wait_is_told_by_the_pace_of_the_last_turns(events: Events, now: flo
     assert pace.expected_s(now, 60.0) == expected_s
 
 
+@pytest.mark.parametrize(
+    ("events", "now", "expected_s"),
+    [
+        ([], 0.0, 2.0),
+        ([("+", 0.0), ("+", 0.0)], 1.0, 6.0),
+        ([("+", 0.0), ("+", 0.0)], 5.0, 15.0),  # nobody has had a turn for so long
+        ([("+", 0.0), ("x", 9.0)], 9.0, 2.0),
+        ([("+", 0.0), ("-", 1.0)], 1.0, 1.0),  # by the turn that there was
+        ([("+", 0.0)] * 400, 0.0, 600.0),
+    ],
+)
+def test_before_the_first_turn_it_is_told_by_how_often_a_slot_is_given_back(
+    events: Events, now: float, expected_s: float
+) -> None:
+    pace = Pace()
+    for what, at in events:
+        if what == "+":
+            pace.comes(at)
+        else:
+            pace.goes(at, served=what == "-")
+    assert pace.seen is any(what == "-" for what, _ in events)
+    assert pace.expected_s(now, 60.0, 2.0) == expected_s
+
+
 def test_only_the_last_turns_count() -> None:
     pace = Pace()
     for at, gap in [(0.0, 50.0)] * 32 + [(5000.0, 1.0)] * 32:

@@ -182,6 +182,13 @@ class TestSpending:
             ("vllm", "other", ""): 3,
         }
 
+    def test_how_long_an_instance_worked_for_a_request_is_that_of_all_keys_and_models(self, counters):
+        assert counters.took_s("vllm") is None
+        for took, usage in ((1.5, Usage(1)), (4.5, None)):
+            counters.finish(ended(usage=usage), "m", 100.0 + took, metered=True)
+        assert counters.took_s("vllm") == 3.0
+        assert counters.took_s("vllm-b") is None
+
     def test_of_a_key_is_its_own_and_has_no_time_in_line(self, counters, monkeypatch):
         monkeypatch.setattr(module, "MAX_SPENDERS", 1)
         left: list[tuple[str, float]] = []
