@@ -18,24 +18,31 @@ class Stepped:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], ended: Ended) -> None:
         self._loop = loop
-        self._coroutine = coroutine
+        self._coroutine: Coroutine[Any, Any, Any] | None = coroutine
         self._waits_for: asyncio.Future[Any] | None = None
-        self._ended: Ended = self._soon
+        self._ended: Ended | None = None
         self._step()
         self._ended = ended
 
-    def _soon(self, value: Any, exc: BaseException | None) -> None:
-        self._loop.call_soon(lambda: self._ended(value, exc))
-
     def _step(self, _: "asyncio.Future[Any] | None" = None) -> None:
+        assert self._coroutine is not None
         try:
             future = self._waits_for = self._coroutine.send(None)
         except StopIteration as end:
-            self._ended(end.value, None)
+            self._end(end.value, None)
         except (OSError, RuntimeError, asyncio.CancelledError) as exc:
-            self._ended(None, exc)
+            self._end(None, exc)
         else:
             future.add_done_callback(self._step)
+
+    def _end(self, value: Any, exc: BaseException | None) -> None:
+        """Say so, and keep nothing: whoever is told may keep this."""
+        self._coroutine = self._waits_for = None
+        ended, self._ended = self._ended, None
+        if ended is None:  # it did not wait
+            self._loop.call_soon(self._end, value, exc)
+        else:
+            ended(value, exc)
 
     def cancel(self) -> None:
         """Let it raise CancelledError where it waits."""

@@ -108,6 +108,8 @@ class Line:
         """Open one for each who has waited long enough."""
         self._timer = None
         due = self._loop.time() - PROMPT_S
+        for each in [each for each in self.waiting if each.gone]:
+            del self.waiting[each]
         lacking = [(each, since) for each, since in self.waiting.items() if since is not None]
         for each, since in lacking:
             if since <= due:

@@ -152,9 +152,7 @@ class Pool:
         """As `seek`; raises as `connect`. `opened` is told what became of a connect that was made for it."""
         if self._leads_back:
             raise LoopDetected(self._name)
-        awaiting = _Awaiting(opened)
-        self._line.join(awaiting)
-        return await self._awaited(awaiting.channel)
+        return await self._awaited(self._sought(opened))
 
     async def connect(self, *, probe: bool = False) -> Channel:
         """A new connection. Raises ConnectError, LoopDetected, UpstreamTimeout or Overloaded; nothing was sent then."""
@@ -163,6 +161,16 @@ class Pool:
         number = self._known_number()
         if number is None:
             return await self._connect()
+        return await self._awaited(self._made(number))
+
+    # A future that fails is in no frame that its error passes: each would keep the other until the collector comes.
+
+    def _sought(self, opened: Callable[[str], None]) -> asyncio.Future[Channel]:
+        awaiting = _Awaiting(opened)
+        self._line.join(awaiting)
+        return awaiting.channel
+
+    def _made(self, number: str) -> asyncio.Future[Channel]:
         made: asyncio.Future[Channel] = self._loop.create_future()
 
         def opened(channel: Channel | None, error: GatewayError | None) -> None:
@@ -175,10 +183,8 @@ class Pool:
                 made.set_exception(error)
 
         dial = self._dial_number(number, opened)
-        try:
-            return await self._awaited(made)
-        finally:
-            dial.cancel()
+        made.add_done_callback(lambda _: dial.cancel())
+        return made
 
     async def _awaited(self, channel: asyncio.Future[Channel]) -> Channel:
         try:
@@ -187,10 +193,12 @@ class Pool:
             if channel.done() and not channel.cancelled() and channel.exception() is None:
                 channel.result().discard()
             raise
+        finally:
+            del channel
 
     def _known_number(self) -> str | None:
         """The address to connect to where nothing has to be asked or chosen for it."""
-        if not self._plain:
+        if not self._plain or self.closed:
             return None
         if self._number is not None:
             return self._number

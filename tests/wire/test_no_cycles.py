@@ -84,3 +84,18 @@ async def test_a_client_that_leaves_leaves_nothing(gateway, upstream, connect, g
     await turned(lambda: not handle.gateway.connections)
     await handle.gateway.close()
     assert garbage() == set()
+
+
+@pytest.mark.parametrize(
+    "asked", [post(), request("POST", "/p/vllm/x", body=b"x")], ids=["in a line", "one of its own"]
+)
+async def test_a_request_for_which_there_is_no_connection_leaves_nothing(gateway, upstream, connect, garbage, asked):
+    handle = await gateway(vllm=upstream, RETRY_MAX_RETRIES="0")
+    upstream.stop_listening()
+    client = await connect(handle)
+    await client.send(asked)
+    assert (await client.read_response("POST")).status == 502
+    client.fin()
+    await turned(lambda: not handle.gateway.connections)
+    await handle.gateway.close()
+    assert garbage() == set()

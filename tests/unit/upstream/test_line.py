@@ -106,6 +106,14 @@ async def test_nobody_waits_long_behind_connects_that_hang(monkeypatch):
     assert len(waiting.dials) == AT_ONCE + 3
 
 
+async def test_for_who_is_gone_none_is_opened(monkeypatch):
+    monkeypatch.setattr(line_module, "PROMPT_S", 0.0)
+    waiting = Waiting(AT_ONCE + 2)
+    waiting.seeking[-1].gone = True
+    await turned(lambda: len(waiting.line.waiting) == AT_ONCE + 1)
+    assert len(waiting.dials) == AT_ONCE + 1
+
+
 async def test_a_failure_is_that_of_whom_the_connect_was_for():
     waiting = Waiting(3)
     waiting.dials[1](None, FAILED)
