@@ -145,6 +145,7 @@ class HeadReader:
         """A head that ends at `end` in `data`; the next one begins anew."""
         fields = ResponseFields(message.raw_headers)
         self._begun_bytes = 0
+        self._parser = None  # it has the head's fields as well, and an answer may stream for hours
         head = Head(message, fields)
         if message.code == 101 and switching:
             return head
@@ -156,10 +157,8 @@ class HeadReader:
         if alone and fields.may_repeat and message.code < _WITHHELD:
             self._known = head
             self._repeated = repeatable(data, end)
-            if self._repeated is not None:
-                self._parser = None  # hardly needed again
-                if not head.bodiless:
-                    fields.write_once(status_line(head.code, message.reason))
+            if self._repeated is not None and not head.bodiless:
+                fields.write_once(status_line(head.code, message.reason))
         return head
 
     def _new_parser(self) -> HttpResponseParser:
