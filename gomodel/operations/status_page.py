@@ -4,6 +4,7 @@ Decides how the page is delivered and what it may do: it runs its own script and
 holds no data; it asks for the master key and reads the same routes as every other operator. Knows nothing of them.
 """
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -18,13 +19,14 @@ _SCRIPTS = ("state", "ask", "words", "document", "chart", "figures", "tables", "
 
 async def status_page(request: Request) -> Reply:
     """GET and HEAD /."""
-    body, headers = _page()
+    body, headers = await asyncio.to_thread(_page)
     return Reply(200, body, dict(headers), content_type="text/html; charset=utf-8")
 
 
 @cache
 def _page() -> tuple[bytes, dict[str, str]]:
-    """Read by the first request: a gateway that nobody looks at should not start later for it."""
+    """Read for the first request, on a thread: a gateway that nobody looks at should not start later for it, and no
+    stream wait."""
     from importlib.resources import files  # noqa: PLC0415
 
     def part(name: str) -> str:
