@@ -11,6 +11,7 @@ from logging import INFO
 from typing import TYPE_CHECKING
 
 from ..config.settings import Config
+from ..host.allocator import Heap
 from . import access_line
 from .histogram import SECONDS, Histogram
 from .history import History
@@ -101,7 +102,7 @@ class Telemetry:
 
     def __init__(self, config: Config) -> None:
         self.lag = Histogram()
-        self.running = Running(on_lag=self.lag.observe)
+        self.running = Running(on_lag=self.lag.observe, on_rest=Heap().rest)
         self.limit(config)
         self.requests: dict[tuple[str, str, str, int], Series] = {}  # by instance, route, model, status
         self.latency: dict[tuple[str, str], Latency] = defaultdict(Latency)  # by instance, route

@@ -34,14 +34,15 @@ class _Limits:
 class Running:
     """The requests that run now, and the one timer that ends what is overdue."""
 
-    def __init__(self, *, on_lag: Callable[[float], None]) -> None:
-        """`on_lag` is told, about once a second, how many seconds late the event loop was."""
+    def __init__(self, *, on_lag: Callable[[float], None], on_rest: Callable[[], None] | None = None) -> None:
+        """`on_lag` is told, about once a second, how many seconds late the event loop was; `on_rest`, as often, that
+        nothing runs."""
         self.records: set[Record] = set()
         # Unique across processes and restarts without asking the kernel for randomness on every request.
         self._mark = f"{secrets.token_hex(6)}-"
         self._numbers = itertools.count(1)
         self._given = 0  # requests that were looked at and have an id of their client's
-        self._on_lag = on_lag
+        self._on_lag, self._on_rest = on_lag, on_rest
         self._handle: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._due = 0.0
@@ -104,5 +105,7 @@ class Running:
                 owner, record.owner = record.owner, None
                 if owner is not None:
                     owner.overdue(record.phase)
+        if self._on_rest is not None and not self.records:
+            self._on_rest()
         self._due = turn + tick_s
         self._handle = loop.call_at(self._due, self._tick, loop)
