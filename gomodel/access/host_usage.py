@@ -127,8 +127,10 @@ class Account:
 
     def spend(self, now: int, tokens: int) -> None:
         """So many tokens were spent."""
-        self._advance(now)
-        self.cells[self._at + TOKENS] += tokens
+        cells, at = self.cells, self._at
+        if cells[at + _SECOND] != now:
+            self._advance(now)
+        cells[at + TOKENS] += tokens
 
     def frees_at(self, now: int, *, requests: int | None = None, tokens: int | None = None) -> int:
         """In how many seconds fewer than so many requests, or tokens, will be those of a minute, if no more come."""

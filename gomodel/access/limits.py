@@ -104,11 +104,19 @@ class Limits:
             amounts = self.leases.amounts(self, waiting=waiting)
             if amounts is None:
                 return None
-            in_flight, self._requests, self._tokens = amounts
-            self._in_flight = None if self.waits else in_flight
+            now_lent = None if self.waits else amounts[0], *amounts[1:]
+            if now_lent != (self._in_flight, self._requests, self._tokens):
+                self._in_flight, self._requests, self._tokens = now_lent
+                self._bound()
         account = self._account
         running, began, spent = account.look(now)
         margin = account.margin
+        if (
+            running + margin < self._most_running and began + margin < self._most_requests and spent < self._most_tokens
+        ):  # as `_decide`, without a call
+            account.enter()
+            self.held[record] = account.second + 1
+            return self._fields(began + 1, spent)
         if not (waiting and margin and self._close(running, began, margin)):
             return self._decide(record, now, running, began, spent, waiting=waiting)
         if not account.lock():
