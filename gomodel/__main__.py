@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from .commands.command import CONFIG_ERROR, FAILED, OK, WRONG_USE, Command
 from .commands.serve import SERVE
-from .version import VERSION
+from .version import build
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -142,7 +142,7 @@ def command_line() -> "ArgumentParser":
     parser.add_argument(
         "--completion", choices=SHELLS, metavar="SHELL", help=f"print what completes this in {', '.join(SHELLS)}"
     )
-    parser.add_argument("--version", action="version", version=f"gomodel {VERSION}")
+    parser.add_argument("--version", action="version", version=f"gomodel {build()}")
     return parser
 
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import hypothesis
 import pytest
 
+from gomodel.version import build, compiled
+
 from .harness.client import RawClient
 from .harness.clock import clock  # noqa: F401 - a fixture
 from .harness.collector import collector  # noqa: F401 - a fixture
@@ -34,6 +36,8 @@ hypothesis.settings.load_profile("untimed")
 
 STALLS = "event loop stalls"
 
+COMPILED = compiled()
+
 LOOP = os.environ.get("GOMODEL_TEST_LOOP") or ("asyncio" if uvloop is None else "uvloop")
 
 
@@ -49,6 +53,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return cpus + (cpus + 1) // 2
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if COMPILED and item.get_closest_marker("interpreted") is not None:
+        pytest.skip("what is compiled cannot be replaced")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What was collected stays: thousands of tests that no collector looks at again while they run."""
     gc.collect()
@@ -56,7 +65,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return f"event loop: {LOOP}"
+    return f"event loop: {LOOP}; gomodel {build()}"
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -14,7 +14,7 @@ from aiohttp import http_parser
 from ..config.settings import Config
 from ..host.listeners import Listener
 from ..telemetry.logs import count
-from ..version import VERSION
+from ..version import build
 
 _logger = logging.getLogger("gomodel")
 
@@ -24,7 +24,7 @@ _SHOWN_SERVERS = 8
 def started(config: Config, listeners: list[Listener]) -> None:
     """Say what is served, where and within which limits."""
     processes = "1 process" if config.workers == 1 else f"{config.workers} workers"
-    _logger.info("gomodel %s started: %s, %s", VERSION, _software(), processes)
+    _logger.info("gomodel %s started: %s, %s", build(), _software(), processes)
     for address, path in dict.fromkeys((each.address, each.port is None) for each in listeners):
         _logger.info("Listening on %s%s", address, "" if path else config.base_path)
     settings(config)

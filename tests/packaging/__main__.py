@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[2]
 # What nobody who installs it needs, or may see.
 _UNWANTED = re.compile(r"(?:^|/)(?:\.env|\.git|\.venv|build|__pycache__|node_modules)(?:/|$)|\.(?:py[co]|log|db)$")
 _IN_SDIST = (
-    "LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md", "Makefile", "setup.cfg", "pyproject.toml", ".env.example",
-    "docker/Dockerfile", "docker/constraints.txt", "docs/contract.md", "docs/images/page.png", "mkdocs.yml",
-    "tests/conftest.py", "tests/harness/localhost.pem", "bench/upstream.py", "gomodel/py.typed",
+    "LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md", "Makefile", "setup.cfg", "setup.py", "pyproject.toml",
+    ".env.example", "docker/Dockerfile", "docker/constraints.txt", "docs/contract.md", "docs/images/page.png",
+    "mkdocs.yml", "tests/conftest.py", "tests/harness/localhost.pem", "bench/upstream.py", "gomodel/py.typed",
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from gomodel.config.keys_file import parse
 from gomodel.config.load import from_environ
 from gomodel.config.registry import VARIABLES
 from gomodel.config.settings import Config
-from gomodel.version import VERSION
+from gomodel.version import build
 
 from ..harness.processes import ROOT, RUN, Run
 from ..harness.scripted import SAFETY_S, ScriptedUpstream, Stall, env_for, json_response, response
@@ -33,7 +33,7 @@ def test_version_names_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.command(["--version"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out == f"gomodel {VERSION}\n"
+    assert capsys.readouterr().out == f"gomodel {build()}\n"
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from gomodel.version import VERSION
+from gomodel.version import build
 
 from ..harness.gateways import AT_ONCE, LOOPS, chat, status, streaming
 from ..harness.processes import LIMIT_S, RUN, Run, children, pause
@@ -48,7 +48,7 @@ async def test_the_log_says_at_start_what_is_served_and_shows_no_key(run: Run) -
     entries = [json.loads(line) for line in process.lines]
     assert [entry["level"] for entry in entries[:4]] == ["info"] * 4
     messages = process.messages
-    assert messages[0].startswith(f"gomodel {VERSION} started: Python ")
+    assert messages[0].startswith(f"gomodel {build()} started: Python ")
     assert messages[1] == f"Listening on http://127.0.0.1:{port}"
     assert messages[2] == "Instance vllm: http://localhost:8000/v1, key: yes"
     assert messages[3] == "Instance vllm-test: http://127.0.0.1:1/root, key: yes"

@@ -250,8 +250,9 @@ def test_documents_name_only_variables_that_exist():
     prefixes = (
         "GOMODEL|HTTP|METRICS|CONFIGURED|CIRCUIT|CACHE|RETRY|STRIP|PASSTHROUGH|ENABLED?|ALLOW|BODY|FORWARDED|CORS|TLS"
     )
-    # Of the tests' and the benchmark's own.
+    # Of the tests', the benchmark's and the build's own.
     others = {
+        "GOMODEL_COMPILE",
         "GOMODEL_VLLM_DIR",
         "GOMODEL_VLLM_FRONTEND",
         "GOMODEL_VLLM_CACHE",

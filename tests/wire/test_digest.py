@@ -186,6 +186,7 @@ async def test_a_fault_in_a_request_is_found(gateway, upstream, connect, monkeyp
     handle.expect_error(f"The request body of request {line['request_id']} is not the one that came in")
 
 
+@pytest.mark.interpreted
 async def test_a_fault_in_what_came_with_its_head_is_found(gateway, upstream, connect, monkeypatch):
     upstream.repeat(OK)
     handle = await gateway(SUMMED, vllm=upstream)
@@ -219,6 +220,7 @@ async def test_a_cut_in_the_wrong_place_is_found(gateway, upstream, connect, mon
     handle.expect_error("The request body of request")
 
 
+@pytest.mark.interpreted
 async def test_a_model_that_is_found_in_the_wrong_place_is_found(gateway, upstream, connect, monkeypatch):
     upstream.repeat(OK)
     handle = await gateway(SUMMED, vllm=upstream)

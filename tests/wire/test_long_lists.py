@@ -81,13 +81,14 @@ async def test_a_list_that_names_a_model_twice_holds_it_once(pair, connect):
     assert [each.name for each in handle.gateway.providers.by_model["a"]] == ["vllm"]
 
 
+@pytest.mark.interpreted
 def test_the_index_is_that_of_all_lists_however_they_change():
     """What changed is all that is looked at, so it must come out as if everything had been."""
     dice = random.Random(1)
     instances = [SimpleNamespace(name=name, models=(), listed=frozenset(), gather=list) for name in ("a", "b", "c")]
     table = Providers.__new__(Providers)
     table.instances = {each.name: each for each in instances}
-    table.by_model, table._indexed = {}, {}
+    table.by_model, table._indexed, table._among = {}, {}, {}
     for _ in range(300):
         instance = dice.choice(instances)
         instance.models = tuple(dice.sample("mnopqr", dice.randrange(7)))

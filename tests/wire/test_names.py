@@ -365,6 +365,7 @@ async def test_check_has_a_line_for_every_server_and_for_a_name_without_any(make
     assert lines[-1] == "1 of 3 servers cannot be used."
 
 
+@pytest.mark.interpreted
 async def test_a_bug_while_a_name_is_followed_is_said(gateway, everywhere, names, often, monkeypatch):
     names.answer(HOST, "127.0.0.1")
     handle = await gateway(vllm=url(everywhere))

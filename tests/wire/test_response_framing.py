@@ -208,6 +208,7 @@ class OneLess(Sized):
 
 
 @pytest.mark.parametrize("miscounting", [OneMore, OneLess])
+@pytest.mark.interpreted
 async def test_a_body_that_got_another_length_in_the_gateway_is_broken_off(
     gateway, upstream, connect, logs, monkeypatch, miscounting
 ):

@@ -57,6 +57,7 @@ async def test_a_refused_connect_is_tried_so_often_and_no_oftener(gateway, upstr
     assert await aborted(handle) == {("upstream", "connect"): 1}
 
 
+@pytest.mark.interpreted
 async def test_a_connection_lost_before_it_is_used_is_made_good_and_nobodys_failure(
     gateway, upstream, connect, monkeypatch
 ):
@@ -84,6 +85,7 @@ async def test_a_connection_lost_before_it_is_used_is_made_good_and_nobodys_fail
 
 
 @pytest.mark.parametrize(("chance", "times"), [(0.0, 1.0), (1.0, 1.25), (-1.0, 0.75)])
+@pytest.mark.interpreted
 async def test_between_attempts_it_waits_longer_each_time_up_to_the_limit(
     gateway, upstream, connect, monkeypatch, chance, times
 ):

@@ -199,6 +199,7 @@ async def test_an_upload_on_a_stale_connection_is_made_good_while_it_comes(gatew
     assert handle.gateway.telemetry.retries == {"vllm": 1}
 
 
+@pytest.mark.interpreted
 async def test_a_connection_lost_before_it_was_used_is_a_failed_connect(gateway, upstream, connect, monkeypatch):
     real = Line._dialed
     lost = []

@@ -296,6 +296,7 @@ async def test_the_limit_itself_passes_and_passthrough_has_none(gateway, upstrea
     assert [len(each.body) for each in upstream.requests] == [1019, 100_000]
 
 
+@pytest.mark.interpreted
 async def test_what_was_sent_of_an_upload_is_kept_only_while_it_is_little(gateway, upstream, connect, monkeypatch):
     made = []
 
