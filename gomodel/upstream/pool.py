@@ -115,11 +115,10 @@ class Pool:
             self._sweeper.cancel()
             self._sweep()
 
-    def take(self) -> Channel | None:
-        """The idle connection used last, or None: also where others wait for one, who come first."""
-        return None if self._waiting else self._freshest()
-
-    def _freshest(self) -> Channel | None:
+    def take(self, *, first: bool = False) -> Channel | None:
+        """The idle connection used last, or None: also where others wait for one, but for the `first` of them."""
+        if self._waiting and not first:
+            return None
         idle = self._idle
         limit = self._loop.time() - self._keepalive_s
         while idle:
@@ -295,7 +294,7 @@ class Pool:
 
     def _serve(self) -> None:
         self._serving = False
-        self._line.serve(self._freshest)
+        self._line.serve(partial(self.take, first=True))
 
     def _sweep(self) -> None:
         self._sweeper = None
