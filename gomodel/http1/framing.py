@@ -219,7 +219,7 @@ def whole_chunk(data: bytes) -> int:
     For where a body is `between` chunks. Only for 16 to 4095 bytes, as events have: every operation here is paid for
     by every token.
     """
-    line = _size_lines.get(len(data))
+    line = SIZE_LINES.get(len(data))
     if line is not None and data.startswith(line) and data.endswith(b"\r\n"):
         return len(line)
     return _look_for_chunk(data)
@@ -236,9 +236,9 @@ def _look_for_chunk(data: bytes) -> int:
     line = b"%x\r\n" % size
     if data[:start] not in (line, line.upper()):
         return 0
-    _size_lines[len(data)] = data[:start]
+    SIZE_LINES[len(data)] = data[:start]
     return start
 
 
 # How the size line was written of the last whole chunk of each length, its frame included.
-_size_lines: dict[int, bytes] = {}
+SIZE_LINES: dict[int, bytes] = {}

@@ -9,8 +9,11 @@ from bisect import bisect_left
 from time import monotonic
 
 from ..downstream.request import Connection
+from ..http1.framing import SIZE_LINES, whole_chunk
 from ..telemetry.histogram import SECONDS, Histogram
 from ..telemetry.record import Record
+
+_CR, _LF = b"\r\n"
 
 
 class EventFlow:
@@ -24,21 +27,28 @@ class EventFlow:
         self._client = client
         self.before, self.last = b"", b""  # the last two chunks, as they went out
 
-    def pass_on(self, chunk: bytes, start: int) -> None:
-        """One whole chunk, `chunk[start:-2]` is its payload: nothing is copied or called."""
+    def takes(self, data: bytes) -> bool:
+        """See Flow. Nothing is copied, and nothing of ours is called where a chunk of that length came before."""
+        size = len(data)
+        line = SIZE_LINES.get(size)
+        if line is not None and data[-1] == _LF and data[-2] == _CR and data.startswith(line):  # as `whole_chunk`
+            start = len(line)
+        elif not (start := whole_chunk(data)):
+            return False
         record, gaps = self._record, self._gaps
         now = monotonic()
         gap = now - record.since
         gaps.counts[bisect_left(SECONDS, gap)] += 1
         gaps.sum += gap
         record.since = now
-        record.bytes_out += len(chunk) - start - 2
+        record.bytes_out += size - start - 2
         record.events += 1
         self.before = self.last
-        self.last = chunk
+        self.last = data
         transport = self._client.transport
         if transport is not None:
-            transport.write(chunk)
+            transport.write(data)
+        return True
 
     def taken(self) -> tuple[bytes, bytes]:
         """The payloads of the last two chunks, which it forgets; b"" for one that there was not."""

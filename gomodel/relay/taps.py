@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..downstream.request import Connection
-from ..http1.framing import Body, Chunked, Sized, UntilClose
+from ..http1.framing import Body, Chunked, Sized, UntilClose, whole_chunk
 from ..upstream.channel import Channel, Flow, Sink
 from .sums import Framed, Sum
 
@@ -142,9 +142,10 @@ class _FlowTap:
         self._flow = flow
         self._answer = answer
 
-    def pass_on(self, chunk: bytes, start: int) -> None:
-        self._answer.feed(memoryview(chunk)[start:-2])
-        self._flow.pass_on(chunk, start)
+    def takes(self, data: bytes) -> bool:
+        if start := whole_chunk(data):
+            self._answer.feed(memoryview(data)[start:-2])
+        return self._flow.takes(data)
 
 
 class _SinkTap:

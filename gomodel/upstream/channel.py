@@ -46,8 +46,8 @@ class Sink(Protocol):
 class Flow(Protocol):
     """Whoever takes the whole chunks of one response, where they come one by one."""
 
-    def pass_on(self, chunk: bytes, start: int) -> None:
-        """`chunk[start:-2]` is its payload."""
+    def takes(self, data: bytes) -> bool:
+        """Take bytes that are one chunk and nothing else (`http1.framing.whole_chunk`); whether they are that."""
 
 
 class Keeper(Protocol):
@@ -142,8 +142,7 @@ class Channel(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         taker = self._taker
-        if taker is not None and (start := whole_chunk(data)):
-            taker.pass_on(data, start)
+        if taker is not None and taker.takes(data):
             return
         sink, body = self.sink, self._body
         if sink is None:
@@ -158,6 +157,9 @@ class Channel(ResponseHandler):
                 sink.on_data(data, False)
             else:
                 self._read_head(sink, data)
+            return
+        if body.between and (start := whole_chunk(data)):
+            sink.on_data(data[start:-2], False)
             return
         self._bound(data)
         payload = body.feed(data)

@@ -142,7 +142,7 @@ def plant(monkeypatch, owner, name, change, *, result=False):
         if result:
             return change(original(*arguments, **more))
         changed = through(change, *arguments)
-        return None if None in changed else original(*changed, **more)
+        return True if None in changed else original(*changed, **more)  # as if it had been dealt with
 
     monkeypatch.setattr(owner, name, faulty)
 
@@ -246,8 +246,8 @@ EVENT = b"data: 2, as long as most\n\n"
 JSON = json_response({"is": "ok"})
 LONG = head(200, [("Content-Length", "4")])
 IN_ANSWERS = {
-    "in an event": ((SSE_HEAD, chunked(EVENT), chunked(EVENT), LAST_CHUNK), EventFlow, "pass_on", flipped),
-    "an event": ((SSE_HEAD, chunked(EVENT), chunked(EVENT), LAST_CHUNK), EventFlow, "pass_on", lost),
+    "in an event": ((SSE_HEAD, chunked(EVENT), chunked(EVENT), LAST_CHUNK), EventFlow, "takes", flipped),
+    "an event": ((SSE_HEAD, chunked(EVENT), chunked(EVENT), LAST_CHUNK), EventFlow, "takes", lost),
     "in a piece": ((LONG, b"okok"), Relay, "on_data", flipped),
     "in what comes with the head": ((JSON,), Relay, "on_response", flipped),
     "in a piece that is framed": ((SSE_HEAD, chunked(b"ok"), chunked(b"ok"), LAST_CHUNK), Chunked, "write", doubled),

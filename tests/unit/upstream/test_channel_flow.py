@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gomodel.http1.framing import whole_chunk
 from gomodel.upstream.channel import Channel
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -44,8 +45,10 @@ class Sink:
     def on_failure(self, error):
         self.failed = error
 
-    def pass_on(self, chunk, start):
-        self.flowed.append((chunk, start))
+    def takes(self, data):
+        if whole_chunk(data):
+            self.flowed.append(data)
+        return bool(whole_chunk(data))
 
 
 def begun(*, at_once):
@@ -76,8 +79,7 @@ async def test_whole_chunks_flow_where_one_may_begin(reads, flowed, pieces):
     channel, sink, given = begun(at_once=True)
     for read in (HEAD, *reads, LAST):
         channel.data_received(read)
-    assert [frame for frame, _ in sink.flowed] == flowed
-    assert all(start == 4 for _, start in sink.flowed)
+    assert sink.flowed == flowed
     assert [piece for piece in sink.pieces if piece] == pieces
     assert sink.over
     assert given == [channel]
@@ -87,7 +89,7 @@ async def test_nothing_flows_that_nobody_has_asked_for_yet():
     channel, sink, _ = begun(at_once=False)
     for read in (HEAD, A, B):
         channel.data_received(read)
-    assert (sink.pieces, sink.flowed) == ([A[4:-2]], [(B, 4)])
+    assert (sink.pieces, sink.flowed) == ([A[4:-2]], [B])
 
 
 @pytest.mark.parametrize("end", [LAST, A + LAST, LAST + A, b"no size\r\n"])
@@ -97,7 +99,7 @@ async def test_a_chunk_after_the_end_of_a_stream_flows_nowhere(end):
         channel.data_received(read)
     flowed = list(sink.flowed)
     channel.data_received(B)
-    assert sink.flowed == flowed == [(A, 4)]
+    assert sink.flowed == flowed == [A]
     assert channel.sink is None
 
 
@@ -122,7 +124,7 @@ async def test_the_next_answer_does_not_flow_to_who_took_the_last():
     channel.begin(after, (b"GET / HTTP/1.1\r\n\r\n",), True, False)
     for read in (HEAD, A):
         channel.data_received(read)
-    assert sink.flowed == [(A, 4)]
+    assert sink.flowed == [A]
     assert after.pieces == [A[4:-2]]
 
 
