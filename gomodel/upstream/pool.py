@@ -185,7 +185,8 @@ class Pool:
         made.add_done_callback(lambda _: dial.cancel())
         return made
 
-    async def _awaited(self, channel: asyncio.Future[Channel]) -> Channel:
+    async def _awaited(self, channel: asyncio.Future[Channel] | None) -> Channel:
+        assert channel is not None
         try:
             return await channel
         except asyncio.CancelledError:
@@ -193,7 +194,7 @@ class Pool:
                 channel.result().discard()
             raise
         finally:
-            del channel
+            channel = None  # whose exception knows this frame
 
     def _known_number(self) -> str | None:
         """The address to connect to where nothing has to be asked or chosen for it."""

@@ -69,6 +69,7 @@ async def test_a_load_is_what_is_in_flight_and_none_where_nothing_is_taken(
     assert among.loads() == [7, None, 1, 7]
 
 
+@pytest.mark.interpreted
 async def test_who_lists_a_model_is_found_once_until_a_list_or_the_set_is_another(providers: Providers) -> None:
     instance = providers.instances["vllm"]
     listing: list[Replica] = instance.replicas[:2]
