@@ -22,8 +22,8 @@ COMPILED = {
     "downstream": ["known_head", "request"],
     "http1": ["framing", "head", "repeated_head", "request_fields", "response_fields", "similar_head", "writers"],
     "relay": [
-        "at_once", "batch_calls", "exchange", "forward", "inference", "learning", "outgoing", "permitted", "relay",
-        "response_head", "tunnel", "verdicts",
+        "at_once", "batch_calls", "event_flow", "exchange", "forward", "inference", "learning", "outgoing", "permitted",
+        "relay", "response_head", "tunnel", "verdicts",
     ],
     "selector": ["json_body", "selector"],
     "telemetry": ["counters", "histogram", "record", "running", "spending", "usage"],
