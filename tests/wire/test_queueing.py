@@ -6,6 +6,7 @@ from hashlib import sha256
 
 import pytest
 
+from gomodel.access import host_usage
 from gomodel.app import App
 from gomodel.telemetry.spending import Spending
 from gomodel.telemetry.usage import Usage
@@ -113,7 +114,10 @@ async def test_a_full_line_is_a_503_that_says_when_to_come_again(at_once, gatewa
     assert nothing_held(handle)
 
 
-async def test_before_the_first_turn_the_wait_is_told_by_how_long_requests_took(gateway, upstream, connect):
+async def test_before_the_first_turn_the_wait_is_told_by_how_long_requests_took(
+    gateway, upstream, connect, monkeypatch
+):
+    monkeypatch.setattr(host_usage, "shared", host_usage.HostUsage())  # of one worker, whoever had more before
     handle = await gateway({**ONE, "QUEUE_LIMIT": "1"}, vllm=upstream)
     for instance, key, seconds in (("vllm", "alice", 150.0), ("vllm", "", 50.0), ("other", "", 1.0)):
         spent = handle.gateway.telemetry.spending[instance, "m", key] = Spending()
