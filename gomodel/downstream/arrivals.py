@@ -201,7 +201,7 @@ class Arrivals(ClientConnection):
         pieces = body.pieces(data)
         if pieces is None:
             return False
-        if not upload.borrower(pieces):
+        if pieces and not upload.borrower(pieces):  # there are none in a read of framing alone
             upload.feed(b"".join(pieces))
             upload.limit()
         return True

@@ -44,7 +44,12 @@ def unsent(transport: asyncio.Transport | None) -> int:
 
 
 def confirmed(transport: asyncio.Transport, sent_bytes: int) -> bool:
-    """Whether the peer has confirmed any of the last `sent_bytes` that were written, so has not closed before them."""
+    """Whether the peer has confirmed any of the last `sent_bytes` that were written, so has not closed before them.
+
+    Not of a connection that is lost already, of which nothing is left to be confirmed.
+    """
+    if transport.is_closing() or peer_closed(transport):
+        return False
     left = transport.get_write_buffer_size()
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.fileno() >= 0:

@@ -65,9 +65,11 @@ class Chunked:
         return b"%x\r\n" % len(payload), payload, b"\r\n"
 
     def around(self, pieces: list[memoryview], size: int) -> list[bytes | memoryview]:
-        """One chunk of several pieces, which have `size` bytes together."""
+        """One chunk of several pieces, of `size` bytes together; none where that is 0, which would be the last one."""
         if self._over:
             raise WrongLength
+        if not size:
+            return []
         return [b"%x\r\n" % size, *pieces, b"\r\n"]
 
 

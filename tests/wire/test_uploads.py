@@ -11,6 +11,7 @@ import json
 
 import pytest
 
+from gomodel.downstream.arrivals import Arrivals
 from gomodel.downstream.body import IN_MEMORY_BYTES
 from gomodel.relay import at_once
 from gomodel.relay.upload import UploadFlow
@@ -357,6 +358,23 @@ async def test_a_long_upload_is_sent_from_where_it_was_read_as_far_as_the_instan
     await sending
     assert (await client.read_response()).status == 200
     assert seen.body == b'{"model":"m","input":"' + LONG + b'"}'
+
+
+@pytest.mark.transports("tcp", "unix", "tls>tcp", "tcp>tls")
+async def test_the_framing_of_a_long_upload_may_come_apart_from_what_is_framed(gateway, upstream, connect, monkeypatch):
+    upstream.on_request(ReadHead(), ReadBody(), OK)
+    reads = []
+    lend = Arrivals._lend
+    monkeypatch.setattr(Arrivals, "_lend", lambda arrivals, data: reads.append(bytes(data)) or lend(arrivals, data))
+    client = await connect(await gateway(vllm=upstream))
+    await client.send(upload(0, "chunked") + piece(FIRST + LONG, "chunked"))
+    seen = await upstream.wait_for_request()
+    await turned(lambda: len(seen.body) == len(FIRST + LONG) - len(b"vllm/"))
+    for part in (b"3\r\n", b"abc", b"\r\n", b"2\r\n", b"de", b"\r\n3\r\n", b"fgh\r\n", b'2\r\n"}\r\n', LAST_CHUNK):
+        await client.send(part)
+        await turned(lambda part=part: reads[-1:] == [part])
+    assert (await client.read_response()).status == 200
+    assert seen.body == FIRST.replace(b"vllm/", b"") + LONG + b'abcdefgh"}'
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])

@@ -70,3 +70,10 @@ def test_a_chunk_in_parts_is_the_same_chunk(size):
     writer.write(b"", True)
     with pytest.raises(WrongLength):
         writer.parts(payload)
+
+
+def test_a_chunk_around_pieces_is_never_the_last_one():
+    writer = Chunked()
+    assert b"".join(writer.around([memoryview(b"ab"), memoryview(b"c")], 3)) == b"3\r\nabc\r\n"
+    assert writer.around([], 0) == []
+    assert writer.around([memoryview(b"")], 0) == []
