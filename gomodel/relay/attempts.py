@@ -3,10 +3,10 @@
 Decides what may be tried again and where (contract section 7). Knows nothing of connections, of the breaker or of how
 an outcome is recognised; `forward` makes the attempts, `refusals` reads what an answer means.
 
-Safe to repeat is what certainly did no work: a connect that failed; an answer that says so, as of a server that is
-busy, shuts down, has unloaded the model or refuses the gateway's key; and, on routes that may be repeated, a reused
-connection that died before any response byte, if all that was sent of the body is held. Nothing else is tried again:
-not after a response byte, not on a timeout, not on any other 4xx or 5xx.
+Safe to repeat is what certainly did no work: a connect that failed, and elsewhere one that took too long; an answer
+that says so, as of a server that is busy, shuts down, has unloaded the model or refuses the gateway's key; and, on
+routes that may be repeated, a reused connection that died before any response byte, if all that was sent of the body
+is held. Nothing else is tried again: not after a response byte, not on any other timeout, not on any other 4xx or 5xx.
 """
 
 import enum
@@ -18,6 +18,7 @@ class Outcome(enum.Enum):
     ANSWERED = enum.auto()  # a response went to the client, whole or broken off
     STALE = enum.auto()  # a reused connection died before any response byte
     NOT_CONNECTED = enum.auto()  # no connection came about, nothing was sent
+    UNREACHED = enum.auto()  # likewise, after all the time that a connect may take
     DRAINING = enum.auto()  # the server shuts down and takes nothing new
     BUSY = enum.auto()  # its queue is full, its engine is paused or scaling
     UNLOADED = enum.auto()  # it does not have the model
@@ -52,9 +53,10 @@ def next_step(outcome: Outcome, *, left: int, others: bool, held: bool, moved: b
         return Step.NEXT if may_move else Step.GIVE
     if outcome is Outcome.STALE and left > 0 and held:
         return Step.FRESH
-    if outcome is Outcome.NOT_CONNECTED:
-        if left > 0:
-            return Step.LATER
-        if earlier:
-            return Step.GIVE_EARLIER
+    if outcome is Outcome.UNREACHED and left > 0 and others:
+        return Step.NEXT
+    if outcome is Outcome.NOT_CONNECTED and left > 0:
+        return Step.LATER
+    if outcome in (Outcome.NOT_CONNECTED, Outcome.UNREACHED) and earlier:
+        return Step.GIVE_EARLIER
     return Step.GIVE

@@ -6,6 +6,7 @@ while the client does not read. Both connections are let go of whatever happens.
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -22,12 +23,18 @@ from .upload import UploadFlow
 
 
 class _NoChannel:
-    """In the place of a connection that is still waited for."""
+    """In the place of a connection that is still waited for; who waits is in nobody's way once it is let go of."""
 
-    sink = None
+    __slots__ = ("_leave", "sink")
 
+    def __init__(self, sink: "Exchange", leave: Callable[[], None]) -> None:
+        self.sink: Exchange | None = sink
+        self._leave: Callable[[], None] | None = leave
 
-_NO_CHANNEL: Any = _NoChannel()
+    def discard(self) -> None:
+        if self._leave is not None:
+            self._leave()
+        self.sink = self._leave = None  # each knows the other
 
 
 class Exchange(ABC):
@@ -94,9 +101,10 @@ class Exchange(ABC):
             self._upload = UploadFlow(self, channel, outgoing, rest, self._record)
             self._upload.start()
 
-    def await_channel(self) -> None:
-        """A connection is waited for, without a task."""
-        self.channel = _NO_CHANNEL
+    def await_channel(self, leave: Callable[[], None]) -> None:
+        """A connection is waited for, without a task; `leave` ends that."""
+        no_channel: Any = _NoChannel(self, leave)
+        self.channel = no_channel
         self._record.enter(Phase.CONNECT, monotonic(), None)
 
     def on_no_channel(self, error: GatewayError) -> None:
@@ -106,7 +114,7 @@ class Exchange(ABC):
     @property
     def unsent(self) -> bool:
         """Whether it is over before there was a connection."""
-        return self.channel is _NO_CHANNEL
+        return isinstance(self.channel, _NoChannel)
 
     @property
     def over(self) -> bool:

@@ -203,8 +203,9 @@ class Forwarder:
             return False
         outgoing.begun = relay = self._relay(outgoing, replica, replica.breaker.ordinary)
         if channel is None:
-            relay.await_channel()
-            pool.seek(_Waiting(self, outgoing, relay))
+            waiting = _Waiting(self, outgoing, relay)
+            relay.await_channel(partial(pool.leave, waiting))
+            pool.seek(waiting)
             return True
         if outgoing.request.digest is not None:
             channel = outgoing.request.digest.on(channel)
@@ -347,7 +348,7 @@ class Forwarder:
     def _not_connected(relay: Relay, error: UpstreamError, failed: list[Replica]) -> Attempt:
         """The attempt for which there was no connection."""
         unreachable(relay.replica, relay.admission, error, failed)
-        outcome = Outcome.NOT_CONNECTED if isinstance(error, ConnectError) else Outcome.FAILED
+        outcome = Outcome.NOT_CONNECTED if isinstance(error, ConnectError) else Outcome.UNREACHED
         return Attempt(relay.replica, outcome, relay, error)
 
     @staticmethod

@@ -25,7 +25,7 @@ from .channel import Channel
 from .connect_failure import connect_failure
 from .connector import Connector, trusting
 from .head_reader import MAX_FIELD_BYTES
-from .line import Line, Opened, Seeker
+from .line import Dial, Line, Opened, Seeker
 from .network import Network
 
 # Each request that may not be repeated leaves a fresh connection behind; a flood of them must not use up memory.
@@ -147,6 +147,10 @@ class Pool:
         """Give `seeker` the connection that is ready first, in a later turn of the loop; not where it `leads_back`."""
         self._line.join(seeker)
 
+    def leave(self, seeker: Seeker) -> None:
+        """It wants none any more."""
+        self._line.leave(seeker)
+
     async def obtain(self, opened: Callable[[str], None]) -> Channel:
         """As `seek`; raises as `connect`. `opened` is told what became of a connect that was made for it."""
         if self._leads_back:
@@ -167,7 +171,12 @@ class Pool:
     def _sought(self, opened: Callable[[str], None]) -> asyncio.Future[Channel]:
         awaiting = _Awaiting(opened)
         self._line.join(awaiting)
+        awaiting.channel.add_done_callback(partial(self._found, awaiting))
         return awaiting.channel
+
+    def _found(self, awaiting: _Awaiting, channel: asyncio.Future[Channel]) -> None:
+        if channel.cancelled():
+            self._line.leave(awaiting)
 
     def _made(self, number: str) -> asyncio.Future[Channel]:
         made: asyncio.Future[Channel] = self._loop.create_future()
@@ -205,12 +214,11 @@ class Pool:
         only = self._network.resolver.only(self._host)
         return only[1] if only is not None and "%" not in only[1] else None
 
-    def _dial(self, opened: Opened) -> None:
+    def _dial(self, opened: Opened) -> Dial:
         """Open a connection and say what became of it."""
         number = self._known_number()
         if number is not None:
-            self._dial_number(number, opened)
-            return
+            return self._dial_number(number, opened)
 
         def ended(task: asyncio.Task[Channel]) -> None:
             self._dials.discard(task)
@@ -225,6 +233,7 @@ class Pool:
         task = self._loop.create_task(self._connect())
         self._dials.add(task)
         task.add_done_callback(ended)
+        return task
 
     def _dial_number(self, number: str, opened: Opened) -> Stepped:
         """As `_dial`, without a task and without a look at other addresses."""

@@ -11,9 +11,9 @@ import aiohappyeyeballs
 import pytest
 
 from ..harness.descriptors import few_descriptors
-from ..harness.scripted import Fin, Reset, request
+from ..harness.scripted import SSE_HEAD, Fin, Reset, Stall, request
 from ..harness.tls import KEY_AND_CERTIFICATE
-from ..harness.verdicts import OK, aborted, access_lines, ask, counted, own_error, post, shows, tells_nothing
+from ..harness.verdicts import OK, aborted, access_lines, ask, counted, own_error, post, shows, tells_nothing, turned
 
 Serve = Callable[[ssl.SSLContext], Awaitable[int]]
 
@@ -56,6 +56,34 @@ async def test_a_refused_connect_is_502_and_the_next_request_after_a_restart_is_
     assert (await ask(client)).status == 200
     connects = handle.gateway.telemetry.connects
     assert (connects["vllm", "connection_refused"], connects["vllm", "ok"]) == (3, 1)
+
+
+async def test_a_request_whose_connect_hangs_goes_to_the_other_replica(gateway, make_upstream, connect):
+    hanging, other = await make_upstream(), await make_upstream()
+    await hanging.jam()
+    other.on_request(SSE_HEAD, Stall())
+    other.on_request(OK)
+    handle = await gateway(
+        {"VLLM_BASE_URL": f"{hanging.base_url},{other.base_url}"}, HTTP_CONNECT_TIMEOUT="150ms", ROUTING="least"
+    )
+    busy = await connect(handle)
+    await busy.send(post())
+    assert (await busy.read_head()).status == 200
+    assert (await ask(await connect(handle))).status == 200  # now if not before it is the hanging one's turn
+    assert handle.gateway.telemetry.retries == {"vllm": 1}
+
+
+async def test_the_connect_of_a_client_that_leaves_is_given_up(gateway, upstream, connect):
+    await upstream.jam()
+    handle = await gateway(vllm=upstream, HTTP_CONNECT_TIMEOUT="60s")
+    clients = [await connect(handle) for _ in range(20)]
+    for client in clients:
+        await client.send(post())
+    (replica,) = handle.gateway.app.providers.replicas
+    await turned(lambda: len(replica.pool._dials) == 20)
+    for client in clients:
+        client.reset()
+    await turned(lambda: not replica.pool._dials and not replica.pool._waiting)
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.1", "127.0.0.2"]])

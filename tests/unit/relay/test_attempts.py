@@ -23,6 +23,8 @@ def test_the_next_step(outcome, left, others, held, moved, earlier):
             expected = Step.FRESH if left and held else Step.GIVE
         case Outcome.NOT_CONNECTED:
             expected = Step.LATER if left else Step.GIVE_EARLIER if earlier else Step.GIVE
+        case Outcome.UNREACHED:
+            expected = Step.NEXT if left and others else Step.GIVE_EARLIER if earlier else Step.GIVE
         case Outcome.UNLOADED:
             expected = Step.NEXT if left and others and held and not moved else Step.GIVE
         case _:
@@ -38,4 +40,6 @@ def test_without_attempts_left_nothing_is_tried_again(outcome):
 
 
 def test_what_did_work_is_no_refusal():
-    assert {Outcome.ANSWERED, Outcome.FAILED, Outcome.STALE, Outcome.NOT_CONNECTED} == set(Outcome) - REFUSALS
+    assert {Outcome.ANSWERED, Outcome.FAILED, Outcome.STALE, Outcome.NOT_CONNECTED, Outcome.UNREACHED} == set(
+        Outcome
+    ) - REFUSALS

@@ -30,19 +30,41 @@ class Seeking:
         self.got = error
 
 
+class Dial:
+    """A connect under way, which ends as a call of this says."""
+
+    def __init__(self, opened):
+        self._opened = opened
+        self.given_up = False
+
+    def __call__(self, channel, error):
+        self._opened(channel, error)
+
+    def cancel(self):
+        self.given_up = True
+
+
 class Waiting:
     """A line with its dials, which end when the test says so, and those who joined."""
 
     def __init__(self, count):
         self.dials, self.kept = [], []
-        self.line = Line(self.dials.append, self.kept.append)
+        self.line = Line(self._dial, self.kept.append)
         self.seeking = [Seeking(number) for number in range(count)]
         for each in self.seeking:
             self.line.join(each)
 
+    def _dial(self, opened):
+        self.dials.append(Dial(opened))
+        return self.dials[-1]
+
     @property
     def got(self):
         return [each.got for each in self.seeking]
+
+    @property
+    def given_up(self):
+        return [number for number, dial in enumerate(self.dials) if dial.given_up]
 
 
 async def test_each_of_a_few_has_a_connect_of_its_own():
@@ -139,3 +161,43 @@ async def test_at_the_end_nobody_gets_one():
     assert waiting.got == [None] + [FAILED] * (AT_ONCE + 1)
     waiting.dials[0]("spare", None)
     assert waiting.kept == ["spare"]
+
+
+async def test_the_connect_of_who_leaves_is_given_up_and_told_nobody():
+    waiting = Waiting(3)
+    waiting.line.leave(waiting.seeking[1])
+    assert waiting.given_up == [1]
+    waiting.dials[1](None, FAILED)
+    assert waiting.seeking[1].codes == []
+    waiting.dials[0]("new", None)
+    waiting.line.leave(waiting.seeking[0])  # who has a connection leaves nothing
+    assert (waiting.given_up, waiting.got) == ([1], ["new", None, None])
+
+
+async def test_who_leaves_before_a_connect_of_its_own_is_opened_gets_none():
+    waiting = Waiting(AT_ONCE + 1)
+    waiting.line.leave(waiting.seeking[-1])
+    waiting.dials[0]("new", None)
+    assert len(waiting.dials) == AT_ONCE
+
+
+async def test_what_comes_of_a_connect_that_was_given_up_too_late_is_for_who_waits():
+    waiting = Waiting(2)
+    waiting.line.leave(waiting.seeking[0])
+    waiting.dials[0]("new", None)
+    assert waiting.got == [None, "new"]
+    assert waiting.seeking[0].codes == ["ok"]
+
+
+async def test_connects_that_nobody_needs_any_more_are_a_few_and_the_oldest_is_given_up(monkeypatch):
+    monkeypatch.setattr(line_module, "PROMPT_S", 0.0)
+    waiting = Waiting(AT_ONCE + 3)
+    await turned(lambda: len(waiting.dials) == AT_ONCE + 3)
+    idle = iter(["idle"] * (AT_ONCE + 3) + [None])
+    waiting.line.serve(lambda: next(idle))
+    assert waiting.given_up == [0, 1, 2]
+    for number in (0, 1, 2):
+        waiting.dials[number](None, FAILED)
+    assert [each.codes for each in waiting.seeking[:3]] == [[]] * 3
+    waiting.dials[3](None, FAILED)
+    assert waiting.seeking[3].codes == [FAILED.code]
